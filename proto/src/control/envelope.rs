@@ -1,0 +1,1 @@
+//! Framing: length, kind, payload; the ceiling is checked before anything grows.

@@ -1,0 +1,52 @@
+//! Every ceiling of the words, with its name, its unit and its reason.
+//!
+//! Ceilings that an operator may move are fields of the snapshot; the numbers here bound those fields.
+
+/// Bytes of a request or response head, request line and blank line included. nginx's default is 8 KiB a line.
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Header fields in one head.
+pub const HEADERS_MAX: usize = 100;
+/// Bytes of a request target; more is a 414.
+pub const TARGET_BYTES_MAX: usize = 8 * 1024;
+/// Bytes a client may send behind its request head before the 101; more is a refusal.
+pub const EARLY_BYTES_MAX: usize = 16 * 1024;
+/// Payload bytes of a control frame, RFC 6455 §5.5.
+pub const CONTROL_PAYLOAD_MAX: usize = 125;
+/// Bytes of the longest frame header: two, eight of length, four of key. RFC 6455 §5.2.
+pub const FRAME_HEADER_MAX: usize = 14;
+/// Subprotocols in one offer.
+pub const SUBPROTOCOLS_MAX: usize = 32;
+
+/// Bytes of one control envelope's payload and kind: room for a full push of about 100,000 APIs.
+pub const ENVELOPE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of one envelope that is not a push; everything but a push is small.
+pub const SMALL_ENVELOPE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Listeners in one snapshot.
+pub const LISTENERS_MAX: usize = 256;
+/// Upstreams in one snapshot.
+pub const UPSTREAMS_MAX: usize = 100_000;
+/// Endpoints of one upstream.
+pub const ENDPOINTS_MAX: usize = 1024;
+/// API versions in one snapshot.
+pub const APIS_MAX: usize = 200_000;
+/// Topics of one API version.
+pub const TOPICS_MAX: usize = 1024;
+/// Bytes of a name (API, upstream, listener, node).
+pub const NAME_BYTES_MAX: usize = 128;
+/// Bytes of a context or a topic.
+pub const PATH_BYTES_MAX: usize = 1024;
+/// Sections in one snapshot: settings, listeners, and two families of buckets.
+pub const SECTIONS_MAX: usize = 2 + 2 * BUCKETS;
+/// Buckets that APIs, and upstreams, are spread over by the hash of their name.
+pub const BUCKETS: usize = 256;
+
+/// The smallest and largest send budget of one direction of a session, bytes.
+pub const SEND_BUDGET_MIN: u64 = 4 * 1024;
+/// See [`SEND_BUDGET_MIN`].
+pub const SEND_BUDGET_MAX: u64 = 64 * 1024 * 1024;
+/// The longest payload a frame can announce, RFC 6455 §5.2: the most significant bit must be 0.
+pub const FRAME_PAYLOAD_MAX: u64 = i64::MAX as u64;
+
+const _: () = assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX);
+const _: () = assert!(SMALL_ENVELOPE_BYTES_MAX <= ENVELOPE_BYTES_MAX);

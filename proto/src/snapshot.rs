@@ -1,0 +1,80 @@
+//! The configuration, whole: the model that operators write, and the [`Snapshot`] that is valid by construction.
+//!
+//! One set of serde types for YAML, JSON and MessagePack. Every struct refuses unknown fields, and a field at its
+//! default is not sent, so that an older node reads a newer snapshot that uses nothing new and rejects one that does.
+//! What the fields *mean together* is decided in [`check`]; how a snapshot travels is in [`section`].
+
+/// Serde for a type that travels as its `Display` text and is read by its `FromStr`.
+macro_rules! text_form {
+    ($type:ty) => {
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+use text_form;
+
+mod api;
+mod check;
+mod listener;
+mod section;
+mod settings;
+mod units;
+mod upstream;
+
+pub use api::{
+    Api, Compression, ContextMatch, Endpoints, Environment, IdleBy, LegPings, MessageLimits, PeerPings, Pings, SessionOptions, Target, Topic,
+};
+pub use check::{Problem, Snapshot};
+pub use listener::{Bind, Cidr, Listener};
+pub use section::{Digest, Section, SectionList, SectionName, Sections};
+pub use settings::Settings;
+pub use units::{Duration, Size};
+pub use upstream::{Balance, Endpoint, EndpointUrl, Mask, Place, Upstream};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The configuration document: what `framegate run FILE` reads.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Version of this document's form. Always 1.
+    pub version: u32,
+    /// What holds for the whole gateway.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub settings: Settings,
+    /// Where clients connect.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listeners: Vec<Listener>,
+    /// Named groups of backend endpoints.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub upstreams: Vec<Upstream>,
+    /// The published APIs, one entry for each version.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub apis: Vec<Api>,
+}
+
+/// For `skip_serializing_if`: a field at its default is not sent.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// For `skip_serializing_if` on switches that are on by default.
+fn is_true(value: &bool) -> bool {
+    *value
+}
+
+/// For `default` on switches that are on by default.
+fn yes() -> bool {
+    true
+}

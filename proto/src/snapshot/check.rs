@@ -1,0 +1,1 @@
+//! What the fields of a configuration mean together: [`Snapshot`] exists only when all of it is sound.

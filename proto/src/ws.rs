@@ -1,0 +1,1 @@
+//! RFC 6455: frames, masking, handshakes, fragmentation, close codes, violations.
