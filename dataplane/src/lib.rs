@@ -1,0 +1,3 @@
+//! Framegate's rooms: the journey of one connection on one core. monoio lives in this crate only.
+
+pub mod refusal;

@@ -7,7 +7,7 @@
 pub mod envelope;
 pub mod message;
 
-pub use envelope::{Envelope, EnvelopeError};
+pub use envelope::EnvelopeError;
 pub use message::Message;
 
 /// The version of the protocol that this build speaks.

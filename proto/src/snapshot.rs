@@ -32,7 +32,8 @@ mod units;
 mod upstream;
 
 pub use api::{
-    Api, Compression, ContextMatch, Endpoints, Environment, IdleBy, LegPings, MessageLimits, PeerPings, Pings, SessionOptions, Target, Topic,
+    Api, Compression, ContextMatch, Endpoints, Environment, IdleBy, LegPings, MessageLimits, PeerPings, Pings,
+    SessionOptions, Target, Topic,
 };
 pub use check::{Problem, Snapshot};
 pub use listener::{Bind, Cidr, Listener};

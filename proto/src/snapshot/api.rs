@@ -52,7 +52,12 @@ pub struct Api {
 
 impl Api {
     /// An API at a context that leads to one production endpoint, everything else at its default.
-    pub fn new(name: impl Into<String>, version: impl Into<String>, context: impl Into<String>, production: Target) -> Self {
+    pub fn new(
+        name: impl Into<String>,
+        version: impl Into<String>,
+        context: impl Into<String>,
+        production: Target,
+    ) -> Self {
         Self {
             name: name.into(),
             version: version.into(),
@@ -310,6 +315,12 @@ fn is_send_budget(size: &Size) -> bool {
 
 impl Default for MessageLimits {
     fn default() -> Self {
-        Self { max_frame: MESSAGE_MAX, max_message: MESSAGE_MAX, max_fragments: 0, control_frames_per_second: CONTROL_RATE, send_budget: SEND_BUDGET }
+        Self {
+            max_frame: MESSAGE_MAX,
+            max_message: MESSAGE_MAX,
+            max_fragments: 0,
+            control_frames_per_second: CONTROL_RATE,
+            send_budget: SEND_BUDGET,
+        }
     }
 }

@@ -110,7 +110,9 @@ impl FromStr for Bind {
                 _ => Err("a Unix socket is unix: and an absolute path of at most 107 bytes"),
             };
         }
-        text.parse().map(Self::Tcp).map_err(|_| "an address is IP:PORT, [IPv6]:PORT, or unix:/PATH; names are not resolved here")
+        text.parse()
+            .map(Self::Tcp)
+            .map_err(|_| "an address is IP:PORT, [IPv6]:PORT, or unix:/PATH; names are not resolved here")
     }
 }
 

@@ -9,10 +9,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
-use super::{Api, Config, Listener, Problem, Settings, Upstream};
+use super::{Api, Listener, Settings, Upstream};
 
 /// SHA-256 of a section's bytes. Travels as 64 lower-case hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

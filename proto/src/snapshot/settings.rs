@@ -33,6 +33,10 @@ fn is_default_id_header(name: &str) -> bool {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { drain_window: DRAIN_WINDOW, request_id_header: REQUEST_ID_HEADER.into(), secret_query_parameters: Vec::new() }
+        Self {
+            drain_window: DRAIN_WINDOW,
+            request_id_header: REQUEST_ID_HEADER.into(),
+            secret_query_parameters: Vec::new(),
+        }
     }
 }

@@ -52,7 +52,8 @@ impl fmt::Display for Duration {
         if self.ms == 0 {
             return f.write_str("0");
         }
-        let (unit, factor) = DURATION_UNITS.into_iter().find(|(_, factor)| self.ms.is_multiple_of(*factor)).unwrap_or(("ms", 1));
+        let (unit, factor) =
+            DURATION_UNITS.into_iter().find(|(_, factor)| self.ms.is_multiple_of(*factor)).unwrap_or(("ms", 1));
         write!(f, "{}{unit}", self.ms / factor)
     }
 }
@@ -100,7 +101,8 @@ impl Size {
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let binary = SIZE_UNITS.into_iter().take(3).find(|(_, factor)| self.bytes != 0 && self.bytes.is_multiple_of(*factor));
+        let binary =
+            SIZE_UNITS.into_iter().take(3).find(|(_, factor)| self.bytes != 0 && self.bytes.is_multiple_of(*factor));
         match binary {
             Some((unit, factor)) => write!(f, "{}{unit}", self.bytes / factor),
             None => write!(f, "{}", self.bytes),
@@ -201,7 +203,15 @@ mod tests {
 
     #[test]
     fn durations_are_read_and_shown_in_their_largest_whole_unit() {
-        for (text, ms) in [("250ms", 250), ("10s", 10_000), ("90s", 90_000), ("5m", 300_000), ("1h", 3_600_000), ("2d", 172_800_000), ("0", 0)] {
+        for (text, ms) in [
+            ("250ms", 250),
+            ("10s", 10_000),
+            ("90s", 90_000),
+            ("5m", 300_000),
+            ("1h", 3_600_000),
+            ("2d", 172_800_000),
+            ("0", 0),
+        ] {
             let duration: Duration = text.parse().unwrap();
             assert_eq!(duration.as_ms(), ms, "{text}");
             assert_eq!(duration.to_string(), text, "{ms}");
@@ -220,7 +230,13 @@ mod tests {
 
     #[test]
     fn sizes_are_read_and_shown_in_binary_units() {
-        for (text, bytes, shown) in [("65536", 65536, "64KiB"), ("1MiB", 1 << 20, "1MiB"), ("16MB", 16_000_000, "15625KiB"), ("0", 0, "0"), ("7B", 7, "7")] {
+        for (text, bytes, shown) in [
+            ("65536", 65536, "64KiB"),
+            ("1MiB", 1 << 20, "1MiB"),
+            ("16MB", 16_000_000, "15625KiB"),
+            ("0", 0, "0"),
+            ("7B", 7, "7"),
+        ] {
             let size: Size = text.parse().unwrap();
             assert_eq!(size.as_bytes(), bytes, "{text}");
             assert_eq!(size.to_string(), shown, "{text}");

@@ -238,8 +238,20 @@ mod tests {
     #[test]
     fn urls_that_are_not_endpoints_are_refused() {
         for text in [
-            "", "ws://", "http://a/", "wss://a/", "ws://a:0/", "ws://a:70000/", "ws://u:p@a/", "ws://a/#f", "ws://a b/",
-            "ws://[::1/", "ws://[nonsense]/", "ws+unix:relative", "ws+unix:/s:chat", "ws://a\r\nX: y/",
+            "",
+            "ws://",
+            "http://a/",
+            "wss://a/",
+            "ws://a:0/",
+            "ws://a:70000/",
+            "ws://u:p@a/",
+            "ws://a/#f",
+            "ws://a b/",
+            "ws://[::1/",
+            "ws://[nonsense]/",
+            "ws+unix:relative",
+            "ws+unix:/s:chat",
+            "ws://a\r\nX: y/",
         ] {
             assert!(text.parse::<EndpointUrl>().is_err(), "{text:?}");
         }
