@@ -6,5 +6,6 @@
 pub mod control;
 pub mod http;
 pub mod limits;
+pub mod parse;
 pub mod snapshot;
 pub mod ws;

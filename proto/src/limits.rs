@@ -16,6 +16,22 @@ pub const CONTROL_PAYLOAD_MAX: usize = 125;
 pub const FRAME_HEADER_MAX: usize = 14;
 /// Subprotocols in one offer.
 pub const SUBPROTOCOLS_MAX: usize = 32;
+/// Extensions in one offer or answer, those that are not known included.
+pub const EXTENSIONS_MAX: usize = 16;
+/// Parameters of one extension; permessage-deflate has four.
+pub const EXTENSION_PARAMETERS_MAX: usize = 16;
+/// Bytes of a request method; the longest of the registry has 17.
+pub const METHOD_BYTES_MAX: usize = 32;
+/// Bytes of a host name, RFC 1035 §2.3.4.
+pub const HOST_BYTES_MAX: usize = 255;
+/// Options in the `Connection` fields of one head; each is compared with each field that would be forwarded.
+pub const CONNECTION_OPTIONS_MAX: usize = 64;
+/// Bytes of a chunk's size line, extensions included, CRLF not.
+pub const CHUNK_LINE_BYTES_MAX: usize = 256;
+/// Bytes of the trailer section behind a chunked body.
+pub const TRAILER_BYTES_MAX: usize = 4 * 1024;
+/// Bytes of the forwarding fields that are kept of a request from a trusted proxy, before our own element.
+pub const FORWARDED_BYTES_MAX: usize = 2 * 1024;
 
 /// Bytes of one control envelope's payload and kind: room for a full push of about 100,000 APIs.
 pub const ENVELOPE_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -50,3 +66,4 @@ pub const FRAME_PAYLOAD_MAX: u64 = i64::MAX as u64;
 
 const _: () = assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX);
 const _: () = assert!(SMALL_ENVELOPE_BYTES_MAX <= ENVELOPE_BYTES_MAX);
+const _: () = assert!(METHOD_BYTES_MAX + TARGET_BYTES_MAX < HEAD_BYTES_MAX);

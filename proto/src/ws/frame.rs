@@ -16,18 +16,7 @@
 use super::Sender;
 use super::violation::Violation;
 use crate::limits::{CONTROL_PAYLOAD_MAX, FRAME_HEADER_MAX};
-
-/// What parsing a prefix of a stream says: the value and the bytes it took, or how many bytes it needs at least.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Parse<T> {
-    /// The value, and how many bytes it took.
-    Complete(T, usize),
-    /// Nothing was consumed; `need` bytes in total are necessary to say more.
-    Partial {
-        /// Bytes from the start.
-        need: usize,
-    },
-}
+pub use crate::parse::Parse;
 
 /// What a frame carries, §5.2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
