@@ -4,7 +4,8 @@
 //! default is not sent, so that an older node reads a newer snapshot that uses nothing new and rejects one that does.
 //! What the fields *mean together* is decided in [`check`]; how a snapshot travels is in [`section`].
 
-/// Serde for a type that travels as its `Display` text and is read by its `FromStr`.
+/// Serde for a type that travels as its `Display` text and is read by its `FromStr`; with a format and a description,
+/// its JSON Schema too. A reader that knows the format can say what `FromStr` says, at the value's place.
 macro_rules! text_form {
     ($type:ty) => {
         impl serde::Serialize for $type {
@@ -17,6 +18,21 @@ macro_rules! text_form {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
                 text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+    ($type:ty, $format:literal, $description:literal) => {
+        $crate::snapshot::text_form!($type);
+
+        impl schemars::JsonSchema for $type {
+            fn inline_schema() -> bool {
+                true
+            }
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($type).into()
+            }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string", "format": $format, "description": $description })
             }
         }
     };

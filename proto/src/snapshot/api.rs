@@ -117,7 +117,7 @@ pub struct Endpoints {
 #[serde(rename_all = "snake_case")]
 pub enum Target {
     /// One endpoint, with the options of an upstream at their defaults: `{ url: "ws://127.0.0.1:9001/" }`.
-    Url(#[schemars(with = "String")] super::EndpointUrl),
+    Url(super::EndpointUrl),
     /// A named upstream: `{ upstream: chat }`.
     Upstream(String),
 }

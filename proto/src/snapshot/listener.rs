@@ -18,7 +18,6 @@ pub struct Listener {
     /// The listener's name, unique; APIs and logs refer to it.
     pub name: String,
     /// Address and port (`0.0.0.0:8080`, `[::]:8080`), or a Unix socket (`unix:/run/framegate/public.sock`).
-    #[schemars(with = "String")]
     pub bind: Bind,
     /// Length of the kernel's accept queue.
     #[serde(default = "backlog", skip_serializing_if = "is_default_backlog")]
@@ -31,11 +30,9 @@ pub struct Listener {
     pub handshake_timeout: Duration,
     /// Peers (addresses or CIDR ranges) whose connections begin with a PROXY protocol header, version 1 or 2.
     #[serde(default, skip_serializing_if = "is_default")]
-    #[schemars(with = "Vec<String>")]
     pub proxy_protocol_from: Vec<Cidr>,
     /// Peers (addresses or CIDR ranges) whose `X-Forwarded-For`, `X-Forwarded-Proto` and `Forwarded` are believed.
     #[serde(default, skip_serializing_if = "is_default")]
-    #[schemars(with = "Vec<String>")]
     pub trusted_proxies: Vec<Cidr>,
     /// Which endpoint of an API this listener leads to.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -116,7 +113,7 @@ impl FromStr for Bind {
     }
 }
 
-super::text_form!(Bind);
+super::text_form!(Bind, "framegate-bind", "An address and port, or unix: and the path of a socket.");
 
 /// An address range, or one address as a range of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -144,4 +141,4 @@ impl FromStr for Cidr {
     }
 }
 
-super::text_form!(Cidr);
+super::text_form!(Cidr, "framegate-cidr", "An address or a CIDR range, such as 10.0.0.0/8 or ::1.");

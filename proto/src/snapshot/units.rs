@@ -180,6 +180,7 @@ as_text!(
     |number| (number == 0).then_some(Duration::ZERO),
     json_schema!({
         "type": ["string", "integer"],
+        "format": "framegate-duration",
         "pattern": "^(0|[0-9]+(ms|s|m|h|d))$",
         "maximum": 0,
         "description": "A duration: a whole number and a unit, such as 250ms, 10s, 5m, 1h or 2d; or 0."
@@ -191,6 +192,7 @@ as_text!(
     |number| Some(Size::from_bytes(number)),
     json_schema!({
         "type": ["string", "integer"],
+        "format": "framegate-size",
         "pattern": "^[0-9]+(B|KB|MB|GB|KiB|MiB|GiB)?$",
         "minimum": 0,
         "description": "A number of bytes, plain or with a unit: 65536, 64KiB, 1MiB, 16MB."

@@ -103,7 +103,6 @@ pub enum Mask {
 #[serde(deny_unknown_fields)]
 pub struct Endpoint {
     /// `ws://HOST[:PORT][/PATH][?QUERY]`, or `ws+unix:/SOCKET[:/PATH[?QUERY]]`.
-    #[schemars(with = "String")]
     pub url: EndpointUrl,
 }
 
@@ -192,7 +191,7 @@ impl FromStr for EndpointUrl {
     }
 }
 
-super::text_form!(EndpointUrl);
+super::text_form!(EndpointUrl, "framegate-endpoint", "ws://HOST[:PORT]/PATH or ws+unix:/SOCKET:/PATH.");
 
 fn authority_place(authority: &str) -> Result<Place, &'static str> {
     if authority.contains('@') {
