@@ -57,6 +57,25 @@ pub const SECTIONS_MAX: usize = 2 + 2 * BUCKETS;
 /// Buckets that APIs, and upstreams, are spread over by the hash of their name.
 pub const BUCKETS: usize = 256;
 
+/// Hosts of one API version; also its listeners are bounded, by [`LISTENERS_MAX`].
+pub const HOSTS_MAX: usize = 256;
+/// Origins of one API version.
+pub const ORIGINS_MAX: usize = 256;
+/// Pairs of host and path in one snapshot: what the hosts, versions and default versions of all APIs multiply to.
+pub const ROUTES_MAX: usize = 1_000_000;
+/// Address ranges in one list of a listener.
+pub const CIDRS_MAX: usize = 1024;
+/// Names of secret query parameters.
+pub const SECRET_PARAMETERS_MAX: usize = 256;
+/// Problems that are told at once, so that a rejection always fits its envelope; the rest is counted.
+pub const PROBLEMS_MAX: usize = 1000;
+/// The longest duration that a configuration may name, milliseconds: 366 days.
+pub const DURATION_MS_MAX: u64 = 366 * 86_400_000;
+/// The longest drain window, milliseconds: a day.
+pub const DRAIN_WINDOW_MS_MAX: u64 = 86_400_000;
+/// Nesting of a section's MessagePack; the model needs 7.
+pub const SECTION_DEPTH_MAX: usize = 16;
+
 /// The smallest and largest send budget of one direction of a session, bytes.
 pub const SEND_BUDGET_MIN: u64 = 4 * 1024;
 /// See [`SEND_BUDGET_MIN`].

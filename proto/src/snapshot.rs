@@ -42,6 +42,7 @@ use text_form;
 mod api;
 mod check;
 mod listener;
+mod path;
 mod section;
 mod settings;
 mod units;
@@ -51,9 +52,11 @@ pub use api::{
     Api, Compression, ContextMatch, Endpoints, Environment, IdleBy, LegPings, MessageLimits, PeerPings, Pings,
     SessionOptions, Target, Topic,
 };
-pub use check::{Problem, Snapshot};
+pub use check::{ListenerSet, Problem, Snapshot};
 pub use listener::{Bind, Cidr, Listener};
-pub use section::{Digest, Section, SectionList, SectionName, Sections};
+pub use path::{Captures, Mapping, Pattern, has_dot_segment};
+pub(crate) use section::checksum as list_checksum;
+pub use section::{Digest, Section, SectionList, SectionName, Sections, bucket};
 pub use settings::Settings;
 pub use units::{Duration, Size};
 pub use upstream::{Balance, Endpoint, EndpointUrl, Mask, Place, Upstream};

@@ -1,10 +1,12 @@
 //! The messages of the control protocol, by kind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::snapshot::{Digest, SectionList, SectionName};
+use crate::limits::SECTIONS_MAX;
+use crate::snapshot::{Digest, Section, SectionList, SectionName, Sections, Snapshot, list_checksum};
 
 /// Which generation of which control plane. Numbers of different sources are not compared.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -69,6 +71,95 @@ pub struct Body {
     /// MessagePack of its part of the model.
     #[serde(with = "bytes")]
     pub bytes: Vec<u8>,
+}
+
+impl Push {
+    /// A snapshot as a push to a node that holds these sections: only the others are carried.
+    pub fn new(generation: Generation, snapshot: &Snapshot, held: &HashSet<Digest>) -> Self {
+        let missing = snapshot.sections().iter().filter(|(_, (digest, _))| !held.contains(digest));
+        let bodies = missing.map(|(name, (_, section))| Body { name: *name, bytes: section.encode() }).collect();
+        let sections = snapshot.list();
+        Self { generation, checksum: list_checksum(&sections), sections, bodies }
+    }
+
+    /// The snapshot that this push names, of its bodies and of what the node holds; or every reason why not.
+    ///
+    /// What is held is not decoded again: the snapshot has the very [`Arc`] that `held` answers with, which must be of
+    /// bytes with that digest. A body of a section that is held as well is compared with its digest and dropped.
+    pub fn assemble(
+        &self,
+        held: &dyn Fn(&Digest) -> Option<Arc<Section>>,
+    ) -> Result<(Generation, Snapshot), (Generation, Vec<String>)> {
+        let reject = |reasons| (self.generation.clone(), reasons);
+        self.list_faults().map_err(reject)?;
+        let bodies = self.bodies_by_name().map_err(reject)?;
+        let mut sections = Sections::new();
+        let mut reasons = Vec::new();
+        for (name, digest) in &self.sections {
+            let section = match (held(digest), bodies.get(name)) {
+                (Some(section), _) => section,
+                (None, Some(body)) => match Section::decode(*name, &body.bytes) {
+                    Ok(section) => Arc::new(section),
+                    Err(problem) => {
+                        reasons.push(problem.to_string());
+                        continue;
+                    }
+                },
+                (None, None) => {
+                    reasons.push(format!("/{name}: the section {digest} is not held here; send its body"));
+                    continue;
+                }
+            };
+            sections.insert(*name, (*digest, section));
+        }
+        if !reasons.is_empty() {
+            return Err(reject(reasons));
+        }
+        let told = |problems: Vec<_>| problems.iter().map(ToString::to_string).collect();
+        Snapshot::from_sections(sections)
+            .map(|snapshot| (self.generation.clone(), snapshot))
+            .map_err(|problems| reject(told(problems)))
+    }
+
+    /// The list itself: its length, its order, its checksum.
+    fn list_faults(&self) -> Result<(), Vec<String>> {
+        if self.sections.len() > SECTIONS_MAX {
+            return Err(vec![format!("{} sections are listed; at most {SECTIONS_MAX} exist", self.sections.len())]);
+        }
+        let mut reasons = Vec::new();
+        if let Some(pair) = self.sections.windows(2).find(|pair| pair[0].0 >= pair[1].0) {
+            let [before, after] = [pair[0].0, pair[1].0];
+            reasons.push(format!("the section {before} is listed before {after}; sections rise, each listed once"));
+        }
+        let checksum = list_checksum(&self.sections);
+        if checksum != self.checksum {
+            reasons.push(format!("the checksum is {}, but that of the list is {checksum}", self.checksum));
+        }
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+    }
+
+    /// The bodies, each listed, once, and with the digest that the list gives.
+    fn bodies_by_name(&self) -> Result<HashMap<SectionName, &Body>, Vec<String>> {
+        let listed: HashMap<_, _> = self.sections.iter().copied().collect();
+        let mut bodies = HashMap::with_capacity(listed.len());
+        let mut reasons = Vec::new();
+        for body in self.bodies.iter().take(SECTIONS_MAX + 1) {
+            let name = body.name;
+            match listed.get(&name) {
+                None => reasons.push(format!("/{name}: this body is not of a section in the list")),
+                Some(_) if bodies.insert(name, body).is_some() => {
+                    reasons.push(format!("/{name}: there are two bodies of this section"));
+                }
+                Some(digest) => {
+                    let found = Digest::of(&body.bytes);
+                    if found != *digest {
+                        reasons.push(format!("/{name}: the body has the digest {found}, the list says {digest}"));
+                    }
+                }
+            }
+        }
+        if reasons.is_empty() { Ok(bodies) } else { Err(reasons) }
+    }
 }
 
 /// Node to control plane: the generation is being served. Kind 4.
@@ -219,5 +310,127 @@ mod bytes {
             }
         }
         deserializer.deserialize_byte_buf(Visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::{Api, Config, Listener, Target};
+
+    fn snapshot(contexts: &[(&str, &str)]) -> Snapshot {
+        let api =
+            |(name, context): &(&str, &str)| Api::new(*name, "", *context, Target::Url("ws://a/".parse().unwrap()));
+        let listeners = vec![Listener::new("public", "0.0.0.0:8080".parse().unwrap())];
+        let apis = contexts.iter().map(api).collect();
+        Snapshot::check(Config { version: 1, listeners, apis, ..Config::default() }).unwrap()
+    }
+
+    fn generation() -> Generation {
+        Generation { source: "test".into(), number: 1 }
+    }
+
+    fn nothing(_: &Digest) -> Option<Arc<Section>> {
+        None
+    }
+
+    fn full() -> Push {
+        Push::new(generation(), &snapshot(&[("a", "/a"), ("b", "/b"), ("c", "/c")]), &HashSet::new())
+    }
+
+    #[test]
+    fn a_full_push_becomes_the_snapshot_it_was_made_of() {
+        let push = full();
+        let (generation, snapshot) = push.assemble(&nothing).unwrap();
+        assert_eq!(generation, push.generation);
+        assert_eq!(snapshot.checksum(), push.checksum);
+        assert_eq!(Push::new(generation, &snapshot, &HashSet::new()), push);
+    }
+
+    #[test]
+    fn one_changed_api_is_one_body_and_the_rest_is_shared() {
+        let before = snapshot(&[("a", "/a"), ("b", "/b"), ("c", "/c")]);
+        let after = snapshot(&[("a", "/a"), ("b", "/changed"), ("c", "/c")]);
+        let held: HashMap<_, _> = before.sections().values().cloned().collect();
+        let push = Push::new(generation(), &after, &held.keys().copied().collect());
+        let names: Vec<_> = push.bodies.iter().map(|body| body.name).collect();
+        assert_eq!(names, [SectionName::Apis(crate::snapshot::bucket("b"))]);
+
+        let (_, assembled) = push.assemble(&|digest| held.get(digest).cloned()).unwrap();
+        assert_eq!(assembled.checksum(), after.checksum());
+        for (name, (digest, section)) in assembled.sections() {
+            let shared = held.get(digest).is_some_and(|held| Arc::ptr_eq(held, section));
+            assert_eq!(shared, names[0] != *name, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_held_may_be_sent_again_and_is_not_decoded() {
+        let before = snapshot(&[("a", "/a"), ("b", "/b"), ("c", "/c")]);
+        let held: HashMap<_, _> = before.sections().values().cloned().collect();
+        let (_, assembled) = full().assemble(&|digest| held.get(digest).cloned()).unwrap();
+        assert!(assembled.sections().values().all(|(digest, section)| Arc::ptr_eq(&held[digest], section)));
+    }
+
+    #[test]
+    fn a_push_that_does_not_hold_together_is_rejected_with_its_reason() {
+        type Spoil = fn(&mut Push);
+        let resum: fn(&mut Push) = |push| push.checksum = list_checksum(&push.sections);
+        let rows: &[(Spoil, bool, &str)] = &[
+            (|push| push.checksum = Digest::of(b""), false, "the checksum is"),
+            (|push| push.sections.swap(0, 1), true, "is listed before"),
+            (|push| push.sections.insert(1, push.sections[0]), true, "is listed before"),
+            (|push| push.sections = vec![push.sections[0]; SECTIONS_MAX + 1], true, "sections are listed"),
+            (|push| push.bodies.truncate(1), false, "is not held here"),
+            (|push| push.bodies.push(push.bodies[0].clone()), false, "two bodies"),
+            (
+                |push| {
+                    push.sections.pop();
+                },
+                true,
+                "not of a section in the list",
+            ),
+            (|push| push.bodies[2].bytes.push(0), false, "the body has the digest"),
+            (
+                |push| {
+                    push.bodies[2].bytes = b"\xff".to_vec();
+                    push.sections[2].1 = Digest::of(b"\xff");
+                },
+                true,
+                "cannot be read",
+            ),
+            (
+                |push| {
+                    push.sections.remove(0);
+                    push.bodies.remove(0);
+                },
+                true,
+                "the section settings is missing",
+            ),
+        ];
+        for (spoil, sum_again, reason) in rows {
+            let mut push = full();
+            spoil(&mut push);
+            if *sum_again {
+                resum(&mut push);
+            }
+            let (generation, reasons) = push.assemble(&nothing).expect_err(reason);
+            assert_eq!(generation, push.generation);
+            assert!(reasons.iter().any(|found| found.contains(reason)), "{reasons:?} should say {reason:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_unsound_across_sections_is_rejected_by_name() {
+        let mut push = full();
+        let other = Push::new(generation(), &snapshot(&[("b", "/a")]), &HashSet::new());
+        let clashing = other.bodies.last().unwrap().clone();
+        let at = push.sections.iter().position(|(name, _)| *name == clashing.name).unwrap();
+        push.sections[at].1 = Digest::of(&clashing.bytes);
+        push.bodies[at] = clashing;
+        push.checksum = list_checksum(&push.sections);
+        let (_, reasons) = push.assemble(&nothing).unwrap_err();
+        assert_eq!(reasons.len(), 1, "{reasons:?}");
+        assert!(reasons[0].starts_with("/apis/") && reasons[0].contains("would lead to both"), "{reasons:?}");
     }
 }

@@ -1,18 +1,295 @@
 //! What the fields of a configuration mean together: [`Snapshot`] exists only when all of it is sound.
+//!
+//! Everything that is wrong is found at once. Reading the text of a configuration, and turning a snapshot into what
+//! serves it, are the planes' business.
+
+mod api;
+mod entry;
+mod reach;
+mod words;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+pub use reach::ListenerSet;
+
+use super::path::Label;
+use super::section::{self, SectionList, Sections};
+use super::{Api, Config, Digest, Listener, Section, SectionName, Settings, Upstream};
+use crate::limits::{APIS_MAX, DURATION_MS_MAX, LISTENERS_MAX, PROBLEMS_MAX, UPSTREAMS_MAX};
+
+/// The version of the document's form that this build reads.
+const CONFIG_VERSION: u32 = 1;
 
 /// One thing that is wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {message}")]
 pub struct Problem {
-    /// JSON Pointer (RFC 6901) into the document, such as `/apis/3/context`.
+    /// JSON Pointer (RFC 6901) into the document, such as `/apis/3/context`. Where there is no document, only the
+    /// sections of a push, an entry stands under its name instead of its index: `/apis/chat:v1/context`; and what
+    /// concerns a section as a whole, under the section's name: `/apis/1f`.
     pub place: String,
     /// A sentence: what is wrong, and what would be right.
     pub message: String,
 }
 
 /// A whole configuration that is sound.
+///
+/// Upstreams, APIs and listeners are in the order of their names, whatever order they were written in, so equal
+/// configurations are equal snapshots with equal digests.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    #[expect(dead_code, reason = "skeleton")]
-    sections: super::Sections,
+    sections: Sections,
 }
+
+impl Snapshot {
+    /// Checks a configuration document. Places in the problems are JSON Pointers into it.
+    pub fn check(config: Config) -> Result<Self, Vec<Problem>> {
+        let mut problems = Problems::new(Places::Indices);
+        if config.version != CONFIG_VERSION {
+            let found = config.version;
+            problems.add("/version", format!("the version is {found}; this build reads version {CONFIG_VERSION}"));
+        }
+        let parts = Parts {
+            settings: &config.settings,
+            listeners: config.listeners.iter().collect(),
+            upstreams: config.upstreams.iter().collect(),
+            apis: config.apis.iter().collect(),
+        };
+        parts.check(&mut problems);
+        problems.into_result()?;
+        Ok(Self { sections: section::split(config) })
+    }
+
+    /// Checks the sections of a push, each of which has been decoded from bytes of its digest.
+    ///
+    /// Beside everything that [`check`](Self::check) looks at, every section must hold what its name says, in the
+    /// order that [`SectionName`] gives, and settings and listeners must be there.
+    pub fn from_sections(sections: Sections) -> Result<Self, Vec<Problem>> {
+        let mut problems = Problems::new(Places::Names);
+        for name in [SectionName::Settings, SectionName::Listeners] {
+            if !sections.contains_key(&name) {
+                problems.add(format_args!("/{name}"), format!("the section {name} is missing; it is always sent"));
+            }
+        }
+        for (name, (_, section)) in &sections {
+            if let Err(problem) = section.belongs_in(*name) {
+                problems.push(problem);
+            }
+        }
+        problems.into_result()?;
+
+        let snapshot = Self { sections };
+        let mut problems = Problems::new(Places::Names);
+        let parts = Parts {
+            settings: snapshot.settings(),
+            listeners: snapshot.listeners().iter().collect(),
+            upstreams: snapshot.upstreams().collect(),
+            apis: snapshot.apis().collect(),
+        };
+        parts.check(&mut problems);
+        problems.into_result()?;
+        Ok(snapshot)
+    }
+
+    /// What holds for the whole gateway.
+    pub fn settings(&self) -> &Settings {
+        match self.section(SectionName::Settings) {
+            Some(Section::Settings(settings)) => settings,
+            _ => unreachable!("a snapshot has settings"),
+        }
+    }
+
+    /// Where clients connect, in the order of names.
+    pub fn listeners(&self) -> &[Listener] {
+        match self.section(SectionName::Listeners) {
+            Some(Section::Listeners(listeners)) => listeners,
+            _ => unreachable!("a snapshot has listeners"),
+        }
+    }
+
+    /// The named upstreams.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
+        self.sections.values().flat_map(|(_, section)| match &**section {
+            Section::Upstreams(upstreams) => upstreams.as_slice(),
+            _ => &[],
+        })
+    }
+
+    /// The published APIs.
+    pub fn apis(&self) -> impl Iterator<Item = &Api> {
+        self.sections.values().flat_map(|(_, section)| match &**section {
+            Section::Apis(apis) => apis.as_slice(),
+            _ => &[],
+        })
+    }
+
+    /// The sections, decoded, with the digests of their bytes.
+    pub fn sections(&self) -> &Sections {
+        &self.sections
+    }
+
+    /// The sections' names and digests, in order.
+    pub fn list(&self) -> SectionList {
+        self.sections.iter().map(|(name, (digest, _))| (*name, *digest)).collect()
+    }
+
+    /// The digest of the whole: equal configurations, equal checksums.
+    pub fn checksum(&self) -> Digest {
+        section::checksum(&self.list())
+    }
+
+    /// The document that says the same, its entries in the order of their names.
+    pub fn to_config(&self) -> Config {
+        let mut config = Config {
+            version: CONFIG_VERSION,
+            settings: self.settings().clone(),
+            listeners: self.listeners().to_vec(),
+            upstreams: self.upstreams().cloned().collect(),
+            apis: self.apis().cloned().collect(),
+        };
+        section::sort(&mut config);
+        config
+    }
+
+    fn section(&self, name: SectionName) -> Option<&Section> {
+        self.sections.get(&name).map(|(_, section)| &**section)
+    }
+}
+
+/// The whole configuration, borrowed from wherever it stands.
+struct Parts<'a> {
+    settings: &'a Settings,
+    listeners: Vec<&'a Listener>,
+    upstreams: Vec<&'a Upstream>,
+    apis: Vec<&'a Api>,
+}
+
+/// What entries refer to by name.
+struct Names<'a> {
+    listeners: HashMap<&'a str, usize>,
+    upstreams: HashSet<&'a str>,
+}
+
+impl Parts<'_> {
+    fn check(&self, problems: &mut Problems) {
+        self.counts(problems);
+        entry::settings(self.settings, problems);
+        entry::listeners(&self.listeners, self.settings, problems);
+        entry::upstreams(&self.upstreams, problems);
+        let names = Names {
+            listeners: self.listeners.iter().enumerate().map(|(at, listener)| (listener.name.as_str(), at)).collect(),
+            upstreams: self.upstreams.iter().map(|upstream| upstream.name.as_str()).collect(),
+        };
+        api::apis(&self.apis, &names, problems);
+        reach::clashes(&self.apis, &names, problems);
+    }
+
+    fn counts(&self, problems: &mut Problems) {
+        for (family, count, ceiling) in [
+            ("listeners", self.listeners.len(), LISTENERS_MAX),
+            ("upstreams", self.upstreams.len(), UPSTREAMS_MAX),
+            ("apis", self.apis.len(), APIS_MAX),
+        ] {
+            problems.ceiling(format_args!("/{family}"), family, count, ceiling);
+        }
+    }
+}
+
+/// How entries are named in places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Places {
+    /// By their index in the document.
+    Indices,
+    /// By their names; a push has no document.
+    Names,
+}
+
+/// One entry's place, made into text only when something is wrong there.
+#[derive(Clone, Copy)]
+struct Spot<'a> {
+    places: Places,
+    family: &'static str,
+    index: usize,
+    label: (&'a str, &'a str),
+}
+
+impl fmt::Display for Spot<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "/{}/", self.family)?;
+        match self.places {
+            Places::Indices => write!(f, "{}", self.index),
+            Places::Names => {
+                let label = Label(self.label.0, self.label.1).to_string();
+                f.write_str(&label.replace('~', "~0").replace('/', "~1"))
+            }
+        }
+    }
+}
+
+/// Everything that is wrong, up to [`PROBLEMS_MAX`]; what is beyond is counted.
+struct Problems {
+    places: Places,
+    found: Vec<Problem>,
+    beyond: usize,
+}
+
+impl Problems {
+    fn new(places: Places) -> Self {
+        Self { places, found: Vec::new(), beyond: 0 }
+    }
+
+    fn spot<'a>(&self, family: &'static str, index: usize, name: &'a str, version: &'a str) -> Spot<'a> {
+        Spot { places: self.places, family, index, label: (name, version) }
+    }
+
+    fn add(&mut self, place: impl fmt::Display, message: impl Into<String>) {
+        self.push(Problem { place: place.to_string(), message: message.into() });
+    }
+
+    fn add_if(&mut self, place: impl fmt::Display, problem: Option<String>) {
+        if let Some(message) = problem {
+            self.add(place, message);
+        }
+    }
+
+    fn push(&mut self, problem: Problem) {
+        if self.found.len() < PROBLEMS_MAX {
+            self.found.push(problem);
+        } else {
+            self.beyond += 1;
+        }
+    }
+
+    /// At most so many of something.
+    fn ceiling(&mut self, place: impl fmt::Display, what: &str, count: usize, ceiling: usize) {
+        if count > ceiling {
+            self.add(place, format!("there are {count} {what}; at most {ceiling} are allowed"));
+        }
+    }
+
+    /// A duration within its bounds; `floor_ms` is 1 where zero would not mean "off".
+    fn duration(&mut self, place: impl fmt::Display, duration: super::Duration, floor_ms: u64) {
+        self.duration_up_to(place, duration, floor_ms, DURATION_MS_MAX);
+    }
+
+    fn duration_up_to(&mut self, place: impl fmt::Display, duration: super::Duration, floor_ms: u64, ceiling_ms: u64) {
+        if duration.as_ms() < floor_ms {
+            self.add(place, "this must be longer than 0");
+        } else if duration.as_ms() > ceiling_ms {
+            let ceiling = super::Duration::from_ms(ceiling_ms);
+            self.add(place, format!("{duration} is too long; at most {ceiling} is allowed"));
+        }
+    }
+
+    fn into_result(mut self) -> Result<(), Vec<Problem>> {
+        if self.beyond > 0 {
+            let message = format!("there are {} more problems; correct these first", self.beyond);
+            self.found.push(Problem { place: String::new(), message });
+        }
+        if self.found.is_empty() { Ok(()) } else { Err(self.found) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

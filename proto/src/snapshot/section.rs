@@ -9,9 +9,13 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize as _, Serialize};
 use sha2::Digest as _;
 
-use super::{Api, Listener, Settings, Upstream};
+use super::path::Label;
+use super::{Api, Config, Listener, Problem, Settings, Upstream};
+use crate::limits::SECTION_DEPTH_MAX;
 
 /// SHA-256 of a section's bytes. Travels as 64 lower-case hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,7 +58,7 @@ super::text_form!(Digest);
 pub enum SectionName {
     /// [`Settings`].
     Settings,
-    /// A list of [`Listener`].
+    /// A list of [`Listener`], in the order of their names.
     Listeners,
     /// A list of [`Upstream`] whose names fall in this bucket, in the order of their names.
     Upstreams(u8),
@@ -114,7 +118,250 @@ pub enum Section {
 /// Sections of a generation, by name: digest and decoded content.
 pub type Sections = BTreeMap<SectionName, (Digest, Arc<Section>)>;
 
+impl Section {
+    /// The bytes that travel. Equal sections have equal bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Settings(settings) => named(settings),
+            Self::Listeners(listeners) => named(listeners),
+            Self::Upstreams(upstreams) => named(upstreams),
+            Self::Apis(apis) => named(apis),
+        }
+    }
+
+    /// Reads the bytes of the section of this name. A field that this build does not know is a problem that names it:
+    /// it may be a rule that must not be skipped.
+    pub fn decode(name: SectionName, bytes: &[u8]) -> Result<Self, Problem> {
+        let section = match name {
+            SectionName::Settings => read(bytes).map(Self::Settings),
+            SectionName::Listeners => read(bytes).map(Self::Listeners),
+            SectionName::Upstreams(_) => read(bytes).map(Self::Upstreams),
+            SectionName::Apis(_) => read(bytes).map(Self::Apis),
+        };
+        let section = section.map_err(|fault| Problem {
+            place: format!("/{name}"),
+            message: format!("the section {name} cannot be read: {fault}"),
+        })?;
+        section.belongs_in(name)?;
+        Ok(section)
+    }
+
+    /// Whether this is what a section of that name holds: the kind, the buckets, the order; and no empty bucket.
+    pub(super) fn belongs_in(&self, name: SectionName) -> Result<(), Problem> {
+        let entries: Vec<(&str, &str)> = match (self, name) {
+            (Self::Settings(_), SectionName::Settings) => return Ok(()),
+            (Self::Listeners(listeners), SectionName::Listeners) => {
+                listeners.iter().map(|listener| (listener.name.as_str(), "")).collect()
+            }
+            (Self::Upstreams(upstreams), SectionName::Upstreams(_)) => {
+                upstreams.iter().map(|upstream| (upstream.name.as_str(), "")).collect()
+            }
+            (Self::Apis(apis), SectionName::Apis(_)) => {
+                apis.iter().map(|api| (api.name.as_str(), api.version.as_str())).collect()
+            }
+            _ => return Err(misplaced(name, "holds another kind of entries than its name says".into())),
+        };
+        if let SectionName::Upstreams(wanted) | SectionName::Apis(wanted) = name {
+            if entries.is_empty() {
+                return Err(misplaced(name, "is empty; an empty bucket is left out".into()));
+            }
+            if let Some((entry, _)) = entries.iter().find(|(entry, _)| bucket(entry) != wanted) {
+                let right = bucket(entry);
+                return Err(misplaced(name, format!("holds {entry:?}, which belongs in bucket {right:02x}")));
+            }
+        }
+        if let Some(pair) = entries.windows(2).find(|pair| pair[0] >= pair[1]) {
+            let [before, after] = [pair[0], pair[1]].map(|(name, version)| Label(name, version).to_string());
+            return Err(misplaced(
+                name,
+                format!("holds {before:?} before {after:?}; entries rise by name, then version"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn misplaced(name: SectionName, fault: String) -> Problem {
+    Problem { place: format!("/{name}"), message: format!("the section {name} {fault}") }
+}
+
+fn named<T: Serialize>(part: &T) -> Vec<u8> {
+    rmp_serde::to_vec_named(part).expect("the model has only what MessagePack can say, and memory does not fail")
+}
+
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let mut reader = rmp_serde::Deserializer::from_read_ref(bytes);
+    reader.set_max_depth(SECTION_DEPTH_MAX);
+    let part = T::deserialize(&mut reader).map_err(|fault| fault.to_string())?;
+    // The reader does not say how far it came, but only at the end it finds no further marker.
+    match IgnoredAny::deserialize(&mut reader) {
+        Err(rmp_serde::decode::Error::InvalidMarkerRead(_)) => Ok(part),
+        _ => Err("there are bytes behind its end".into()),
+    }
+}
+
+/// The sections of a configuration, each list in its order. An empty bucket is no section.
+pub(super) fn split(mut config: Config) -> Sections {
+    sort(&mut config);
+    let mut upstreams: BTreeMap<u8, Vec<Upstream>> = BTreeMap::new();
+    for upstream in config.upstreams {
+        upstreams.entry(bucket(&upstream.name)).or_default().push(upstream);
+    }
+    let mut apis: BTreeMap<u8, Vec<Api>> = BTreeMap::new();
+    for api in config.apis {
+        apis.entry(bucket(&api.name)).or_default().push(api);
+    }
+    let upstreams = upstreams.into_iter().map(|(at, list)| (SectionName::Upstreams(at), Section::Upstreams(list)));
+    let apis = apis.into_iter().map(|(at, list)| (SectionName::Apis(at), Section::Apis(list)));
+    [
+        (SectionName::Settings, Section::Settings(config.settings)),
+        (SectionName::Listeners, Section::Listeners(config.listeners)),
+    ]
+    .into_iter()
+    .chain(upstreams)
+    .chain(apis)
+    .map(|(name, section)| (name, (Digest::of(&section.encode()), Arc::new(section))))
+    .collect()
+}
+
+/// Puts every list into the order that sections have.
+pub(super) fn sort(config: &mut Config) {
+    config.listeners.sort_by(|a, b| a.name.cmp(&b.name));
+    config.upstreams.sort_by(|a, b| a.name.cmp(&b.name));
+    config.apis.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
+}
+
+/// SHA-256 over the list: each section's name, a space, its digest and a line feed.
+pub(crate) fn checksum(list: &[(SectionName, Digest)]) -> Digest {
+    let mut text = String::with_capacity(list.len() * 80);
+    for (name, digest) in list {
+        text.push_str(&format!("{name} {digest}\n"));
+    }
+    Digest::of(text.as_bytes())
+}
+
 /// The bucket of an API or upstream of this name.
 pub fn bucket(name: &str) -> u8 {
     Digest::of(name.as_bytes()).0[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::{Snapshot, Target};
+
+    fn config() -> Config {
+        Config {
+            version: 1,
+            listeners: vec![Listener::new("public", "0.0.0.0:8080".parse().unwrap())],
+            upstreams: vec![Upstream::new("chat", vec!["ws://a/".parse().unwrap()])],
+            apis: vec![
+                Api::new("chat", "v1", "/chat", Target::Upstream("chat".into())),
+                Api::new("echo", "", "/echo", Target::Url("ws://b:9/".parse().unwrap())),
+            ],
+            ..Config::default()
+        }
+    }
+
+    fn apis() -> (SectionName, Vec<Api>) {
+        let apis = vec![config().apis.remove(0)];
+        (SectionName::Apis(bucket("chat")), apis)
+    }
+
+    #[test]
+    fn sections_are_read_back_from_their_bytes() {
+        let snapshot = Snapshot::check(config()).unwrap();
+        assert_eq!(snapshot.sections().len(), 5);
+        for (name, (digest, section)) in snapshot.sections() {
+            let bytes = section.encode();
+            assert_eq!(Digest::of(&bytes), *digest, "{name}");
+            assert_eq!(Section::decode(*name, &bytes).unwrap(), **section, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_field_at_its_default_is_not_sent() {
+        let (_, apis) = apis();
+        let bytes = Section::Apis(apis).encode();
+        let value: serde_json::Value = rmp_serde::from_slice(&bytes).unwrap();
+        let expected = serde_json::json!([{
+            "name": "chat", "version": "v1", "context": "/chat", "endpoints": { "production": { "upstream": "chat" } }
+        }]);
+        assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn a_field_from_the_future_is_named_wherever_it_stands() {
+        let (name, apis) = apis();
+        for pointer in ["/0", "/0/endpoints", "/0/limits", "/0/session", "/0/session/ping/client", "/0/topics/0"] {
+            let mut api = apis[0].clone();
+            api.limits.max_fragments = 9;
+            api.session.validate_utf8 = true;
+            api.session.ping.client.interval = super::super::Duration::from_secs(7);
+            api.topics = vec![crate::snapshot::Topic { topic: "/a".into(), mapping: None }];
+            let mut value = serde_json::to_value([api]).unwrap();
+            let at = value.pointer_mut(pointer).expect(pointer);
+            at["deny_everything"] = true.into();
+            let problem = Section::decode(name, &rmp_serde::to_vec_named(&value).unwrap()).unwrap_err();
+            assert_eq!(problem.place, format!("/{name}"));
+            assert!(problem.message.contains("deny_everything"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn durations_and_sizes_travel_as_text_or_number() {
+        for (value, ms) in [(serde_json::json!("90s"), 90_000), (serde_json::json!(0), 0)] {
+            let value = serde_json::json!({ "drain_window": value });
+            let section = Section::decode(SectionName::Settings, &rmp_serde::to_vec_named(&value).unwrap()).unwrap();
+            let Section::Settings(settings) = section else { panic!("{section:?}") };
+            assert_eq!(settings.drain_window.as_ms(), ms);
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_section_are_problems() {
+        let (name, apis) = apis();
+        let good = Section::Apis(apis.clone()).encode();
+        let other = SectionName::Apis(bucket("chat").wrapping_add(1));
+        let turned = {
+            let mut second = apis[0].clone();
+            second.version = "v0".into();
+            Section::Apis(vec![apis[0].clone(), second]).encode()
+        };
+        let doubled = Section::Apis(vec![apis[0].clone(), apis[0].clone()]).encode();
+        let trailing = [good.as_slice(), &[0xc0]].concat();
+        let cut_behind = [good.as_slice(), &[0xd9]].concat();
+        let deep = vec![0x91; 10_000];
+        for (name, bytes, fault) in [
+            (name, &good[..good.len() - 1], "cannot be read"),
+            (name, &[], "cannot be read"),
+            (name, &trailing, "behind its end"),
+            (name, &cut_behind, "behind its end"),
+            (name, &deep, "cannot be read"),
+            (name, &[0x90], "is empty"),
+            (other, &good, "belongs in bucket"),
+            (name, &turned, "entries rise"),
+            (name, &doubled, "entries rise"),
+            (SectionName::Settings, &good, "cannot be read"),
+        ] {
+            let problem = Section::decode(name, bytes).expect_err(fault);
+            assert!(problem.message.contains(fault), "{problem} should say {fault:?}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_needs_its_fixed_sections_and_each_in_its_place() {
+        let whole = split(config());
+        for missing in [SectionName::Settings, SectionName::Listeners] {
+            let mut sections = whole.clone();
+            sections.remove(&missing);
+            let problems = Snapshot::from_sections(sections).unwrap_err();
+            assert_eq!(problems[0].place, format!("/{missing}"));
+        }
+        let mut sections = whole.clone();
+        let moved = sections.remove(&SectionName::Apis(bucket("chat"))).unwrap();
+        sections.insert(SectionName::Upstreams(3), moved);
+        let problems = Snapshot::from_sections(sections).unwrap_err();
+        assert!(problems[0].message.contains("another kind"), "{problems:?}");
+    }
 }

@@ -1,0 +1,208 @@
+//! Single words of a configuration: names, hosts, origins, header names.
+//!
+//! Each function answers with what is wrong, as a sentence, or with nothing. Where a word stands is the caller's.
+
+use crate::limits::NAME_BYTES_MAX;
+
+/// Names (of APIs, versions, upstreams, listeners): ASCII letters and digits, `-`, `_` and `.`, but not `.` or `..`.
+///
+/// So a name is always one path segment, one word of a log line and a plain metric label, and `:` can join name and
+/// version.
+pub fn name_problem(what: &str, name: &str) -> Option<String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if name.is_empty() {
+        Some(format!("{what} is empty; give it 1 to {NAME_BYTES_MAX} characters"))
+    } else if name.len() > NAME_BYTES_MAX {
+        Some(format!("{what} has {} bytes; {NAME_BYTES_MAX} are allowed", name.len()))
+    } else if !name.bytes().all(plain) || name == "." || name == ".." {
+        Some(format!("{what} {name:?} is not made of letters, digits, -, _ and . only; rename it"))
+    } else {
+        None
+    }
+}
+
+/// Hosts of an API: `chat.example.com`, `127.0.0.1`, or `*.example.com` for every host below.
+pub fn host_problem(host: &str) -> Option<String> {
+    let form = "a host is a name such as chat.example.com, or *.example.com for every host below it";
+    let name = host.strip_prefix("*.").unwrap_or(host);
+    if host == "*" {
+        Some("the host * is not needed; leave hosts out to serve every host".into())
+    } else if name.contains(':') {
+        Some(format!("the host {host:?} has a port or is an IPv6 address; {form}"))
+    } else if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Some(format!("the host {host:?} has upper-case letters; hosts are compared in lower case, write it so"))
+    } else if is_host_name(name) {
+        None
+    } else {
+        Some(format!("{host:?} is not a host; {form}"))
+    }
+}
+
+fn is_host_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+    let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(plain);
+    name.len() <= 253 && name.split('.').all(label)
+}
+
+/// Origins, RFC 6454 §6.2: what a browser sends, so without a default port, a path or upper-case letters.
+pub fn origin_problem(origin: &str) -> Option<String> {
+    let form = "an origin is scheme://host or scheme://host:port, such as https://app.example.com";
+    let refuse = |fault: &str| Some(format!("the origin {origin:?} {fault}; {form}"));
+    if origin == "null" {
+        return refuse("is what a page without an origin sends, and anybody can be that");
+    }
+    if origin == "*" {
+        return Some("the origin * is not needed; leave origins out to allow every origin".into());
+    }
+    if origin.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return refuse("has upper-case letters, which browsers do not send");
+    }
+    let Some((scheme, authority)) = origin.split_once("://") else { return refuse("has no ://") };
+    let in_scheme = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+    if !scheme.starts_with(|first: char| first.is_ascii_lowercase()) || !scheme.bytes().all(in_scheme) {
+        return refuse("has no sound scheme");
+    }
+    if authority.contains(['/', '?', '#', '@']) {
+        return refuse("has more than a host and a port");
+    }
+    let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, port)) => {
+            if address.parse::<std::net::Ipv6Addr>().is_err() {
+                return refuse("has no IPv6 address in its brackets");
+            }
+            match port.strip_prefix(':') {
+                None if port.is_empty() => (None, None),
+                None => return refuse("has something other than a port behind its host"),
+                Some(port) => (None, Some(port)),
+            }
+        }
+        None => match authority.split_once(':') {
+            Some((host, port)) => (Some(host), Some(port)),
+            None => (Some(authority), None),
+        },
+    };
+    if host.is_some_and(|host| !is_host_name(host.strip_prefix("*.").unwrap_or(host))) {
+        return refuse("has no sound host");
+    }
+    match (scheme, port) {
+        (_, None) => None,
+        ("http", Some("80")) | ("https", Some("443")) => {
+            refuse("names the scheme's own port, which browsers leave out")
+        }
+        (_, Some(port)) => match port.parse::<u16>() {
+            Ok(number) if number != 0 && number.to_string() == port => None,
+            _ => refuse("has a port that is not a number from 1 to 65535"),
+        },
+    }
+}
+
+/// Headers that a configuration may not claim, because the handshake itself reads or writes them.
+const OWNED_HEADERS: [&str; 21] = [
+    "authorization",
+    "connection",
+    "content-length",
+    "content-type",
+    "cookie",
+    "date",
+    "expect",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "origin",
+    "proxy-connection",
+    "te",
+    "traceparent",
+    "tracestate",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+];
+
+/// Header names, RFC 9110 §5.1, that the gateway does not use otherwise.
+pub fn header_problem(header: &str) -> Option<String> {
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if header.is_empty() || header.len() > NAME_BYTES_MAX || !header.bytes().all(token) {
+        return Some(format!("{header:?} is not a header name; use letters, digits and -, at most {NAME_BYTES_MAX}"));
+    }
+    let lower = header.to_ascii_lowercase();
+    let owned = OWNED_HEADERS.contains(&lower.as_str()) || lower.starts_with("sec-websocket-");
+    owned.then(|| format!("the gateway itself uses the header {header}; choose another"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(problem: fn(&str) -> Option<String>, good: &[&str], bad: &[&str]) {
+        for word in good {
+            assert_eq!(problem(word), None, "{word:?}");
+        }
+        for word in bad {
+            assert!(problem(word).is_some(), "{word:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_one_plain_word() {
+        let long = "a".repeat(NAME_BYTES_MAX + 1);
+        check(
+            |name| name_problem("the name", name),
+            &["a", "Chat-1.0_x", "..."],
+            &["", ".", "..", "a/b", "a:b", "a b", "ä", "a\n", &long],
+        );
+    }
+
+    #[test]
+    fn hosts_are_names_or_wildcards_of_a_whole_label() {
+        check(
+            host_problem,
+            &["a", "chat.example.com", "*.example.com", "127.0.0.1", "xn--bcher-kva.example"],
+            &["", "*", "*.", "a.*", "*a.b", "Chat.example.com", "a:80", "a..b", ".a", "a.", "[::1]", "a/b", "*.*.b"],
+        );
+    }
+
+    #[test]
+    fn origins_are_what_a_browser_sends() {
+        check(
+            origin_problem,
+            &[
+                "https://a.example",
+                "http://localhost:3000",
+                "https://*.a.example",
+                "http://[::1]:8080",
+                "http://[::1]",
+                "chrome-extension://abcdefgh",
+            ],
+            &[
+                "null",
+                "*",
+                "a.example",
+                "https://",
+                "https://a/",
+                "https://a:443",
+                "http://a:80",
+                "https://A.example",
+                "https://a:0",
+                "https://a:070",
+                "https://a:99999",
+                "https://u@a",
+                "1s://a",
+                "https://*",
+                "http://[zz]",
+                "http://[::1]x",
+            ],
+        );
+    }
+
+    #[test]
+    fn headers_are_tokens_that_the_gateway_does_not_own() {
+        check(
+            header_problem,
+            &["X-Request-Id", "x_env"],
+            &["", "a b", "a:", "Host", "Sec-WebSocket-Key", "X-Forwarded-For", "Transfer-Encoding", "ü"],
+        );
+    }
+}
