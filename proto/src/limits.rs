@@ -26,9 +26,9 @@ pub const METHOD_BYTES_MAX: usize = 32;
 pub const HOST_BYTES_MAX: usize = 255;
 /// Options in the `Connection` fields of one head; each is compared with each field that would be forwarded.
 pub const CONNECTION_OPTIONS_MAX: usize = 64;
-/// Bytes of a chunk's size line, extensions included, CRLF not.
+/// Bytes of a chunk's size line, extensions and CRLF included.
 pub const CHUNK_LINE_BYTES_MAX: usize = 256;
-/// Bytes of the trailer section behind a chunked body.
+/// Bytes of the trailer section behind a chunked body, its blank line included.
 pub const TRAILER_BYTES_MAX: usize = 4 * 1024;
 /// Bytes of the forwarding fields that are kept of a request from a trusted proxy, before our own element.
 pub const FORWARDED_BYTES_MAX: usize = 2 * 1024;

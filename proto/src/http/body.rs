@@ -111,7 +111,7 @@ impl ChunkTracker {
             (At::Size(size, 1..) | At::Extension(size), b'\r') => At::SizeLf(size),
             (At::Extension(size), _) if is_value_byte(byte) => At::Extension(size),
             (At::SizeLf(0), b'\n') => self.begin(At::LineStart),
-            (At::SizeLf(size), b'\n') => At::Data(size),
+            (At::SizeLf(size), b'\n') => self.begin(At::Data(size)),
             (At::DataCr, b'\r') => At::DataLf,
             (At::DataLf, b'\n') => self.begin(At::Size(0, 0)),
             (At::LineStart, b'\r') => At::EndLf,
