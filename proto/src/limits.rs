@@ -83,6 +83,25 @@ pub const SEND_BUDGET_MAX: u64 = 64 * 1024 * 1024;
 /// The longest payload a frame can announce, RFC 6455 §5.2: the most significant bit must be 0.
 pub const FRAME_PAYLOAD_MAX: u64 = i64::MAX as u64;
 
+/// APIs that may have metric series of their own; further ones share the label `_other`.
+pub const METRIC_APIS_MAX: usize = 10_000;
+/// Listeners that may have metric series of their own during a process's life.
+pub const LISTENER_SERIES_MAX: usize = 1024;
+/// Lines of the session log that wait for the log thread; what comes on top is dropped and counted.
+pub const LOG_LINES_MAX: usize = 16 * 1024;
+/// Bytes of the redacted request target in a session's record.
+pub const LOG_TARGET_BYTES_MAX: usize = 2 * 1024;
+/// Bytes of any other text of a peer in a session's record.
+pub const LOG_TEXT_BYTES_MAX: usize = 256;
+/// Names in the resolver's cache.
+pub const RESOLVER_NAMES_MAX: usize = 10_000;
+/// Names that are being asked for at one time.
+pub const RESOLVER_QUESTIONS_MAX: usize = 1024;
+/// Addresses that are kept of one name.
+pub const RESOLVER_ADDRESSES_MAX: usize = 64;
+/// Connections to the operator listener at one time.
+pub const OPERATOR_CONNECTIONS_MAX: usize = 64;
+
 const _: () = assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX);
 const _: () = assert!(SMALL_ENVELOPE_BYTES_MAX <= ENVELOPE_BYTES_MAX);
 const _: () = assert!(METHOD_BYTES_MAX + TARGET_BYTES_MAX < HEAD_BYTES_MAX);

@@ -1,0 +1,130 @@
+//! The bridge thread: what a worker must not wait for itself. It resolves names and answers operators.
+//!
+//! One thread with a tokio runtime of its own. The process serves without it: when it fails it is started again, names
+//! that workers hold already stay good, and no session notices.
+
+mod operator;
+mod resolve;
+
+pub use operator::{BindError, bind};
+pub use resolve::{NameServers, ResolveError, Resolver, ResolverCounts};
+
+use std::net::TcpListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::{io, thread};
+
+use tokio::sync::watch;
+
+use crate::health::Health;
+use crate::record::{Log, Record};
+
+/// How long the bridge rests after a fault.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the bridge needs from the process.
+#[derive(Debug)]
+pub struct Parts {
+    /// The operator listener, from [`bind`]; `None` where it is off.
+    pub operator: Option<TcpListener>,
+    /// Host names under which operators may call, beside addresses, `localhost` and the node's name.
+    pub operator_hosts: Vec<String>,
+    /// The node's name.
+    pub node: String,
+    /// For `/metrics`.
+    pub record: Record,
+    /// For `/ready` and `/metrics`.
+    pub health: Arc<Health>,
+    /// For `/metrics`.
+    pub log: Log,
+    /// Who is asked for names.
+    pub name_servers: NameServers,
+}
+
+/// The running bridge.
+#[derive(Debug)]
+pub struct Bridge {
+    resolver: Resolver,
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+}
+
+impl Bridge {
+    /// Starts the thread.
+    pub fn start(parts: Parts) -> io::Result<Self> {
+        let (resolver, mut questions) = Resolver::new();
+        let desk = Arc::new(operator::Desk {
+            hosts: parts.operator_hosts,
+            node: parts.node,
+            record: parts.record,
+            health: Arc::clone(&parts.health),
+            log: parts.log,
+            counts: resolver.counts(),
+        });
+        if let Some(listener) = &parts.operator {
+            listener.set_nonblocking(true)?;
+        }
+        let (stop, stopped) = watch::channel(false);
+        let health = parts.health;
+        let (listener, name_servers) = (parts.operator, parts.name_servers);
+        let thread = thread::Builder::new().name("bridge".into()).spawn(move || {
+            loop {
+                let round = AssertUnwindSafe(|| {
+                    let operator = listener.as_ref().map(TcpListener::try_clone).transpose()?;
+                    run(operator, &desk, &mut questions, &name_servers, stopped.clone())
+                });
+                match catch_unwind(round) {
+                    Ok(Ok(())) => return,
+                    Ok(Err(error)) => tracing::error!(%error, "the bridge failed and is started again"),
+                    Err(_) => tracing::error!("the bridge panicked and is started again"),
+                }
+                health.bridge_restarts.fetch_add(1, Relaxed);
+                thread::sleep(RESTART_PAUSE);
+                if *stopped.borrow() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { resolver, stop, thread })
+    }
+
+    /// For workers.
+    pub fn resolver(&self) -> Resolver {
+        self.resolver.clone()
+    }
+
+    /// Ends the thread: operators' connections are cut, questions that wait are answered with an error.
+    pub fn stop(self) {
+        // The receiver is gone only if the thread is.
+        let _ = self.stop.send(true);
+        if self.thread.join().is_err() {
+            tracing::error!("the bridge thread panicked");
+        }
+    }
+}
+
+fn run(
+    operator: Option<TcpListener>,
+    desk: &Arc<operator::Desk>,
+    questions: &mut resolve::Questions,
+    name_servers: &NameServers,
+    mut stopped: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
+    runtime.block_on(async {
+        let operators = async {
+            match operator {
+                Some(listener) => operator::serve(tokio::net::TcpListener::from_std(listener)?, desk).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            result = operators => result,
+            () = resolve::serve(questions, name_servers) => Ok(()),
+            _ = stopped.wait_for(|stopped| *stopped) => Ok(()),
+        }
+    })
+}
