@@ -1,1 +1,3 @@
+//! The verbs of the command line, dispatched.
+
 fn main() {}

@@ -2,6 +2,8 @@
 //!
 //! Rows cite the paragraph that they come from. What holds for all inputs is in tests/properties.
 
+#![cfg(test)]
+
 mod bodies;
 mod frames;
 mod heads;

@@ -1,0 +1,36 @@
+# Each recipe is plain commands that can be typed without just.
+
+# Everything that must hold before a change lands, short of the release build and the strangers.
+check:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    cargo test --workspace
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# The README's test command.
+test:
+    cargo test --workspace
+
+# One fuzz target for a minute, or for as many seconds as said: `just fuzz frame 600`. Needs cargo-fuzz and g++.
+fuzz target seconds="60":
+    CARGO_TARGET_DIR=target/fuzz RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir proto/fuzz {{target}} -- -max_total_time={{seconds}}
+
+# One bench: `just bench frames`.
+bench name:
+    cargo bench --bench {{name}}
+
+# More seeds and longer runs of the simulation.
+sim seeds="1000":
+    FRAMEGATE_SIMULATION_SEEDS={{seeds}} cargo test --test simulation -- --nocapture
+
+# Licences, banned crates, sources. Needs cargo-deny.
+deny:
+    cargo deny check bans licenses sources
+
+# The Autobahn test suite in front of the gateway and behind it, every group. Needs CPython 2.7; skips aloud without it.
+conformance:
+    tests/conformance/conformance --all
+
+# What CI runs.
+ci:
+    .ci/run

@@ -1,0 +1,8 @@
+//! Do real processes serve real sockets? One story each, on both of the ways a worker can wait for the kernel.
+
+#![cfg(test)]
+
+#[path = "../kit/mod.rs"]
+mod kit;
+
+mod kit_itself;

@@ -1,0 +1,53 @@
+//! The kit of the tests: a gateway made of real processes, scripted peers on both sides of it, and patience.
+//!
+//! Included by path into each test binary. It knows nothing of the gateway's own code but the executable: frames are
+//! built and read here a second time, so that a mistake in `proto` is not made twice.
+
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part of the kit")]
+
+pub mod echo;
+pub mod frame;
+pub mod gateway;
+pub mod peer;
+pub mod ports;
+pub mod random;
+pub mod upstream;
+pub mod wait;
+
+pub use echo::EchoBackend;
+pub use frame::{Frame, Opcode};
+pub use gateway::{Driver, Gateway, Outcome, Setup};
+pub use peer::{Head, Peer, Upgrade};
+pub use ports::Port;
+pub use random::Random;
+pub use upstream::RawUpstream;
+pub use wait::{DEADLINE, aloud, until, until_some};
+
+/// Makes two tests of each story, one for each way a worker can wait for the kernel.
+///
+/// A story that is not listed is unused code, which the lints refuse.
+#[allow(unused_macros, reason = "not every test binary has stories")]
+macro_rules! on_both_drivers {
+    ($($story:ident),* $(,)?) => {
+        mod on_uring {
+            $(
+                #[test]
+                fn $story() {
+                    if $crate::kit::Driver::Uring.is_available() {
+                        super::$story($crate::kit::Driver::Uring);
+                    }
+                }
+            )*
+        }
+        mod on_epoll {
+            $(
+                #[test]
+                fn $story() {
+                    super::$story($crate::kit::Driver::Epoll);
+                }
+            )*
+        }
+    };
+}
+#[allow(unused_imports, reason = "not every test binary has stories")]
+pub(crate) use on_both_drivers;

@@ -1,0 +1,77 @@
+//! A backend that does exactly what its test says.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::peer::{Peer, Side};
+use super::wait::until_some;
+
+/// A listening socket; each connection that the gateway opens to it becomes a [`Peer`] in the hands of the test.
+#[derive(Debug)]
+pub struct RawUpstream {
+    listener: Socket,
+    address: Option<SocketAddr>,
+    path: Option<PathBuf>,
+}
+
+impl RawUpstream {
+    /// Listens on a free port of the loopback interface.
+    pub fn listen() -> Self {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        listener.bind(&any.into()).expect("a free port");
+        let address = listener.local_addr().expect("an address").as_socket();
+        Self::on(listener, address, None)
+    }
+
+    /// Listens on a Unix socket.
+    pub fn listen_unix(path: PathBuf) -> Self {
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
+        listener.bind(&SockAddr::unix(&path).expect("a socket path")).expect("a free path");
+        Self::on(listener, None, Some(path))
+    }
+
+    fn on(listener: Socket, address: Option<SocketAddr>, path: Option<PathBuf>) -> Self {
+        listener.listen(128).expect("a socket can listen");
+        listener.set_nonblocking(true).expect("a socket need not block");
+        Self { listener, address, path }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address.expect("an upstream with an address")
+    }
+
+    /// As an endpoint of a configuration.
+    pub fn url(&self, target: &str) -> String {
+        match (&self.address, &self.path) {
+            (Some(address), _) => format!("ws://{address}{target}"),
+            (None, Some(path)) => format!("ws+unix:{}:{target}", path.display()),
+            (None, None) => unreachable!("an upstream listens somewhere"),
+        }
+    }
+
+    /// The next connection that the gateway opens.
+    #[track_caller]
+    pub fn accept(&self) -> Peer {
+        until_some("the gateway connects to its upstream", || self.try_accept())
+    }
+
+    /// Checks that the gateway opens no connection for so long.
+    #[track_caller]
+    pub fn expect_no_connection(&self, time: Duration) {
+        let start = Instant::now();
+        while start.elapsed() < time {
+            assert!(self.try_accept().is_none(), "the gateway connected to its upstream");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn try_accept(&self) -> Option<Peer> {
+        let (socket, _) = self.listener.accept().ok()?;
+        Some(Peer::new(socket, Side::Upstream))
+    }
+}

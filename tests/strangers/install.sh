@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Installs the strangers, clients that other people wrote: Python websockets and Node ws under target/strangers, and
+# Debian's Chromium where apt-get may. Says what it could not install, and then exits with 1; the tests skip what is missing.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+home="${CARGO_TARGET_DIR:-target}/strangers"
+mkdir -p "$home"
+missing=()
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo > /dev/null; then sudo -n "$@"; else return 1; fi
+}
+
+apt_install() {
+    command -v apt-get > /dev/null || return 1
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" > "$home/apt.log" 2>&1 && return
+    # The lists of a fresh machine are empty or old.
+    as_root apt-get update -qq > "$home/apt.log" 2>&1
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" > "$home/apt.log" 2>&1
+}
+
+if ! "$home/venv/bin/python" -c 'import websockets' 2> /dev/null; then
+    rm -rf "$home/venv"
+    if ! python3 -m venv "$home/venv" 2> /dev/null; then
+        apt_install python3 python3-venv
+        python3 -m venv "$home/venv"
+    fi
+    "$home/venv/bin/python" -m pip install --quiet 'websockets>=15,<18' || missing+=("Python websockets")
+fi
+
+if [ ! -d "$home/node_modules/ws" ]; then
+    command -v npm > /dev/null || apt_install nodejs npm
+    npm install --silent --no-audit --no-fund --no-save --prefix "$home" ws@8 || missing+=("Node ws")
+fi
+
+if ! command -v chromium > /dev/null && ! command -v chromium-browser > /dev/null; then
+    apt_install chromium || missing+=("Chromium")
+fi
+
+if [ ${#missing[@]} -gt 0 ]; then
+    printf 'strangers: could not install %s\n' "${missing[@]}" >&2
+    exit 1
+fi
+echo "strangers: Python websockets, Node ws and Chromium are here"
