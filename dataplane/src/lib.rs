@@ -5,3 +5,5 @@ pub mod health;
 pub mod record;
 pub mod refusal;
 pub mod rlimit;
+pub mod route;
+pub mod tables;

@@ -1,0 +1,596 @@
+//! Tables: a snapshot in the form in which a worker asks it questions.
+//!
+//! Built whole beside the tables in use and swapped in at once; building cannot fail, because a [`Snapshot`] is sound.
+//! What has not changed is the same entry in both, so live sessions, their counts and the endpoints' turns go on.
+//! Which API a request reaches is decided in [`route`](crate::route); which endpoint is dialled, where connecting is.
+
+use std::borrow::Borrow;
+use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
+
+use proto::control::message::Generation;
+use proto::snapshot::{
+    Api, Captures, EndpointUrl, Environment, Listener, ListenerSet, Mapping, MessageLimits, Pattern, Section,
+    SectionName, Settings, Snapshot, Target, Topic, Upstream,
+};
+
+/// One generation, ready to serve.
+#[derive(Debug)]
+pub struct Tables {
+    generation: Generation,
+    snapshot: Snapshot,
+    listeners: HashMap<String, usize>,
+    published: Vec<Published>,
+    by_label: HashMap<Arc<str>, usize>,
+    upstreams: HashMap<String, Arc<UpstreamEntry>>,
+    /// Upstreams of one endpoint with default options, for targets that are a bare URL.
+    implicit: HashMap<EndpointUrl, Arc<UpstreamEntry>>,
+    endpoints: HashSet<ByUrl>,
+    pub(crate) hosts: Hosts,
+}
+
+/// An API in its place: what it leads to in this generation, and where it is seen.
+#[derive(Debug)]
+pub(crate) struct Published {
+    pub(crate) api: Arc<ApiEntry>,
+    production: Option<Arc<UpstreamEntry>>,
+    sandbox: Option<Arc<UpstreamEntry>>,
+    pub(crate) listeners: ListenerSet,
+}
+
+impl Published {
+    pub(crate) fn upstream(&self, environment: Environment) -> Option<&Arc<UpstreamEntry>> {
+        match environment {
+            Environment::Production => self.production.as_ref(),
+            Environment::Sandbox => self.sandbox.as_ref(),
+        }
+    }
+}
+
+/// One API version, compiled. A session is pinned to the entry under which it was admitted.
+#[derive(Debug)]
+pub struct ApiEntry {
+    /// What the operator wrote.
+    pub api: Api,
+    /// `name` or `name:version`.
+    pub label: Arc<str>,
+    /// The ceilings under which sessions begin; a later generation may give a live session others, see [`Fate`].
+    pub limits: Arc<MessageLimits>,
+    pub(crate) topics: Arc<Topics>,
+    /// The paths it answers at, `/` as the empty path.
+    paths: Vec<Arc<str>>,
+}
+
+/// A named group of endpoints, or the one endpoint that an API names by its URL.
+#[derive(Debug)]
+pub struct UpstreamEntry {
+    /// What the operator wrote. An upstream without a name of its own is called by its endpoint's URL, less the query.
+    pub config: Upstream,
+    /// The endpoints, in the order of the configuration; at least one.
+    pub endpoints: Vec<Arc<EndpointEntry>>,
+    /// Whose turn it is.
+    pub cursor: AtomicUsize,
+}
+
+impl UpstreamEntry {
+    /// Takes a turn: the index of the endpoint to try first.
+    pub fn turn(&self) -> usize {
+        self.cursor.fetch_add(1, Ordering::Relaxed) % self.endpoints.len()
+    }
+}
+
+/// One address. Upstreams that name the same URL share it, and so does the next generation.
+#[derive(Debug)]
+pub struct EndpointEntry {
+    /// Where it is and what is asked for there.
+    pub url: EndpointUrl,
+    /// The value of its `Host` header.
+    pub authority: String,
+    /// Live sessions of this data plane.
+    pub live: AtomicU64,
+}
+
+/// An endpoint in a set that is asked by URL.
+#[derive(Debug)]
+struct ByUrl(Arc<EndpointEntry>);
+
+impl PartialEq for ByUrl {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.url == other.0.url
+    }
+}
+
+impl Eq for ByUrl {}
+
+impl Hash for ByUrl {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.url.hash(state);
+    }
+}
+
+impl Borrow<EndpointUrl> for ByUrl {
+    fn borrow(&self) -> &EndpointUrl {
+        &self.0.url
+    }
+}
+
+impl Tables {
+    /// The tables of a snapshot, with every entry of the previous ones that still says the same.
+    pub fn build(generation: Generation, snapshot: &Snapshot, previous: Option<&Self>) -> Self {
+        let mut tables = Self {
+            generation,
+            snapshot: snapshot.clone(),
+            listeners: snapshot.listeners().iter().enumerate().map(|(at, one)| (one.name.clone(), at)).collect(),
+            published: Vec::with_capacity(snapshot.apis().count()),
+            by_label: HashMap::new(),
+            upstreams: HashMap::new(),
+            implicit: HashMap::new(),
+            endpoints: HashSet::new(),
+            hosts: Hosts::default(),
+        };
+        for upstream in snapshot.upstreams() {
+            let entry = tables.upstream_entry(upstream, previous);
+            tables.upstreams.insert(upstream.name.clone(), entry);
+        }
+        tables.by_label.reserve(tables.published.capacity());
+        for (name, (digest, section)) in snapshot.sections() {
+            let Section::Apis(apis) = &**section else { continue };
+            let held = previous.and_then(|tables| tables.snapshot.sections().get(name));
+            let unchanged = held.is_some_and(|(held, _)| held == digest);
+            for api in apis {
+                tables.publish(api, unchanged, previous);
+            }
+        }
+        tables
+    }
+
+    /// The generation's name.
+    pub fn generation(&self) -> &Generation {
+        &self.generation
+    }
+
+    /// What the tables were built from.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// What holds for the whole gateway.
+    pub fn settings(&self) -> &Settings {
+        self.snapshot.settings()
+    }
+
+    /// The listeners, in the order of their names.
+    pub fn listeners(&self) -> &[Listener] {
+        self.snapshot.listeners()
+    }
+
+    /// A listener by name.
+    pub fn listener(&self, name: &str) -> Option<&Listener> {
+        self.listeners().get(*self.listeners.get(name)?)
+    }
+
+    /// An API version; the version is empty for an API without versions.
+    pub fn api(&self, name: &str, version: &str) -> Option<&Arc<ApiEntry>> {
+        if version.is_empty() { self.api_labelled(name) } else { self.api_labelled(&format!("{name}:{version}")) }
+    }
+
+    /// An API version by `name` or `name:version`.
+    pub fn api_labelled(&self, label: &str) -> Option<&Arc<ApiEntry>> {
+        self.by_label.get(label).map(|&at| &self.published[at].api)
+    }
+
+    /// Every API version.
+    pub fn apis(&self) -> impl Iterator<Item = &Arc<ApiEntry>> {
+        self.published.iter().map(|published| &published.api)
+    }
+
+    /// A named upstream.
+    pub fn upstream(&self, name: &str) -> Option<&Arc<UpstreamEntry>> {
+        self.upstreams.get(name)
+    }
+
+    /// Every endpoint, named or not, each once.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<EndpointEntry>> {
+        self.endpoints.iter().map(|endpoint| &endpoint.0)
+    }
+
+    /// What the step from these tables to the next means for live sessions.
+    pub fn changes<'a>(&self, next: &'a Self) -> Changes<'a> {
+        let apis = |tables: &Self| {
+            let sections = tables.snapshot.list().into_iter();
+            sections.filter(|(name, _)| matches!(name, SectionName::Apis(_))).collect::<Vec<_>>()
+        };
+        Changes { next, none: apis(self) == apis(next) }
+    }
+
+    /// What these tables, being newer, say about a session that was admitted under this entry and now lives under these
+    /// limits, which are not the entry's own when an earlier step has changed them.
+    ///
+    /// One look-up by label, and pointers where nothing changed. Also right for a session whose handshake began under
+    /// older tables and ends under these.
+    pub fn fate(&self, admitted: &ApiEntry, limits: &Arc<MessageLimits>) -> Fate {
+        match self.api_labelled(&admitted.label) {
+            None => Fate::Retired,
+            Some(entry) if !entry.api.enabled => Fate::Retired,
+            Some(entry) if Arc::ptr_eq(&entry.limits, limits) || entry.limits == *limits => Fate::Untouched,
+            Some(entry) => Fate::Limits(entry.limits.clone()),
+        }
+    }
+
+    pub(crate) fn listener_index(&self, name: &str) -> Option<usize> {
+        self.listeners.get(name).copied()
+    }
+
+    pub(crate) fn published(&self, at: usize) -> &Published {
+        &self.published[at]
+    }
+
+    fn publish(&mut self, api: &Api, unchanged: bool, previous: Option<&Self>) {
+        let entry = api_entry(api, unchanged, previous);
+        let index = self.published.len();
+        for path in &entry.paths {
+            self.hosts.insert(&entry.api.hosts, path, index);
+        }
+        self.by_label.insert(entry.label.clone(), index);
+        let mut listeners = if api.listeners.is_empty() { ListenerSet::ALL } else { ListenerSet::NONE };
+        for at in api.listeners.iter().filter_map(|name| self.listener_index(name)) {
+            listeners.insert(at);
+        }
+        let mut led_to = |target: &Option<Target>| match target {
+            Some(Target::Upstream(name)) => self.upstreams.get(name).cloned(),
+            Some(Target::Url(url)) => Some(self.implicit_upstream(url, previous)),
+            None => None,
+        };
+        let production = led_to(&api.endpoints.production);
+        let sandbox = led_to(&api.endpoints.sandbox);
+        self.published.push(Published { api: entry, production, sandbox, listeners });
+    }
+
+    fn upstream_entry(&mut self, upstream: &Upstream, previous: Option<&Self>) -> Arc<UpstreamEntry> {
+        let held = previous.and_then(|tables| tables.upstreams.get(&upstream.name));
+        if let Some(held) = held.filter(|held| held.config == *upstream) {
+            self.endpoints.extend(held.endpoints.iter().cloned().map(ByUrl));
+            return held.clone();
+        }
+        let endpoints =
+            upstream.endpoints.iter().map(|endpoint| self.endpoint_entry(&endpoint.url, previous)).collect();
+        let cursor = AtomicUsize::new(held.map_or(0, |held| held.cursor.load(Ordering::Relaxed)));
+        Arc::new(UpstreamEntry { config: upstream.clone(), endpoints, cursor })
+    }
+
+    fn implicit_upstream(&mut self, url: &EndpointUrl, previous: Option<&Self>) -> Arc<UpstreamEntry> {
+        if let Some(entry) = self.implicit.get(url) {
+            return entry.clone();
+        }
+        let entry = match previous.and_then(|tables| tables.implicit.get(url)) {
+            Some(held) => {
+                self.endpoints.extend(held.endpoints.iter().cloned().map(ByUrl));
+                held.clone()
+            }
+            None => {
+                let name = EndpointUrl { query: None, ..url.clone() }.to_string();
+                let endpoints = vec![self.endpoint_entry(url, previous)];
+                let config = Upstream::new(name, vec![url.clone()]);
+                Arc::new(UpstreamEntry { config, endpoints, cursor: AtomicUsize::new(0) })
+            }
+        };
+        self.implicit.insert(url.clone(), entry.clone());
+        entry
+    }
+
+    fn endpoint_entry(&mut self, url: &EndpointUrl, previous: Option<&Self>) -> Arc<EndpointEntry> {
+        let held = self.endpoints.get(url).or_else(|| previous.and_then(|tables| tables.endpoints.get(url)));
+        let entry = match held {
+            Some(held) => held.0.clone(),
+            None => Arc::new(EndpointEntry { authority: url.authority(), url: url.clone(), live: AtomicU64::new(0) }),
+        };
+        self.endpoints.insert(ByUrl(entry.clone()));
+        entry
+    }
+}
+
+fn api_entry(api: &Api, unchanged: bool, previous: Option<&Tables>) -> Arc<ApiEntry> {
+    let label: Arc<str> = api.label().into();
+    let held = previous.and_then(|tables| tables.api_labelled(&label));
+    match held {
+        Some(held) if unchanged || held.api == *api => held.clone(),
+        _ => {
+            // Equal limits stay the same limits, so that a session sees at one glance that nothing has changed.
+            let limits = held.map(|held| &held.limits).filter(|limits| ***limits == api.limits).cloned();
+            let path = |path: String| if path == "/" { "".into() } else { path.into() };
+            Arc::new(ApiEntry {
+                label,
+                limits: limits.unwrap_or_else(|| Arc::new(api.limits.clone())),
+                topics: Topics::compile(&api.topics),
+                paths: std::iter::once(api.path()).chain(api.default_path()).map(path).collect(),
+                api: api.clone(),
+            })
+        }
+    }
+}
+
+/// The step from one generation to the next, as live sessions see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Changes<'a> {
+    next: &'a Tables,
+    none: bool,
+}
+
+/// What becomes of a live session when the tables change.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fate {
+    /// Nothing that concerns it has changed, or nothing that reaches live sessions.
+    Untouched,
+    /// These ceilings hold from its next message on.
+    Limits(Arc<MessageLimits>),
+    /// Its API has been removed or switched off: it is drained.
+    Retired,
+}
+
+impl Changes<'_> {
+    /// Every fate is [`Fate::Untouched`]; no session needs to be asked. Costs a comparison of digests.
+    pub fn is_empty(&self) -> bool {
+        self.none
+    }
+
+    /// As [`Tables::fate`] of the next tables.
+    pub fn fate(&self, admitted: &ApiEntry, limits: &Arc<MessageLimits>) -> Fate {
+        if self.none { Fate::Untouched } else { self.next.fate(admitted, limits) }
+    }
+}
+
+/// The topics of an API, ready to be asked.
+#[derive(Debug)]
+pub(crate) struct Topics {
+    /// Topics without parameters and `*`, by what follows the context.
+    exact: HashMap<String, CompiledTopic>,
+    /// The others, in the order in which they are tried.
+    variable: Vec<CompiledTopic>,
+}
+
+#[derive(Debug)]
+pub(crate) struct CompiledTopic {
+    pub(crate) template: Arc<str>,
+    pattern: Pattern,
+    mapping: Option<Mapping>,
+}
+
+impl CompiledTopic {
+    /// What is appended to the endpoint's path, if anything.
+    pub(crate) fn suffix(&self, captures: &Captures<'_>) -> Option<String> {
+        self.mapping.as_ref().map(|mapping| mapping.fill(captures)).filter(|suffix| !suffix.is_empty())
+    }
+}
+
+/// What an API without topics has: `/*`.
+static ANY_TOPIC: LazyLock<Arc<Topics>> =
+    LazyLock::new(|| Arc::new(Topics::of(&[Topic { topic: "/*".into(), mapping: None }])));
+
+impl Topics {
+    fn compile(topics: &[Topic]) -> Arc<Self> {
+        if topics.is_empty() { ANY_TOPIC.clone() } else { Arc::new(Self::of(topics)) }
+    }
+
+    fn of(topics: &[Topic]) -> Self {
+        let mut compiled = Self { exact: HashMap::new(), variable: Vec::new() };
+        for topic in topics {
+            let pattern = Pattern::parse(&topic.topic).expect("a snapshot's topics are sound");
+            let mapping = topic
+                .mapping
+                .as_ref()
+                .map(|mapping| Mapping::parse(mapping, &pattern).expect("a snapshot's mappings are sound"));
+            let literal = pattern.literal();
+            let topic = CompiledTopic { template: topic.topic.as_str().into(), pattern, mapping };
+            match literal {
+                Some(path) => {
+                    compiled.exact.insert(path, topic);
+                }
+                None => compiled.variable.push(topic),
+            }
+        }
+        compiled.variable.sort_by(|one, other| one.pattern.precedence(&other.pattern));
+        compiled
+    }
+
+    /// The topic of what follows the context: exact before parameters before the longest `*`. Exact ones cost one
+    /// look-up, the others a comparison each; they are at most [`TOPICS_MAX`](proto::limits::TOPICS_MAX).
+    pub(crate) fn choose<'p>(&self, path: &'p str) -> Option<(&CompiledTopic, Captures<'p>)> {
+        if let Some(topic) = self.exact.get(path) {
+            return Some((topic, Captures::default()));
+        }
+        self.variable.iter().find_map(|topic| topic.pattern.matches(path).map(|captures| (topic, captures)))
+    }
+}
+
+/// Places by host.
+#[derive(Debug, Default)]
+pub(crate) struct Hosts {
+    /// Exact hosts.
+    pub(crate) exact: HashMap<String, Paths>,
+    /// Wildcards, without their `*.`.
+    pub(crate) wildcard: HashMap<String, Paths>,
+    /// APIs that are served for every host.
+    pub(crate) every: Paths,
+}
+
+/// Places below one host. The indices are of published APIs, of disjoint listeners.
+#[derive(Debug, Default)]
+pub(crate) struct Paths {
+    places: HashMap<Arc<str>, Vec<usize>>,
+    /// Segments of the longest path here: longer prefixes of a request's path are not looked up.
+    pub(crate) depth: usize,
+}
+
+impl Hosts {
+    fn insert(&mut self, hosts: &[String], path: &Arc<str>, index: usize) {
+        if hosts.is_empty() {
+            self.every.insert(path, index);
+        }
+        for host in hosts {
+            let paths = match host.strip_prefix("*.") {
+                Some(suffix) => self.wildcard.entry(suffix.into()),
+                None => self.exact.entry(host.clone()),
+            };
+            paths.or_default().insert(path, index);
+        }
+    }
+}
+
+impl Paths {
+    fn insert(&mut self, path: &Arc<str>, index: usize) {
+        self.depth = self.depth.max(path.bytes().filter(|&byte| byte == b'/').count());
+        self.places.entry(path.clone()).or_insert_with(|| Vec::with_capacity(1)).push(index);
+    }
+
+    /// The APIs whose place is exactly this path.
+    pub(crate) fn at(&self, path: &str) -> &[usize] {
+        self.places.get(path).map_or(&[], Vec::as_slice)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::snapshot::{Balance, Config, Size};
+
+    use super::*;
+
+    fn generation(number: u64) -> Generation {
+        Generation { source: "test".into(), number }
+    }
+
+    fn config() -> Config {
+        let url = |text: &str| text.parse::<EndpointUrl>().unwrap();
+        Config {
+            version: 1,
+            listeners: vec![Listener::new("public", "0.0.0.0:80".parse().unwrap())],
+            upstreams: vec![
+                Upstream::new("one", vec![url("ws://a/"), url("ws://b/")]),
+                Upstream::new("two", vec![url("ws://b/"), url("ws://c/")]),
+            ],
+            apis: vec![
+                Api::new("x", "", "/x", Target::Upstream("one".into())),
+                Api::new("y", "v1", "/y", Target::Url(url("ws://d/?key=1"))),
+                Api::new("z", "v1", "/z", Target::Url(url("ws://d/?key=1"))),
+            ],
+            ..Config::default()
+        }
+    }
+
+    fn build(change: impl FnOnce(&mut Config), previous: Option<&Tables>) -> Tables {
+        let mut config = config();
+        change(&mut config);
+        let number = previous.map_or(1, |tables| tables.generation().number + 1);
+        Tables::build(generation(number), &Snapshot::check(config).unwrap(), previous)
+    }
+
+    fn led_to(tables: &Tables, label: &str) -> Arc<UpstreamEntry> {
+        tables.published[tables.by_label[label]].production.clone().unwrap()
+    }
+
+    #[test]
+    fn entries_are_found_by_name() {
+        let tables = build(|_| {}, None);
+        assert_eq!(tables.generation(), &generation(1));
+        assert_eq!(tables.listener("public").unwrap().name, "public");
+        assert!(tables.listener("other").is_none());
+        assert_eq!(&*tables.api("y", "v1").unwrap().label, "y:v1");
+        assert!(tables.api("y", "").is_none());
+        assert_eq!(tables.apis().count(), 3);
+        assert_eq!(tables.endpoints().count(), 4);
+        let implicit = led_to(&tables, "y:v1");
+        assert_eq!(implicit.config.name, "ws://d/", "no query: it may hold a key");
+        assert!(Arc::ptr_eq(&implicit, &led_to(&tables, "z:v1")));
+    }
+
+    #[test]
+    fn what_has_not_changed_is_the_same_entry() {
+        let before = build(|_| {}, None);
+        led_to(&before, "x").endpoints[0].live.store(7, Ordering::Relaxed);
+        let after = build(
+            |config| {
+                config.apis[1].context = "/moved".into();
+                config.upstreams[0].balance = Balance::LeastSessions;
+            },
+            Some(&before),
+        );
+        let same = |label| Arc::ptr_eq(before.api_labelled(label).unwrap(), after.api_labelled(label).unwrap());
+        assert!(same("x") && same("z:v1") && !same("y:v1"));
+        assert!(Arc::ptr_eq(&before.api("y", "v1").unwrap().limits, &after.api("y", "v1").unwrap().limits));
+        assert!(Arc::ptr_eq(&led_to(&before, "y:v1"), &led_to(&after, "y:v1")));
+        assert!(Arc::ptr_eq(before.upstream("two").unwrap(), after.upstream("two").unwrap()));
+
+        let (one, other) = (led_to(&before, "x"), led_to(&after, "x"));
+        assert!(!Arc::ptr_eq(&one, &other));
+        assert_eq!(other.config.balance, Balance::LeastSessions);
+        assert!(one.endpoints.iter().zip(&other.endpoints).all(|(one, other)| Arc::ptr_eq(one, other)));
+        assert_eq!(other.endpoints[0].live.load(Ordering::Relaxed), 7);
+    }
+
+    #[test]
+    fn an_endpoint_is_shared_by_all_that_name_it_and_goes_with_the_last() {
+        let before = build(|_| {}, None);
+        let (one, two) = (before.upstream("one").unwrap(), before.upstream("two").unwrap());
+        assert!(Arc::ptr_eq(&one.endpoints[1], &two.endpoints[0]));
+        let after = build(|config| config.upstreams.truncate(1), Some(&before));
+        assert!(after.endpoints().any(|endpoint| Arc::ptr_eq(endpoint, &one.endpoints[1])));
+        assert!(!after.endpoints().any(|endpoint| endpoint.authority == "c"));
+    }
+
+    #[test]
+    fn turns_go_on_when_an_upstream_changes() {
+        let before = build(|_| {}, None);
+        assert_eq!([0; 3].map(|_| before.upstream("one").unwrap().turn()), [0, 1, 0]);
+        let after = build(|config| config.upstreams[0].preserve_host = true, Some(&before));
+        assert_eq!(after.upstream("one").unwrap().turn(), 1);
+    }
+
+    #[test]
+    fn live_sessions_are_told_only_of_what_reaches_them() {
+        type Change = fn(&mut Config);
+        let limits = MessageLimits { max_message: Size::from_bytes(9), ..MessageLimits::default() };
+        let rows: &[(Change, Fate)] = &[
+            (|_| {}, Fate::Untouched),
+            (|config| config.apis[2].enabled = false, Fate::Untouched),
+            (|config| config.apis[0].context = "/moved".into(), Fate::Untouched),
+            (|config| config.apis[0].origins = vec!["https://a".into()], Fate::Untouched),
+            (|config| config.upstreams[0].preserve_host = true, Fate::Untouched),
+            (|config| config.listeners[0].backlog = 1, Fate::Untouched),
+            (|config| config.apis[0].limits.max_message = Size::from_bytes(9), Fate::Limits(Arc::new(limits))),
+            (|config| config.apis[0].enabled = false, Fate::Retired),
+            (|config| config.apis[0].version = "v1".into(), Fate::Retired),
+            (
+                |config| {
+                    config.apis.remove(0);
+                },
+                Fate::Retired,
+            ),
+        ];
+        for (at, (change, fate)) in rows.iter().enumerate() {
+            let before = build(|_| {}, None);
+            let after = build(change, Some(&before));
+            let entry = before.api("x", "").unwrap();
+            assert_eq!(before.changes(&after).fate(entry, &entry.limits), *fate, "row {at}");
+        }
+    }
+
+    #[test]
+    fn a_step_that_leaves_the_apis_alone_is_empty() {
+        let before = build(|_| {}, None);
+        assert!(before.changes(&build(|config| config.upstreams[0].preserve_host = true, Some(&before))).is_empty());
+        assert!(!before.changes(&build(|config| config.apis[0].enabled = false, Some(&before))).is_empty());
+    }
+
+    #[test]
+    fn limits_that_were_changed_and_changed_back_reach_the_session_both_times() {
+        let first = build(|_| {}, None);
+        let second = build(|config| config.apis[0].limits.max_fragments = 5, Some(&first));
+        let third = build(|_| {}, Some(&second));
+        let admitted = first.api("x", "").unwrap();
+        let Fate::Limits(now) = first.changes(&second).fate(admitted, &admitted.limits) else { panic!("untouched") };
+        assert_eq!(now.max_fragments, 5);
+        let Fate::Limits(now) = second.changes(&third).fate(admitted, &now) else { panic!("untouched") };
+        assert_eq!(now.max_fragments, 0);
+    }
+}
