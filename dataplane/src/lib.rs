@@ -1,9 +1,28 @@
 //! Framegate's rooms: the journey of one connection on one core. monoio lives in this crate only.
+//!
+//! ```text
+//! accept → handshake → route → admit → connect → relay → record
+//! ```
+//!
+//! `serve` is the corridor that calls the rooms in this order; `worker` is the thread they stand on; `gateway` is the
+//! workers together, and gives them what the control plane pushes.
 
+pub mod admit;
+pub mod alarm;
 pub mod bridge;
+pub mod connect;
+pub mod gateway;
+pub mod handshake;
 pub mod health;
+pub mod listen;
+pub mod proxy_protocol;
 pub mod record;
 pub mod refusal;
+pub mod relay;
 pub mod rlimit;
 pub mod route;
+pub mod serve;
+pub mod shard;
+pub mod socket;
 pub mod tables;
+pub mod worker;

@@ -54,8 +54,6 @@ pub enum Refusal {
     Version,
     /// The head was not complete in time.
     HandshakeTimeout,
-    /// More early bytes than are held.
-    EarlyBytes,
     /// No API is published at this host and path, or it is switched off.
     NoApi,
     /// The API has no such topic.
@@ -105,7 +103,7 @@ pub struct Row {
 
 impl Refusal {
     /// Every refusal, for tables, metrics and tests.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 29] = [
         Self::BadHead,
         Self::BadProxyHeader,
         Self::HttpVersion,
@@ -119,7 +117,6 @@ impl Refusal {
         Self::NotWebSocket,
         Self::Version,
         Self::HandshakeTimeout,
-        Self::EarlyBytes,
         Self::NoApi,
         Self::NoTopic,
         Self::NoEnvironment,
@@ -157,9 +154,6 @@ impl Refusal {
             }
             Self::Version => (426, "version", Client, "Only version 13 of the WebSocket protocol is spoken here."),
             Self::HandshakeTimeout => (408, "handshake_timeout", Client, "The request head did not arrive in time."),
-            Self::EarlyBytes => {
-                (400, "early_bytes", Client, "Too many bytes were sent before the handshake was answered.")
-            }
             Self::NoApi => (404, "no_api", Client, "No API is published at this address."),
             Self::NoTopic => (404, "no_topic", Client, "The API at this address has no such topic."),
             Self::NoEnvironment => (404, "no_environment", Client, "The API has no endpoint for this environment."),

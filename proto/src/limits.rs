@@ -79,7 +79,7 @@ pub const SECTION_DEPTH_MAX: usize = 16;
 /// The smallest and largest send budget of one direction of a session, bytes.
 pub const SEND_BUDGET_MIN: u64 = 4 * 1024;
 /// See [`SEND_BUDGET_MIN`].
-pub const SEND_BUDGET_MAX: u64 = 64 * 1024 * 1024;
+pub const SEND_BUDGET_MAX: u64 = 256 * 1024;
 /// The longest payload a frame can announce, RFC 6455 §5.2: the most significant bit must be 0.
 pub const FRAME_PAYLOAD_MAX: u64 = i64::MAX as u64;
 

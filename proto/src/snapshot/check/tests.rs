@@ -203,11 +203,11 @@ const ROWS: &[(Spoil, &str, &str)] = &[
     ),
     (|c| c.apis[2].limits.max_frame = Size::from_bytes(1 << 63), "/apis/2/limits/max_frame", "announce"),
     (|c| c.apis[2].limits.max_message = Size::from_bytes(u64::MAX), "/apis/2/limits/max_message", "announce"),
-    (|c| c.apis[2].limits.send_budget = Size::from_bytes(0), "/apis/2/limits/send_budget", "4KiB to 64MiB"),
+    (|c| c.apis[2].limits.send_budget = Size::from_bytes(0), "/apis/2/limits/send_budget", "4KiB to 256KiB"),
     (
         |c| c.apis[2].limits.send_budget = Size::from_bytes(SEND_BUDGET_MAX + 1),
         "/apis/2/limits/send_budget",
-        "4KiB to 64MiB",
+        "4KiB to 256KiB",
     ),
     // What APIs take from each other.
     (|c| c.apis[2].context = "/chat/v2".into(), "/apis/2/context", "both \"chat:v2\" (/apis/1) and \"echo\""),

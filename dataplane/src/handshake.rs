@@ -1,0 +1,410 @@
+//! The client's side of the opening handshake: reading the request, saying 101, and everything else that is answered.
+//!
+//! Nothing is said to the client before the endpoint has agreed, so every "no" is an HTTP status. What the client sends
+//! behind its request stays in its socket, or here if it came with the head, until the 101; a refused connection is
+//! closed, and what follows on it is never parsed.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proto::http::forwarding::{self, TraceParent};
+use proto::http::{HeadFault, RequestHead, RequestScan, RequestView};
+use proto::limits::HEAD_BYTES_MAX;
+use proto::parse::Parse;
+use proto::snapshot::{Environment, Listener};
+use proto::ws::handshake::{Agreed, Upgrade, UpgradeFault, check_upgrade, write_refusal, write_switch};
+
+use crate::proxy_protocol::{self, ProxyHeader};
+use crate::record::{Line, Peer, Refused, SessionId, SessionParts, SessionRecord};
+use crate::refusal::Refusal;
+use crate::relay::wall_clock_ms;
+use crate::route::{Route, RouteRequest};
+use crate::shard::{ConnectionCount, Shard};
+use crate::socket::Socket;
+
+/// Bytes asked of the socket at a time; most heads fit.
+const READ_BYTES: usize = 2048;
+/// How long a refused client may take to read its answer and go.
+const LINGER: Duration = Duration::from_secs(1);
+/// Bytes that are read, and thrown away, of a refused client.
+const LINGER_BYTES_MAX: usize = 64 * 1024;
+/// What a client that is refused for want of room is told to wait, in seconds.
+const RETRY_AFTER_S: &str = "5";
+/// Characters of a request id that is taken over from the client.
+const REQUEST_ID_CHARS_MAX: usize = 128;
+
+/// A connection as it was accepted.
+pub struct Arrival {
+    /// Nonblocking.
+    pub fd: OwnedFd,
+    /// Where it comes from; `None`: a Unix socket.
+    pub address: Option<SocketAddr>,
+    /// On which listener.
+    pub listener: Arc<Listener>,
+    /// Its place among the process's connections.
+    pub connection: ConnectionCount,
+}
+
+/// The client's connection during its handshake.
+pub struct Downstream {
+    /// The socket.
+    pub socket: Socket,
+    /// The listener, as it was when the connection was accepted.
+    pub listener: Arc<Listener>,
+    /// Its place among the process's connections.
+    pub connection: ConnectionCount,
+    /// What is known for the records.
+    pub seen: Seen,
+    /// The address of the socket's other end, or what its PROXY header says.
+    peer: Option<SocketAddr>,
+    proxy_header: bool,
+    bytes: Vec<u8>,
+}
+
+/// What is known about a connection for its log line.
+pub struct Seen {
+    /// When it was accepted.
+    pub accepted: Instant,
+    /// The session's name.
+    pub session: SessionId,
+    /// The trace it belongs to, with this gateway's span.
+    pub trace: Option<TraceParent>,
+    /// The request id, taken over or made.
+    pub request_id: String,
+    /// The client: the peer, or whom a trusted proxy names.
+    pub client: Option<SocketAddr>,
+    host: String,
+    target: String,
+    api: String,
+    version: String,
+    environment: Environment,
+    /// The upstream's name.
+    pub upstream: String,
+    /// The endpoint's URL.
+    pub endpoint: String,
+}
+
+/// An opening handshake that is sound.
+pub struct Request {
+    bytes: Vec<u8>,
+    head: RequestHead,
+    /// Host, key and offer.
+    pub upgrade: Upgrade,
+    environment: Environment,
+}
+
+/// Why a journey ends before its session begins.
+pub enum Stop {
+    /// An answer of the table.
+    Refused(Refusal),
+    /// The health page was asked for.
+    Healthy,
+    /// The endpoint answered with another status, and the client has been given that answer.
+    Answered(u16),
+    /// The client went away.
+    Gone,
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl Downstream {
+    /// Watches a connection that was accepted just now.
+    pub fn new(arrival: Arrival) -> std::io::Result<Self> {
+        let peer = arrival.address;
+        let trusts =
+            |address: SocketAddr| arrival.listener.proxy_protocol_from.iter().any(|cidr| cidr.contains(address.ip()));
+        Ok(Self {
+            socket: Socket::from_fd(arrival.fd)?,
+            proxy_header: peer.is_some_and(trusts),
+            listener: arrival.listener,
+            connection: arrival.connection,
+            seen: Seen::new(peer),
+            peer,
+            bytes: Vec::new(),
+        })
+    }
+
+    /// Whether the socket's other end is a proxy whose forwarding headers are believed.
+    pub fn is_trusted(&self) -> bool {
+        self.peer.is_some_and(|peer| self.trusts(peer.ip()))
+    }
+
+    /// The address of the socket's other end.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    fn trusts(&self, address: std::net::IpAddr) -> bool {
+        self.listener.trusted_proxies.iter().any(|cidr| cidr.contains(address))
+    }
+}
+
+impl Seen {
+    fn new(client: Option<SocketAddr>) -> Self {
+        Self {
+            accepted: Instant::now(),
+            session: SessionId(0),
+            trace: None,
+            request_id: String::new(),
+            client,
+            host: String::new(),
+            target: String::new(),
+            api: String::new(),
+            version: String::new(),
+            environment: Environment::default(),
+            upstream: String::new(),
+            endpoint: String::new(),
+        }
+    }
+
+    /// Notes where the request leads.
+    pub fn route(&mut self, route: &Route) {
+        self.api.clone_from(&route.api.api.name);
+        self.version.clone_from(&route.api.api.version);
+        self.upstream.clone_from(&route.upstream.config.name);
+        self.environment = route.environment;
+    }
+
+    /// For the session log.
+    pub fn record(&self, listener: &Listener, agreed: &Agreed, secrets: &[String]) -> SessionRecord {
+        let parts = SessionParts {
+            session: self.session,
+            trace_id: self.trace.as_ref().map_or([0; 16], |trace| trace.trace_id),
+            request_id: &self.request_id,
+            client: self.client.map_or(Peer::Unix, Peer::Ip),
+            listener: &listener.name,
+            host: &self.host,
+            target: &self.target,
+            api: &self.api,
+            version: &self.version,
+            environment: self.environment,
+            subprotocol: agreed.subprotocol.as_deref().unwrap_or(""),
+            extensions: agreed.extensions.as_deref().unwrap_or(""),
+            upstream: &self.upstream,
+            endpoint: &self.endpoint,
+            time_ms: wall_clock_ms(),
+            handshake: self.accepted.elapsed(),
+        };
+        SessionRecord::new(&parts, secrets)
+    }
+}
+
+impl Request {
+    /// The head, to read from.
+    pub fn view(&self) -> RequestView<'_> {
+        self.head.view(&self.bytes)
+    }
+
+    /// What the route is chosen by. `path` is [`RequestView::route_path`].
+    pub fn wanted<'a>(&'a self, downstream: &'a Downstream, path: &'a str) -> RouteRequest<'a> {
+        let (listener, host) = (&downstream.listener.name, &self.upgrade.host.name);
+        RouteRequest { listener, host, path, environment: self.environment }
+    }
+
+    /// What the client sent behind its head.
+    pub fn into_early(mut self) -> Vec<u8> {
+        self.bytes.split_off(self.head.length())
+    }
+}
+
+/// Reads the request, PROXY header included, within the listener's handshake timeout.
+pub async fn read(shard: &Shard, downstream: &mut Downstream) -> Result<Request, Stop> {
+    let timeout = Duration::from(downstream.listener.handshake_timeout);
+    let deadline = timeout.saturating_sub(downstream.seen.accepted.elapsed());
+    let head = match monoio::time::timeout(deadline, read_head(downstream)).await {
+        Ok(head) => head?,
+        Err(_) => return Err(Refusal::HandshakeTimeout.into()),
+    };
+    let bytes = std::mem::take(&mut downstream.bytes);
+    let view = head.view(&bytes);
+    note(shard, downstream, &view);
+    let upgrade = match check_upgrade(&view) {
+        Ok(upgrade) => upgrade,
+        Err(UpgradeFault::NotWebSocket) if view.path() == "/health" => return Err(Stop::Healthy),
+        Err(fault) => return Err(refusal_for(fault).into()),
+    };
+    let environment = environment(&view, &downstream.listener);
+    Ok(Request { upgrade, environment, head, bytes })
+}
+
+async fn read_head(downstream: &mut Downstream) -> Result<RequestHead, Stop> {
+    if downstream.proxy_header {
+        read_proxy_header(downstream).await?;
+    }
+    let mut scan = RequestScan::new();
+    loop {
+        if !downstream.bytes.is_empty() {
+            match scan.feed(&downstream.bytes) {
+                Ok(Parse::Complete(head, _)) => return Ok(head),
+                Ok(Parse::Partial { .. }) => {}
+                Err(HeadFault::Malformed) => return Err(Refusal::BadHead.into()),
+                Err(HeadFault::TooLarge) => return Err(Refusal::HeadTooLarge.into()),
+                Err(HeadFault::TargetTooLong) => return Err(Refusal::TargetTooLong.into()),
+                Err(HeadFault::Version) => return Err(Refusal::HttpVersion.into()),
+            }
+        }
+        read_more(downstream).await?;
+    }
+}
+
+async fn read_proxy_header(downstream: &mut Downstream) -> Result<(), Stop> {
+    loop {
+        match proxy_protocol::parse(&downstream.bytes) {
+            ProxyHeader::Complete(length, client) => {
+                downstream.bytes.drain(..length);
+                if client.is_some() {
+                    downstream.peer = client;
+                    downstream.seen.client = client;
+                }
+                return Ok(());
+            }
+            ProxyHeader::Partial => read_more(downstream).await?,
+            ProxyHeader::Malformed => return Err(Refusal::BadProxyHeader.into()),
+        }
+    }
+}
+
+/// Receives a little more; the scan refuses a head before it can grow past its ceiling.
+async fn read_more(downstream: &mut Downstream) -> Result<(), Stop> {
+    let length = downstream.bytes.len();
+    let room = READ_BYTES.min((HEAD_BYTES_MAX + 1).saturating_sub(length).max(1));
+    downstream.bytes.resize(length + room, 0);
+    let received = downstream.socket.receive(&mut downstream.bytes[length..]).await;
+    downstream.bytes.truncate(length + received.as_ref().map_or(0, |received| *received));
+    match received {
+        Ok(0) | Err(_) => Err(Stop::Gone),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Notes what the records will want to know, whatever becomes of the request.
+fn note(shard: &Shard, downstream: &mut Downstream, view: &RequestView<'_>) {
+    let mut keys = shard.keys.borrow_mut();
+    let client = downstream.peer.map(|peer| {
+        let hops = view.header_values("x-forwarded-for");
+        let address = forwarding::client_address(peer.ip(), hops, |address| downstream.trusts(address));
+        // A header names an address without its port.
+        if address == peer.ip().to_canonical() { peer } else { SocketAddr::new(address, 0) }
+    });
+    let id_header = shard.tables().map(|tables| tables.settings().request_id_header.clone());
+    let given = id_header.as_deref().and_then(|name| view.header_str(name)).filter(|id| is_request_id(id));
+    let seen = &mut downstream.seen;
+    seen.session = SessionId(u64::from_le_bytes(keys.next_octets()));
+    seen.trace = Some(match view.header_str("traceparent").and_then(forwarding::parse_traceparent) {
+        Some(parent) => parent.child(keys.next_octets()),
+        None => TraceParent::new(keys.next_octets(), keys.next_octets()),
+    });
+    seen.request_id = given.map_or_else(|| format!("{:032x}", u128::from_le_bytes(keys.next_octets())), str::to_owned);
+    seen.client = client;
+    seen.target = view.target().to_owned();
+    seen.host = view.header_str("host").unwrap_or("").to_owned();
+}
+
+/// Visible characters that need no quoting anywhere.
+fn is_request_id(id: &str) -> bool {
+    let plain = |byte: u8| {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'+' | b'/' | b'=' | b'@')
+    };
+    !id.is_empty() && id.len() <= REQUEST_ID_CHARS_MAX && id.bytes().all(plain)
+}
+
+fn environment(view: &RequestView<'_>, listener: &Listener) -> Environment {
+    let chosen = listener.environment_header.as_deref().and_then(|name| view.header_str(name));
+    match chosen {
+        Some(value) if value.eq_ignore_ascii_case("sandbox") => Environment::Sandbox,
+        Some(value) if value.eq_ignore_ascii_case("production") => Environment::Production,
+        _ => listener.environment,
+    }
+}
+
+fn refusal_for(fault: UpgradeFault) -> Refusal {
+    match fault {
+        UpgradeFault::Method => Refusal::Method,
+        UpgradeFault::HttpVersion => Refusal::HttpVersion,
+        UpgradeFault::BadHost => Refusal::BadHost,
+        UpgradeFault::NotWebSocket => Refusal::NotWebSocket,
+        UpgradeFault::BodyOnUpgrade => Refusal::BodyOnUpgrade,
+        UpgradeFault::Version => Refusal::Version,
+        UpgradeFault::BadKey => Refusal::BadKey,
+        UpgradeFault::BadOffer => Refusal::BadOffer,
+    }
+}
+
+/// Says 101, with what the endpoint agreed to.
+pub async fn accept(
+    shard: &Shard,
+    downstream: &mut Downstream,
+    request: &Request,
+    agreed: &Agreed,
+) -> Result<(), Stop> {
+    let id_header = shard.tables().map_or_else(String::new, |tables| tables.settings().request_id_header.clone());
+    let mut answer = Vec::with_capacity(256);
+    let extra = [(id_header.as_str(), downstream.seen.request_id.as_str())];
+    write_switch(&mut answer, &request.upgrade.key.accept(), agreed, &extra).map_err(|_| Refusal::Internal)?;
+    let timeout = Duration::from(downstream.listener.handshake_timeout);
+    match monoio::time::timeout(timeout, downstream.socket.send_all(&answer)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(Stop::Gone),
+    }
+}
+
+/// Answers a connection whose journey has ended, closes it, and writes that down.
+pub async fn dismiss(shard: &Rc<Shard>, downstream: Downstream, stop: Stop) {
+    let tables = shard.tables();
+    let secrets = tables.as_ref().map_or(&[][..], |tables| &tables.settings().secret_query_parameters);
+    match stop {
+        Stop::Gone => {}
+        Stop::Healthy => say(&downstream, 200, &[], "ok").await,
+        Stop::Refused(refusal) => {
+            shard.record.refused(refusal);
+            let record = downstream.seen.record(&downstream.listener, &Agreed::default(), secrets);
+            shard.shared.log.write(Line::Refused(Box::new(Refused::new(record, refusal))));
+            if refusal != Refusal::BadProxyHeader {
+                let row = refusal.row();
+                let extra: &[(&str, &str)] = if row.status == 503 { &[("Retry-After", RETRY_AFTER_S)] } else { &[] };
+                say(&downstream, row.status, extra, row.sentence).await;
+            }
+        }
+        Stop::Answered(status) => {
+            shard.record.answered_by_upstream(status);
+            let record = downstream.seen.record(&downstream.listener, &Agreed::default(), secrets);
+            shard.shared.log.write(Line::Refused(Box::new(Refused::by_upstream(record, status))));
+            linger(&downstream).await;
+        }
+    }
+}
+
+async fn say(downstream: &Downstream, status: u16, extra: &[(&str, &str)], body: &str) {
+    let mut answer = Vec::with_capacity(256);
+    if write_refusal(&mut answer, status, extra, body).is_err() {
+        return;
+    }
+    let sent = monoio::time::timeout(LINGER, downstream.socket.send_all(&answer)).await;
+    if matches!(sent, Ok(Ok(()))) {
+        linger(downstream).await;
+    }
+}
+
+/// Ends our direction, and reads away a bounded part of what still comes, so that the answer is not lost to a reset.
+async fn linger(downstream: &Downstream) {
+    downstream.socket.shutdown();
+    let mut left = LINGER_BYTES_MAX;
+    let drained = async {
+        let mut scratch = [0; READ_BYTES];
+        while left > 0 {
+            match downstream.socket.receive(&mut scratch).await {
+                Ok(0) | Err(_) => return,
+                Ok(received) => left = left.saturating_sub(received),
+            }
+        }
+    };
+    // Whether it went by itself or not, it is dropped now.
+    let _ = monoio::time::timeout(LINGER, drained).await;
+}

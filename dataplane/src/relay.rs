@@ -1,0 +1,190 @@
+//! The room where a session lives: from the two answered handshakes until both connections have ended.
+//!
+//! [`session`] decides, [`readiness`] moves the bytes; neither knows how the session came to be. The corridor hands a
+//! pair of sockets over and its task ends: an established session is an entry of the worker's engine.
+
+pub mod keys;
+pub mod readiness;
+pub mod session;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+pub use keys::Keys;
+pub use readiness::Engine;
+pub use session::{Birth, Ending, Leg, Session, Totals};
+
+use proto::snapshot::{Mask, SessionOptions};
+
+use crate::admit::Permit;
+use crate::connect::Upstream;
+use crate::handshake::{Downstream, Request};
+use crate::record::{ApiCounters, Cause, Closed, Direction, Line, Log, SessionRecord};
+use crate::route::Route;
+use crate::shard::{ConnectionCount, Shard};
+use crate::tables::{ApiEntry, EndpointEntry, Fate, Tables};
+
+/// The evidence of a whole journey: both handshakes are complete.
+pub struct Established {
+    /// The tables under which it was made.
+    pub tables: Arc<Tables>,
+    /// Where it led.
+    pub route: Route,
+    /// That it may.
+    pub permit: Permit,
+    /// The endpoint's side.
+    pub upstream: Upstream,
+    /// The client's side.
+    pub request: Request,
+}
+
+/// Makes a session of a journey and gives it to the worker's engine.
+pub fn hand_over(shard: &Shard, downstream: Downstream, established: Established) {
+    let Established { tables, route, permit: _, upstream, request } = established;
+    let now_ms = shard.now_ms();
+    let api = route.api;
+    let record =
+        downstream.seen.record(&downstream.listener, upstream.agreed(), &tables.settings().secret_query_parameters);
+    let counters = shard.record.api(&api.api.name, &api.api.version);
+    counters.session_opened();
+    shard.record.handshake_accepted(downstream.seen.accepted.elapsed());
+    shard.shared.log.write(Line::Opened(Box::new(record.clone())));
+    let birth = Birth {
+        limits: Arc::clone(&api.limits),
+        rsv1: upstream.agreed().deflate,
+        fresh_mask: route.upstream.config.mask == Mask::Fresh,
+        expires_ms: expires_ms(&api.api.session, now_ms, &mut shard.keys.borrow_mut()),
+        now_ms,
+    };
+    let resident = Resident {
+        counters,
+        endpoint: upstream.live,
+        connection: downstream.connection,
+        record,
+        log: shard.shared.log.clone(),
+        began_ms: now_ms,
+        api,
+    };
+    let mut session = Session::new(birth);
+    catch_up(shard, &tables, &resident.api, &mut session, now_ms);
+    let handover = Handover {
+        session,
+        client: downstream.socket.into_fd(),
+        upstream: upstream.socket.into_fd(),
+        client_early: request.into_early(),
+        upstream_early: upstream.early,
+        resident,
+    };
+    let mut engine = shard.engine.borrow_mut();
+    engine.begin(handover, now_ms);
+    shard.alarm.ring_if_earlier(engine.due_ms());
+}
+
+/// What has changed between the route and now reached the live sessions, but not this one yet.
+fn catch_up(shard: &Shard, tables: &Tables, api: &ApiEntry, session: &mut Session, now_ms: u64) {
+    let window_ms = tables.settings().drain_window.as_ms();
+    let at_ms = || now_ms + shard.keys.borrow_mut().below(window_ms + 1);
+    if shard.is_draining() {
+        session.drain_at(at_ms(), Cause::Drain);
+    }
+    let Some(current) = shard.tables() else { return };
+    match tables.changes(&current).fate(api, session.limits()) {
+        Fate::Untouched => {}
+        Fate::Limits(limits) => session.adopt_limits(&limits),
+        Fate::Retired => session.drain_at(at_ms(), Cause::Unpublished),
+    }
+}
+
+/// When the lifetime is over: shortened by a random part, so that sessions that began together do not end together.
+fn expires_ms(options: &SessionOptions, now_ms: u64, keys: &mut Keys) -> u64 {
+    let lifetime_ms = options.lifetime.as_ms();
+    if lifetime_ms == 0 {
+        return u64::MAX;
+    }
+    let jitter_ms = lifetime_ms / 100 * u64::from(options.lifetime_jitter_percent.min(100));
+    now_ms + lifetime_ms - keys.below(jitter_ms + 1)
+}
+
+/// Everything that an engine needs to drive a session.
+pub struct Handover {
+    /// The session.
+    pub session: Session,
+    /// The client's socket.
+    pub client: OwnedFd,
+    /// The endpoint's socket.
+    pub upstream: OwnedFd,
+    /// What the client sent behind its request.
+    pub client_early: Vec<u8>,
+    /// What the endpoint sent behind its 101.
+    pub upstream_early: Vec<u8>,
+    /// What stays with the session.
+    pub resident: Resident,
+}
+
+/// What stays with a session while it lives: what it was admitted under, and what its closing line needs.
+pub struct Resident {
+    /// The API version, as it was at admission.
+    pub api: Arc<ApiEntry>,
+    /// Where its frames are counted.
+    pub counters: Arc<ApiCounters>,
+    /// Its place among the endpoint's live sessions.
+    pub endpoint: LiveSession,
+    /// Its place among the process's connections.
+    pub connection: ConnectionCount,
+    /// Who and where.
+    pub record: SessionRecord,
+    /// Where the closing line goes.
+    pub log: Log,
+    /// When it began, on the worker's clock.
+    pub began_ms: u64,
+}
+
+/// Counts a session towards its endpoint for as long as it lives.
+pub struct LiveSession {
+    endpoint: Arc<EndpointEntry>,
+}
+
+impl LiveSession {
+    /// One more.
+    pub fn on(endpoint: &Arc<EndpointEntry>) -> Self {
+        endpoint.live.fetch_add(1, Ordering::Relaxed);
+        Self { endpoint: Arc::clone(endpoint) }
+    }
+}
+
+impl Drop for LiveSession {
+    fn drop(&mut self) {
+        self.endpoint.live.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Resident {
+    /// The session is over: counts and writes it down.
+    fn ended(self, ending: Ending, from_client: Totals, from_upstream: Totals, now_ms: u64) {
+        let duration = Duration::from_millis(now_ms.saturating_sub(self.began_ms));
+        self.counters.session_closed(ending.code.0, ending.side, duration);
+        let mut messages = [0; 2];
+        let mut bytes = [0; 2];
+        for (direction, totals) in [(Direction::ToUpstream, from_client), (Direction::ToClient, from_upstream)] {
+            messages[direction.index()] = totals.messages;
+            bytes[direction.index()] = totals.bytes;
+        }
+        self.log.write(Line::Closed(Box::new(Closed {
+            record: self.record,
+            time_ms: wall_clock_ms(),
+            duration,
+            messages,
+            bytes,
+            code: ending.code.0,
+            side: ending.side,
+            cause: ending.cause,
+        })));
+    }
+}
+
+/// Milliseconds since 1970.
+pub fn wall_clock_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

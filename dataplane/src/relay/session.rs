@@ -1,0 +1,894 @@
+//! An established session as a value: which bytes pass, which stay, what the gateway says itself, and when it ends.
+//!
+//! Sans-IO. It sees every frame header of both directions and no payload that it does not have to; the engine moves the
+//! bytes, and says when a leg is lost, clogged or not being read. Feed, drain, feed:
+//!
+//! ```text
+//! let held = session.take_held(from, ..);          // the start of a frame that was not whole last time goes in front
+//! while at < bytes.len() {
+//!     let step = session.receive(from, &mut bytes[at..], facts);
+//!     send(other, &bytes[at..at + step.send]);      // as it now stands: a key may have been replaced in place
+//!     while let Some(frame) = session.output(other) { send(other, frame) }
+//!     at += step.consumed;
+//! }
+//! while let Some(frame) = session.output(from) { send(from, frame) }
+//! ```
+//!
+//! Budget per frame on the pass-through path: no allocation, no copy, one look at the header. Masking: client frames
+//! keep the key their client chose (RFC 6455 §10.3 wants bytes on the wire that no script can choose: a browser's key
+//! is unpredictable to its scripts, and nobody new learns it here); a key that is zero or repeated is replaced.
+
+use std::sync::Arc;
+
+use proto::limits::{CONTROL_PAYLOAD_MAX, FRAME_HEADER_MAX};
+use proto::snapshot::{IdleBy, LegPings, MessageLimits, PeerPings, SessionOptions};
+use proto::ws::utf8::Utf8;
+use proto::ws::{CloseCode, ClosePayload, FrameHeader, Opcode, Parse, Sender, Violation, frame, mask};
+
+use super::keys::Keys;
+use crate::record::{ApiCounters, Cause, Direction, Side};
+
+/// Bytes of the longest control frame, and so of what a session may hold back.
+pub const CONTROL_FRAME_MAX: usize = FRAME_HEADER_MAX + CONTROL_PAYLOAD_MAX;
+/// Bytes of payload that are unmasked at a time for the UTF-8 check.
+const UTF8_CHUNK_BYTES: usize = 4096;
+/// Bytes of the gateway's own ping payload.
+const PING_BYTES: usize = 8;
+/// A closing handshake that makes progress may take this many close timeouts in all.
+const CLOSE_TIMEOUTS_MAX: u64 = 30;
+
+/// One of the two connections of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Leg {
+    /// To the client; the gateway is the server.
+    Client,
+    /// To the endpoint; the gateway is the client.
+    Upstream,
+}
+
+impl Ending {
+    /// The process ended before the session did.
+    pub const KILLED: Self = Self { code: CloseCode::ABNORMAL, side: Side::Gateway, cause: Cause::Killed };
+}
+
+impl Leg {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::Client, Self::Upstream];
+
+    /// The other one.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Upstream,
+            Self::Upstream => Self::Client,
+        }
+    }
+
+    /// What flows when this leg sends.
+    const fn direction(self) -> Direction {
+        match self {
+            Self::Client => Direction::ToUpstream,
+            Self::Upstream => Direction::ToClient,
+        }
+    }
+
+    const fn side(self) -> Side {
+        match self {
+            Self::Client => Side::Client,
+            Self::Upstream => Side::Upstream,
+        }
+    }
+
+    const fn sender(self) -> Sender {
+        match self {
+            Self::Client => Sender::Client,
+            Self::Upstream => Sender::Server,
+        }
+    }
+}
+
+/// What the session is told with every call.
+pub struct Facts<'a> {
+    /// Milliseconds on the worker's clock.
+    pub now_ms: u64,
+    /// The options under which the session was admitted.
+    pub options: &'a SessionOptions,
+    /// Where frames are counted.
+    pub counters: &'a ApiCounters,
+    /// Where fresh masking keys come from.
+    pub keys: &'a mut Keys,
+}
+
+/// What became of the bytes that were given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// The first so many go to the other leg as they now stand.
+    pub send: usize,
+    /// So many have been dealt with; at least `send`. The rest is given again, after the output has been drained.
+    pub consumed: usize,
+}
+
+/// A control frame that the gateway sends.
+#[derive(Debug)]
+pub struct ControlFrame {
+    bytes: [u8; CONTROL_FRAME_MAX],
+    length: usize,
+}
+
+impl ControlFrame {
+    fn new(opcode: Opcode, payload: &[u8], key: Option<[u8; 4]>) -> Self {
+        let (header, at) = FrameHeader::control(opcode, key, payload.len()).encode();
+        let length = at + payload.len();
+        let mut bytes = [0; CONTROL_FRAME_MAX];
+        bytes[..at].copy_from_slice(&header[..at]);
+        bytes[at..length].copy_from_slice(payload);
+        if let Some(key) = key {
+            mask::apply(&mut bytes[at..length], key, 0);
+        }
+        Self { bytes, length }
+    }
+
+    /// The frame, header and payload.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+/// How a session ended: the first thing that began its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ending {
+    /// Close code: the one that was sent, 1005 for a close frame without one, 1006 for a lost connection.
+    pub code: CloseCode,
+    /// Who began it.
+    pub side: Side,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// Messages and payload bytes that one leg has sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Data messages, counted at their end.
+    pub messages: u64,
+    /// Payload bytes of data frames.
+    pub bytes: u64,
+}
+
+/// How a leg's connection stands, as far as the session knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LegState {
+    /// Both ways are of use.
+    Open,
+    /// Both close frames have passed: what has been sent is flushed, then the connection ends.
+    Finished,
+    /// The peer is gone, or nothing sensible can be sent to it any more: drop it.
+    Cut,
+}
+
+/// What the engine knows about a leg, for judging it by the clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LegView {
+    /// It is not being read, because the other leg does not take what it sends.
+    pub unread: bool,
+    /// Bytes are waiting to be sent to it.
+    pub clogged: bool,
+    /// Bytes have been taken by it since the last look, though some are still waiting in the kernel.
+    pub draining: bool,
+}
+
+/// A WebSocket session between a client and an endpoint.
+pub struct Session {
+    inbound: [Inbound; 2],
+    outbound: [Outbound; 2],
+    limits: Arc<MessageLimits>,
+    totals: [Totals; 2],
+    rsv1: bool,
+    fresh_mask: bool,
+    /// When the lifetime is over; `u64::MAX`: never.
+    expires_ms: u64,
+    /// When the drain reaches this session; `u64::MAX`: no drain.
+    drain_at_ms: u64,
+    drain_cause: Cause,
+    active_ms: u64,
+    /// When the closing handshake began; 0: it has not.
+    closing_ms: u64,
+    /// When a closing handshake that makes no progress ends.
+    close_by_ms: u64,
+    ending: Option<Ending>,
+}
+
+/// What comes from one peer.
+#[derive(Default)]
+struct Inbound {
+    /// Payload bytes of the current data frame that are still to come.
+    remaining: u64,
+    /// Payload bytes of the current message that have been announced.
+    message_bytes: u64,
+    fragments: u32,
+    in_message: bool,
+    text: bool,
+    /// Text that is being checked.
+    checked: bool,
+    /// The current frame ends its message.
+    fin: bool,
+    /// A close frame has come: what follows it does not count (RFC 6455 §5.5.1).
+    closed: bool,
+    /// The peer broke a rule: nothing more from it counts.
+    ignored: bool,
+    lost: bool,
+    /// The key of the last frame, to see one that repeats.
+    last_key: Option<[u8; 4]>,
+    key: [u8; 4],
+    /// What replaces the client's key, when it must be replaced: old XOR new.
+    remask: Option<[u8; 4]>,
+    phase: usize,
+    utf8: Utf8,
+    control_second: u32,
+    control_frames: u32,
+    heard_ms: u64,
+    held: Option<Box<Held>>,
+    /// The ceilings that hold for the current message; newer ones begin with the next.
+    limits: Option<Arc<MessageLimits>>,
+}
+
+/// The start of a frame that is not whole yet: a header, or a control frame.
+struct Held {
+    bytes: [u8; CONTROL_FRAME_MAX],
+    length: usize,
+}
+
+/// What the gateway itself has to say to one peer.
+#[derive(Default)]
+struct Outbound {
+    close: CloseState,
+    /// The payload of the newest ping that has not been answered.
+    pong: Option<Box<[u8]>>,
+    ping_owed: bool,
+    /// The ping that waits for its pong, and since when.
+    ping: Option<([u8; PING_BYTES], u64)>,
+    cut: bool,
+}
+
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum CloseState {
+    #[default]
+    Open,
+    Owed(CloseCode, &'static str),
+    Sent,
+}
+
+impl Outbound {
+    fn wants(&self) -> bool {
+        self.pong.is_some() || self.ping_owed || matches!(self.close, CloseState::Owed(..))
+    }
+
+    fn owe_close(&mut self, code: CloseCode, reason: &'static str) {
+        if self.close == CloseState::Open {
+            self.close = CloseState::Owed(code, reason);
+        }
+    }
+}
+
+/// What a new session is born with.
+pub struct Birth {
+    /// Ceilings of its messages.
+    pub limits: Arc<MessageLimits>,
+    /// permessage-deflate is agreed, so RSV1 has a meaning.
+    pub rsv1: bool,
+    /// Every client frame gets a fresh key.
+    pub fresh_mask: bool,
+    /// When its lifetime is over, milliseconds on the worker's clock; `u64::MAX`: never.
+    pub expires_ms: u64,
+    /// Now.
+    pub now_ms: u64,
+}
+
+impl Session {
+    /// A session whose handshakes are complete.
+    pub fn new(birth: Birth) -> Self {
+        let inbound = || Inbound { heard_ms: birth.now_ms, ..Inbound::default() };
+        Self {
+            inbound: [inbound(), inbound()],
+            outbound: [Outbound::default(), Outbound::default()],
+            limits: birth.limits,
+            totals: [Totals::default(); 2],
+            rsv1: birth.rsv1,
+            fresh_mask: birth.fresh_mask,
+            expires_ms: birth.expires_ms,
+            drain_at_ms: u64::MAX,
+            drain_cause: Cause::Drain,
+            active_ms: birth.now_ms,
+            closing_ms: 0,
+            close_by_ms: 0,
+            ending: None,
+        }
+    }
+
+    /// Messages and bytes that this leg has sent.
+    pub fn totals(&self, from: Leg) -> Totals {
+        self.totals[from as usize]
+    }
+
+    /// How it ended, once it began to.
+    pub fn ending(&self) -> Option<Ending> {
+        self.ending
+    }
+
+    /// Ceilings that hold from the next message on.
+    pub fn adopt_limits(&mut self, limits: &Arc<MessageLimits>) {
+        self.limits = Arc::clone(limits);
+    }
+
+    /// The ceilings for new messages.
+    pub fn limits(&self) -> &Arc<MessageLimits> {
+        &self.limits
+    }
+
+    /// Closes with 1012 at this time, unless it ends before.
+    pub fn drain_at(&mut self, at_ms: u64, cause: Cause) {
+        if at_ms < self.drain_at_ms {
+            self.drain_at_ms = at_ms;
+            self.drain_cause = cause;
+        }
+    }
+
+    /// Moves what is held from this leg to the end of `room`, which is at least [`CONTROL_FRAME_MAX`] long, and returns its
+    /// length.
+    pub fn take_held(&mut self, from: Leg, room: &mut [u8]) -> usize {
+        let Some(held) = self.inbound[from as usize].held.take() else { return 0 };
+        let at = room.len() - held.length;
+        room[at..].copy_from_slice(&held.bytes[..held.length]);
+        held.length
+    }
+
+    /// How many of the next bytes of this leg would pass unseen: payload that needs no look and no new key.
+    pub fn unseen(&self, from: Leg) -> u64 {
+        let inbound = &self.inbound[from as usize];
+        let seen = inbound.checked || inbound.remask.is_some() || inbound.ignored || self.discards(from);
+        if seen { 0 } else { inbound.remaining }
+    }
+
+    /// Looks at bytes that came from a leg; see the module's example. `bytes` is not empty.
+    pub fn receive(&mut self, from: Leg, bytes: &mut [u8], facts: &mut Facts<'_>) -> Step {
+        let to = from.other();
+        self.inbound[from as usize].heard_ms = facts.now_ms;
+        let discards = self.discards(from);
+        let mut at = 0;
+        // Where the frame began that is being looked at, if it began in these bytes.
+        let mut frame_at = None;
+        while at < bytes.len() {
+            let inbound = &self.inbound[from as usize];
+            if inbound.ignored || inbound.closed {
+                return Step { send: if discards { 0 } else { at }, consumed: bytes.len() };
+            }
+            if inbound.remaining == 0 {
+                match self.frame_start(from, bytes, at, facts) {
+                    Ok(Start::Payload { header }) => {
+                        frame_at = Some(at);
+                        at += header;
+                    }
+                    Ok(Start::Pass { length }) => {
+                        at += length;
+                    }
+                    Ok(Start::Keep { length }) => {
+                        return Step { send: if discards { 0 } else { at }, consumed: at + length };
+                    }
+                    Ok(Start::Hold) => {
+                        self.hold(from, &bytes[at..]);
+                        return Step { send: if discards { 0 } else { at }, consumed: bytes.len() };
+                    }
+                    Err(violation) => {
+                        self.violate(from, violation, false, facts);
+                        return Step { send: if discards { 0 } else { at }, consumed: bytes.len() };
+                    }
+                }
+            }
+            if self.inbound[from as usize].remaining > 0 {
+                let end = payload_end(at, self.inbound[from as usize].remaining, bytes.len());
+                if let Err(violation) = self.payload(from, &mut bytes[at..end], facts) {
+                    // What began in these bytes has not been sent: then the other leg is still at a frame's boundary.
+                    self.violate(from, violation, frame_at.is_none(), facts);
+                    return Step { send: if discards { 0 } else { frame_at.unwrap_or(0) }, consumed: bytes.len() };
+                }
+                at = end;
+            }
+            if self.inbound[from as usize].remaining == 0 {
+                if let Err(violation) = self.frame_end(from, facts) {
+                    self.violate(from, violation, frame_at.is_none(), facts);
+                    return Step { send: if discards { 0 } else { frame_at.unwrap_or(0) }, consumed: bytes.len() };
+                }
+                frame_at = None;
+                if self.outbound[to as usize].wants() {
+                    break;
+                }
+            }
+        }
+        Step { send: if discards { 0 } else { at }, consumed: at }
+    }
+
+    /// Whether what this leg sends goes nowhere any more.
+    fn discards(&self, from: Leg) -> bool {
+        let to = from.other();
+        let outbound = &self.outbound[to as usize];
+        outbound.close == CloseState::Sent || outbound.cut || self.inbound[to as usize].lost
+    }
+
+    /// Keeps the start of a frame until the rest of it has come.
+    fn hold(&mut self, from: Leg, start: &[u8]) {
+        let mut bytes = [0; CONTROL_FRAME_MAX];
+        bytes[..start.len()].copy_from_slice(start);
+        self.inbound[from as usize].held = Some(Box::new(Held { bytes, length: start.len() }));
+    }
+
+    /// Reads the header at `bytes[at..]`, and the whole frame if it is a control frame.
+    fn frame_start(
+        &mut self,
+        from: Leg,
+        bytes: &mut [u8],
+        at: usize,
+        facts: &mut Facts<'_>,
+    ) -> Result<Start, Violation> {
+        let rsv1 = self.rsv1;
+        let (header, length) = match frame::parse(&bytes[at..], from.sender(), rsv1)? {
+            Parse::Complete(header, length) => (header, length),
+            Parse::Partial { .. } => return Ok(Start::Hold),
+        };
+        if header.opcode.is_control() {
+            let end = at + length + header.length as usize;
+            if end > bytes.len() {
+                return Ok(Start::Hold);
+            }
+            return self.control(from, &header, &mut bytes[at..end], length, facts);
+        }
+        self.data_frame(from, &header, facts)?;
+        if from == Leg::Client {
+            self.choose_key(&header, &mut bytes[at + length - 4..at + length], facts.keys);
+        }
+        Ok(Start::Payload { header: length })
+    }
+
+    /// The rules of RFC 6455 §5.4 and the ceilings, on a data frame's header.
+    fn data_frame(&mut self, from: Leg, header: &FrameHeader, facts: &mut Facts<'_>) -> Result<(), Violation> {
+        let inbound = &mut self.inbound[from as usize];
+        match (header.opcode, inbound.in_message) {
+            (Opcode::Continuation, false) => return Err(Violation::UnexpectedContinuation),
+            (Opcode::Text | Opcode::Binary, true) => return Err(Violation::ExpectedContinuation),
+            (Opcode::Continuation, true) => {}
+            _ => {
+                inbound.in_message = true;
+                inbound.text = header.opcode == Opcode::Text;
+                inbound.checked = facts.options.validate_utf8 && inbound.text && !header.rsv1;
+                inbound.message_bytes = 0;
+                inbound.fragments = 0;
+                if !inbound.limits.as_ref().is_some_and(|limits| Arc::ptr_eq(limits, &self.limits)) {
+                    inbound.limits = Some(Arc::clone(&self.limits));
+                }
+            }
+        }
+        let limits = inbound.limits.as_ref().unwrap_or(&self.limits);
+        let over = |ceiling: u64, bytes: u64| ceiling != 0 && bytes > ceiling;
+        if over(limits.max_frame.as_bytes(), header.length) {
+            return Err(Violation::FrameTooLarge);
+        }
+        inbound.message_bytes = inbound.message_bytes.saturating_add(header.length);
+        if over(limits.max_message.as_bytes(), inbound.message_bytes) {
+            return Err(Violation::MessageTooLarge);
+        }
+        inbound.fragments = inbound.fragments.saturating_add(1);
+        if over(limits.max_fragments.into(), inbound.fragments.into()) {
+            return Err(Violation::TooManyFragments);
+        }
+        inbound.remaining = header.length;
+        inbound.fin = header.fin;
+        self.active_ms = facts.now_ms;
+        facts.counters.frame(from.direction(), header.opcode);
+        Ok(())
+    }
+
+    /// Keeps the client's key, or replaces one that can be predicted. `place` is where the key stands.
+    fn choose_key(&mut self, header: &FrameHeader, place: &mut [u8], keys: &mut Keys) {
+        let inbound = &mut self.inbound[Leg::Client as usize];
+        let key = header.mask.expect("a client's frame without a mask is a violation");
+        let predictable = key == [0; 4] || inbound.last_key == Some(key);
+        inbound.last_key = Some(key);
+        inbound.key = key;
+        inbound.phase = 0;
+        inbound.remask = (self.fresh_mask || predictable).then(|| {
+            let fresh = keys.next_key();
+            place.copy_from_slice(&fresh);
+            std::array::from_fn(|index| key[index] ^ fresh[index])
+        });
+    }
+
+    /// Payload of a data frame.
+    fn payload(&mut self, from: Leg, bytes: &mut [u8], facts: &mut Facts<'_>) -> Result<(), Violation> {
+        let inbound = &mut self.inbound[from as usize];
+        inbound.remaining -= bytes.len() as u64;
+        self.totals[from as usize].bytes += bytes.len() as u64;
+        facts.counters.bytes(from.direction(), bytes.len() as u64);
+        self.active_ms = facts.now_ms;
+        if inbound.checked {
+            match from {
+                Leg::Client => check_masked(&mut inbound.utf8, bytes, inbound.key, inbound.phase)?,
+                Leg::Upstream => inbound.utf8.feed(bytes)?,
+            }
+        }
+        let phase = inbound.phase;
+        inbound.phase = (phase + bytes.len()) % 4;
+        if let Some(remask) = inbound.remask {
+            mask::apply(bytes, remask, phase);
+        }
+        Ok(())
+    }
+
+    /// The last byte of a data frame has been seen.
+    fn frame_end(&mut self, from: Leg, facts: &mut Facts<'_>) -> Result<(), Violation> {
+        let inbound = &mut self.inbound[from as usize];
+        if !inbound.fin || !inbound.in_message {
+            return Ok(());
+        }
+        if inbound.checked {
+            inbound.utf8.finish()?;
+        }
+        inbound.in_message = false;
+        inbound.checked = false;
+        inbound.remask = None;
+        self.totals[from as usize].messages += 1;
+        facts.counters.message(from.direction(), inbound.text, inbound.message_bytes);
+        Ok(())
+    }
+
+    /// A whole control frame: `frame` is its header of `header_length` bytes and its payload.
+    fn control(
+        &mut self,
+        from: Leg,
+        header: &FrameHeader,
+        frame: &mut [u8],
+        header_length: usize,
+        facts: &mut Facts<'_>,
+    ) -> Result<Start, Violation> {
+        let length = frame.len();
+        self.count_control(from, facts)?;
+        facts.counters.frame(from.direction(), header.opcode);
+        if facts.options.idle_by == IdleBy::Frame {
+            self.active_ms = facts.now_ms;
+        }
+        let mut payload = [0; CONTROL_PAYLOAD_MAX];
+        let payload = &mut payload[..length - header_length];
+        payload.copy_from_slice(&frame[header_length..]);
+        if let Some(key) = header.mask {
+            mask::apply(payload, key, 0);
+        }
+        let passes = match header.opcode {
+            Opcode::Ping => self.ping(from, payload, facts.options),
+            Opcode::Pong => self.pong(from, payload, facts),
+            _ => self.peer_close(from, payload, facts)?,
+        };
+        if !passes {
+            return Ok(Start::Keep { length });
+        }
+        if from == Leg::Client {
+            // The key of a control frame is judged like any other.
+            self.choose_key(header, &mut frame[header_length - 4..header_length], facts.keys);
+            if let Some(remask) = self.inbound[from as usize].remask.take() {
+                mask::apply(&mut frame[header_length..], remask, 0);
+            }
+        }
+        Ok(Start::Pass { length })
+    }
+
+    fn count_control(&mut self, from: Leg, facts: &Facts<'_>) -> Result<(), Violation> {
+        let ceiling = self.limits.control_frames_per_second;
+        let inbound = &mut self.inbound[from as usize];
+        let second = (facts.now_ms / 1000) as u32;
+        if inbound.control_second != second {
+            inbound.control_second = second;
+            inbound.control_frames = 0;
+        }
+        inbound.control_frames = inbound.control_frames.saturating_add(1);
+        if ceiling != 0 && inbound.control_frames > ceiling { Err(Violation::ControlFlood) } else { Ok(()) }
+    }
+
+    /// A peer's ping: whether it passes.
+    fn ping(&mut self, from: Leg, payload: &[u8], options: &SessionOptions) -> bool {
+        match options.peer_pings {
+            PeerPings::Forward => true,
+            PeerPings::Answer => {
+                // Only the newest is answered when several wait (RFC 6455 §5.5.3): a flood cannot grow a queue.
+                self.outbound[from as usize].pong = Some(payload.into());
+                false
+            }
+        }
+    }
+
+    /// A peer's pong: whether it passes. The answer to the gateway's own ping stays here.
+    fn pong(&mut self, from: Leg, payload: &[u8], facts: &Facts<'_>) -> bool {
+        let outbound = &mut self.outbound[from as usize];
+        if let Some((expected, sent_ms)) = outbound.ping
+            && payload == expected
+        {
+            outbound.ping = None;
+            facts
+                .counters
+                .pong(from.direction(), std::time::Duration::from_millis(facts.now_ms.saturating_sub(sent_ms)));
+            return false;
+        }
+        facts.options.peer_pings == PeerPings::Forward
+    }
+
+    /// A peer's close frame: whether it passes.
+    fn peer_close(&mut self, from: Leg, payload: &[u8], facts: &Facts<'_>) -> Result<bool, Violation> {
+        let close = ClosePayload::parse(payload)?;
+        let to = from.other();
+        self.inbound[from as usize].closed = true;
+        self.end(Ending { code: close.code(), side: from.side(), cause: Cause::Closed }, facts);
+        self.progress(facts);
+        if self.discards(from) {
+            return Ok(false);
+        }
+        self.outbound[to as usize].close = CloseState::Sent;
+        // Nothing of the gateway's own may follow it.
+        self.outbound[to as usize].pong = None;
+        self.outbound[to as usize].ping_owed = false;
+        Ok(true)
+    }
+
+    /// Ends the session for a rule that a peer broke; `inside` a frame that has partly been sent on.
+    fn violate(&mut self, from: Leg, violation: Violation, inside: bool, facts: &Facts<'_>) {
+        let to = from.other();
+        facts.counters.violation(violation, from.direction());
+        self.end(Ending { code: violation.code(), side: from.side(), cause: Cause::Violation(violation) }, facts);
+        let inbound = &mut self.inbound[from as usize];
+        inbound.ignored = true;
+        self.outbound[from as usize].owe_close(violation.code(), violation.reason());
+        if inside && self.outbound[to as usize].close != CloseState::Sent {
+            self.outbound[to as usize].cut = true;
+        } else {
+            inbound.remaining = 0;
+            self.outbound[to as usize].owe_close(CloseCode::INTERNAL, blame(from));
+        }
+    }
+
+    /// The leg's peer has ended its stream. After its close frame that is in order, and it may still be read from.
+    pub fn end_of_stream(&mut self, from: Leg, facts: &Facts<'_>) {
+        if !self.inbound[from as usize].closed {
+            self.lost(from, facts);
+        }
+    }
+
+    /// The leg's connection has failed: nothing comes from it, and nothing can be sent to it.
+    pub fn lost(&mut self, from: Leg, facts: &Facts<'_>) {
+        let to = from.other();
+        let inbound = &mut self.inbound[from as usize];
+        if std::mem::replace(&mut inbound.lost, true) {
+            return;
+        }
+        inbound.held = None;
+        if inbound.closed {
+            return;
+        }
+        let inside = inbound.remaining > 0 && !inbound.ignored;
+        self.end(Ending { code: CloseCode::ABNORMAL, side: from.side(), cause: Cause::Lost }, facts);
+        if inside && self.outbound[to as usize].close != CloseState::Sent {
+            self.outbound[to as usize].cut = true;
+        }
+        self.outbound[to as usize].owe_close(CloseCode::INTERNAL, loss(from));
+    }
+
+    /// Closes both legs for a reason of the gateway's.
+    pub fn close(&mut self, code: CloseCode, cause: Cause, reason: &'static str, facts: &Facts<'_>) {
+        self.end(Ending { code, side: Side::Gateway, cause }, facts);
+        for leg in Leg::BOTH {
+            self.outbound[leg as usize].owe_close(code, reason);
+        }
+    }
+
+    fn end(&mut self, ending: Ending, facts: &Facts<'_>) {
+        if self.ending.is_none() {
+            self.ending = Some(ending);
+            self.closing_ms = facts.now_ms;
+            self.close_by_ms = facts.now_ms + facts.options.close_timeout.as_ms();
+        }
+    }
+
+    /// A closing handshake has come a step further: its deadline begins again, up to a ceiling.
+    fn progress(&mut self, facts: &Facts<'_>) {
+        let timeout_ms = facts.options.close_timeout.as_ms();
+        self.close_by_ms = (facts.now_ms + timeout_ms).min(self.closing_ms + CLOSE_TIMEOUTS_MAX * timeout_ms);
+    }
+
+    /// Whether anything is to be said to this leg; cheap.
+    pub fn has_output(&self, to: Leg) -> bool {
+        self.outbound[to as usize].wants()
+    }
+
+    /// The next control frame for this leg, where one may stand. While the leg is `clogged` only a close is worth
+    /// queueing: a ping proves nothing then, and the newest pong will do.
+    pub fn output(&mut self, to: Leg, clogged: bool, facts: &mut Facts<'_>) -> Option<ControlFrame> {
+        let source = &self.inbound[to.other() as usize];
+        let inside = source.remaining > 0;
+        let lost = self.inbound[to as usize].lost;
+        let outbound = &mut self.outbound[to as usize];
+        if !outbound.wants() || outbound.cut || inside || lost || outbound.close == CloseState::Sent {
+            return None;
+        }
+        let key = |keys: &mut Keys| (to == Leg::Upstream).then(|| keys.next_key());
+        if !clogged {
+            if let Some(payload) = outbound.pong.take() {
+                return Some(ControlFrame::new(Opcode::Pong, &payload, key(facts.keys)));
+            }
+            if std::mem::take(&mut outbound.ping_owed) {
+                let payload = facts.keys.next_octets();
+                outbound.ping = Some((payload, facts.now_ms));
+                facts.counters.ping_sent(to.other().direction());
+                return Some(ControlFrame::new(Opcode::Ping, &payload, key(facts.keys)));
+            }
+        }
+        let CloseState::Owed(code, reason) = outbound.close else { return None };
+        outbound.close = CloseState::Sent;
+        outbound.pong = None;
+        outbound.ping_owed = false;
+        let mut payload = [0; CONTROL_PAYLOAD_MAX];
+        let length = if code == CloseCode::NO_STATUS {
+            0
+        } else {
+            let reason = &reason.as_bytes()[..reason.len().min(CONTROL_PAYLOAD_MAX - 2)];
+            payload[..2].copy_from_slice(&code.0.to_be_bytes());
+            payload[2..2 + reason.len()].copy_from_slice(reason);
+            2 + reason.len()
+        };
+        let frame = ControlFrame::new(Opcode::Close, &payload[..length], key(facts.keys));
+        self.progress(facts);
+        Some(frame)
+    }
+
+    /// How the leg's connection stands.
+    pub fn leg(&self, leg: Leg) -> LegState {
+        let (inbound, outbound) = (&self.inbound[leg as usize], &self.outbound[leg as usize]);
+        if inbound.lost || outbound.cut {
+            LegState::Cut
+        } else if outbound.close == CloseState::Sent && (inbound.closed || inbound.ignored) {
+            LegState::Finished
+        } else {
+            LegState::Open
+        }
+    }
+
+    /// When a closing session is dropped at the latest, unless it comes a step further.
+    pub fn close_by_ms(&self) -> Option<u64> {
+        self.ending.map(|_| self.close_by_ms)
+    }
+
+    fn is_closing(&self) -> bool {
+        self.ending.is_some()
+    }
+
+    /// What the clock decides: pings, dead peers, idle and absolute timeouts, drains, the end of a closing handshake.
+    /// Returns when to look again at the latest, or `None` when the session is over and both legs are to be dropped.
+    pub fn tick(&mut self, views: [LegView; 2], facts: &mut Facts<'_>) -> Option<u64> {
+        if self.is_closing() {
+            return self.tick_closing(views, facts);
+        }
+        let now_ms = facts.now_ms;
+        let mut due_ms = self.expires_ms.min(self.drain_at_ms);
+        if now_ms >= self.drain_at_ms {
+            self.close(CloseCode::RESTART, self.drain_cause, "service restart", facts);
+        } else if now_ms >= self.expires_ms {
+            self.close(CloseCode::GOING_AWAY, Cause::Lifetime, "session lifetime reached", facts);
+        } else if !facts.options.idle_timeout.is_zero() {
+            let idle_at_ms = self.active_ms + facts.options.idle_timeout.as_ms();
+            if now_ms >= idle_at_ms {
+                self.close(CloseCode::GOING_AWAY, Cause::Idle, "idle", facts);
+            }
+            due_ms = due_ms.min(idle_at_ms);
+        }
+        for leg in Leg::BOTH {
+            due_ms = due_ms.min(self.tick_pings(leg, views[leg as usize], facts));
+        }
+        Some(if self.is_closing() { self.close_by_ms } else { due_ms })
+    }
+
+    fn tick_pings(&mut self, leg: Leg, view: LegView, facts: &Facts<'_>) -> u64 {
+        let pings: &LegPings = match leg {
+            Leg::Client => &facts.options.ping.client,
+            Leg::Upstream => &facts.options.ping.upstream,
+        };
+        if pings.interval.is_zero() || self.is_closing() {
+            return u64::MAX;
+        }
+        let (interval_ms, timeout_ms, now_ms) = (pings.interval.as_ms(), pings.timeout.as_ms(), facts.now_ms);
+        let inbound = &mut self.inbound[leg as usize];
+        let outbound = &mut self.outbound[leg as usize];
+        if view.unread || view.clogged {
+            // Who is not read, or does not read, is not judged by pongs that cannot arrive.
+            inbound.heard_ms = now_ms;
+            outbound.ping = None;
+            return now_ms + interval_ms;
+        }
+        if let Some((_, sent_ms)) = outbound.ping {
+            if inbound.heard_ms > sent_ms {
+                outbound.ping = None;
+            } else if now_ms >= sent_ms + timeout_ms {
+                let ending = Ending { code: CloseCode::ABNORMAL, side: leg.side(), cause: Cause::PingTimeout };
+                self.end(ending, facts);
+                self.lost(leg, facts);
+                return u64::MAX;
+            } else {
+                return sent_ms + timeout_ms;
+            }
+        }
+        if now_ms >= inbound.heard_ms + interval_ms {
+            outbound.ping_owed = true;
+            return now_ms + timeout_ms;
+        }
+        inbound.heard_ms + interval_ms
+    }
+
+    fn tick_closing(&mut self, views: [LegView; 2], facts: &mut Facts<'_>) -> Option<u64> {
+        if views.iter().any(|view| view.draining) {
+            self.progress(facts);
+        }
+        if facts.now_ms < self.close_by_ms {
+            return Some(self.close_by_ms);
+        }
+        // The answer that one peer owes did not come: the other still hears a close frame, if one may stand there.
+        let mut answered = false;
+        for leg in Leg::BOTH {
+            let closed = self.inbound[leg as usize].closed;
+            let outbound = &mut self.outbound[leg as usize];
+            if closed && outbound.close == CloseState::Open {
+                let code = self.ending.map_or(CloseCode::NORMAL, |ending| ending.code);
+                outbound.owe_close(code, "");
+                answered = true;
+            }
+        }
+        if answered && facts.now_ms < self.closing_ms + CLOSE_TIMEOUTS_MAX * facts.options.close_timeout.as_ms() {
+            self.progress(facts);
+            return Some(self.close_by_ms);
+        }
+        None
+    }
+}
+
+/// What stands at the start of a frame.
+enum Start {
+    /// A data frame's header of so many bytes; its payload follows.
+    Payload { header: usize },
+    /// A whole control frame that passes.
+    Pass { length: usize },
+    /// A whole control frame that stays here.
+    Keep { length: usize },
+    /// Not enough to say.
+    Hold,
+}
+
+fn payload_end(at: usize, remaining: u64, end: usize) -> usize {
+    usize::try_from(remaining).map_or(end, |remaining| end.min(at.saturating_add(remaining)))
+}
+
+/// Feeds masked payload to the check without changing it.
+fn check_masked(utf8: &mut Utf8, bytes: &[u8], key: [u8; 4], mut phase: usize) -> Result<(), Violation> {
+    let mut scratch = [0; UTF8_CHUNK_BYTES];
+    for chunk in bytes.chunks(UTF8_CHUNK_BYTES) {
+        let plain = &mut scratch[..chunk.len()];
+        plain.copy_from_slice(chunk);
+        phase = mask::apply(plain, key, phase);
+        utf8.feed(plain)?;
+    }
+    Ok(())
+}
+
+/// The reason that the other leg reads when this one broke a rule.
+const fn blame(from: Leg) -> &'static str {
+    match from {
+        Leg::Client => "client violated the protocol",
+        Leg::Upstream => "service violated the protocol",
+    }
+}
+
+/// The reason that the other leg reads when this one was lost.
+const fn loss(from: Leg) -> &'static str {
+    match from {
+        Leg::Client => "client connection lost",
+        Leg::Upstream => "service connection lost",
+    }
+}

@@ -1,0 +1,37 @@
+//! The corridor: one connection's journey through the rooms, in their order, on one screen.
+//!
+//! Rooms do not call rooms. Each step returns the evidence that the next one asks for; whatever stops a journey is
+//! answered in one place, and a connection that got through belongs to the relay.
+
+use std::rc::Rc;
+
+use crate::admit;
+use crate::connect;
+use crate::handshake::{self, Arrival, Downstream, Stop};
+use crate::relay::{self, Established};
+use crate::route;
+use crate::shard::{HandshakeCount, Shard};
+
+/// Takes a connection from accept to an established session, or to its refusal.
+pub async fn connection(shard: Rc<Shard>, arrival: Arrival) {
+    let _under_way = HandshakeCount::take(&shard);
+    let mut downstream = match Downstream::new(arrival) {
+        Ok(downstream) => downstream,
+        Err(error) => return tracing::warn!(%error, "an accepted connection cannot be watched"),
+    };
+    match journey(&shard, &mut downstream).await {
+        Ok(established) => relay::hand_over(&shard, downstream, established),
+        Err(stop) => handshake::dismiss(&shard, downstream, stop).await,
+    }
+}
+
+async fn journey(shard: &Rc<Shard>, downstream: &mut Downstream) -> Result<Established, Stop> {
+    let request = handshake::read(shard, downstream).await?;
+    let tables = admit::tables(shard)?;
+    let route = route::select(&tables, &request.wanted(downstream, &request.view().route_path()))?;
+    downstream.seen.route(&route);
+    let permit = admit::connection(&route, &request)?;
+    let upstream = connect::open(shard, &tables, &route, &request, downstream).await?;
+    handshake::accept(shard, downstream, &request, upstream.agreed()).await?;
+    Ok(Established { tables, route, permit, upstream, request })
+}

@@ -1,0 +1,114 @@
+//! What one worker owns, and the little that it shares: everything that the rooms of one core ask for.
+//!
+//! A shard belongs to one thread. Other threads reach it through its worker's inbox, and read its counters.
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+
+use crate::alarm::Alarm;
+use crate::bridge::Resolver;
+use crate::record::{Log, ShardRecord};
+use crate::relay::{Engine, Keys};
+use crate::tables::Tables;
+
+/// What all workers share: read often, written seldom.
+pub struct Shared {
+    /// The runnable configuration; `None` before the first snapshot.
+    pub tables: ArcSwap<Option<Arc<Tables>>>,
+    /// The gateway takes no new sessions.
+    pub draining: AtomicBool,
+    /// Connections of all workers, from accept to end.
+    pub connections: AtomicUsize,
+    /// Connections at which new ones are refused: two descriptors each, and a reserve.
+    pub connections_max: usize,
+    /// Name resolution, on the bridge thread.
+    pub resolver: Resolver,
+    /// The session log.
+    pub log: Log,
+}
+
+/// What one worker owns.
+pub struct Shard {
+    /// Number of the worker, from 0.
+    pub number: usize,
+    /// What all workers share.
+    pub shared: Arc<Shared>,
+    /// The sessions that are established.
+    pub engine: RefCell<Engine>,
+    /// Rings when the engine's next deadline moves nearer.
+    pub alarm: Alarm,
+    /// Random octets.
+    pub keys: RefCell<Keys>,
+    /// Counters.
+    pub record: Arc<ShardRecord>,
+    /// A descriptor given up to accept, and refuse, a connection when there is no other.
+    pub spare: Cell<Option<OwnedFd>>,
+    /// Handshakes under way.
+    pub handshakes: Cell<usize>,
+    /// When the worker's clock began.
+    pub epoch: Instant,
+}
+
+impl Shard {
+    /// Milliseconds on this worker's clock, at least 1.
+    pub fn now_ms(&self) -> u64 {
+        self.epoch.elapsed().as_millis() as u64 + 1
+    }
+
+    /// The current tables.
+    pub fn tables(&self) -> Option<Arc<Tables>> {
+        Option::clone(&self.shared.tables.load())
+    }
+
+    /// Whether the gateway takes no new sessions.
+    pub fn is_draining(&self) -> bool {
+        self.shared.draining.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts a connection from accept to its end; a session's permit holds it.
+pub struct ConnectionCount {
+    shared: Arc<Shared>,
+}
+
+impl ConnectionCount {
+    /// One more, or `None` at the ceiling.
+    pub fn take(shared: &Arc<Shared>) -> Option<Self> {
+        let before = shared.connections.fetch_add(1, Ordering::Relaxed);
+        let count = Self { shared: Arc::clone(shared) };
+        (before < shared.connections_max).then_some(count)
+    }
+}
+
+impl Drop for ConnectionCount {
+    fn drop(&mut self) {
+        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts a handshake while it is under way.
+pub struct HandshakeCount {
+    shard: Rc<Shard>,
+}
+
+impl HandshakeCount {
+    /// One more.
+    pub fn take(shard: &Rc<Shard>) -> Self {
+        shard.handshakes.set(shard.handshakes.get() + 1);
+        shard.record.handshake_begun();
+        Self { shard: Rc::clone(shard) }
+    }
+}
+
+impl Drop for HandshakeCount {
+    fn drop(&mut self) {
+        self.shard.handshakes.set(self.shard.handshakes.get() - 1);
+        self.shard.record.handshake_ended();
+    }
+}

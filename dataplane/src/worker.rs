@@ -1,0 +1,429 @@
+//! One pinned thread: its runtime, its accept loops, its engine, and the inbox by which the process reaches it.
+//!
+//! ```text
+//! process ── Order ──► inbox ─┬─ Listen: accept loops begin, change or end ──► serve::connection, a task each
+//!                             ├─ Adopt, Drain, Drop: every session is looked at
+//! epoll set of the engine ────┴─ turn · its next deadline ─ sweep
+//! ```
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam::queue::SegQueue;
+use proto::snapshot::{Bind, Listener};
+
+use crate::alarm::{self, Alarm, Turnstile};
+use crate::handshake::Arrival;
+use crate::listen::{self, Accepted};
+use crate::record::{Cause, ListenerCounters, ShardRecord};
+use crate::refusal::Refusal;
+use crate::relay::{Engine, Keys, Resident, Session};
+use crate::serve;
+use crate::shard::{ConnectionCount, Shard, Shared};
+use crate::socket::{self, Socket};
+use crate::tables::{Fate, Tables};
+
+/// Connections accepted before everybody else has a turn.
+const ACCEPTS_MAX: usize = 64;
+/// How long an accept loop rests when even the spare descriptor does not help.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// Sessions are judged by the clock at most this often.
+const SWEEP_EVERY: Duration = Duration::from_millis(20);
+/// And looked for at least this often.
+const SWEEP_AT_LEAST: Duration = Duration::from_secs(60);
+
+/// Which of monoio's drivers runs a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// io_uring with deferred task work: the cheapest.
+    UringDeferred,
+    /// io_uring as any kernel that has it offers it.
+    Uring,
+    /// epoll.
+    Epoll,
+}
+
+impl Driver {
+    /// As a word for logs and reports.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::UringDeferred | Self::Uring => "io_uring",
+            Self::Epoll => "epoll",
+        }
+    }
+
+    /// Whether this kernel, and this container, lets a worker have it.
+    pub fn is_available(self) -> bool {
+        let outcome = std::thread::spawn(move || match self {
+            Self::UringDeferred => uring(true).build().map(drop),
+            Self::Uring => uring(false).build().map(drop),
+            Self::Epoll => Ok(()),
+        });
+        outcome.join().is_ok_and(|built| built.is_ok())
+    }
+}
+
+/// What the process tells a worker. Orders are carried out one after the other; a sender is dropped when its order is.
+pub enum Order {
+    /// These are the listeners now, with this worker's sockets of those that are new.
+    Listen(Vec<Arc<Listener>>, HashMap<Bind, OwnedFd>, Sender<()>),
+    /// The tables have changed, from these to those: live sessions follow.
+    Adopt(Arc<Tables>, Arc<Tables>, Sender<()>),
+    /// No more accepting; sessions end within this time.
+    Drain(Duration, Sender<()>),
+    /// End every session now, and the worker with them.
+    Stop,
+}
+
+/// A running worker, as the process sees it.
+pub struct Worker {
+    inbox: Arc<Inbox>,
+    thread: JoinHandle<()>,
+}
+
+struct Inbox {
+    orders: SegQueue<Order>,
+    event: OwnedFd,
+}
+
+impl Worker {
+    /// Starts worker `number` on a CPU, if one is given. Returns when its runtime and engine stand.
+    pub fn start(
+        number: usize,
+        cpu: Option<usize>,
+        driver: Driver,
+        shared: Arc<Shared>,
+        record: Arc<ShardRecord>,
+    ) -> io::Result<Self> {
+        let inbox = Arc::new(Inbox { orders: SegQueue::new(), event: alarm::event_fd()? });
+        let (started, outcome) = std::sync::mpsc::channel();
+        let for_thread = Arc::clone(&inbox);
+        let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+            if let Some(cpu) = cpu {
+                pin(cpu);
+            }
+            let main = run(number, shared, record, for_thread, started.clone());
+            let built = match driver {
+                Driver::UringDeferred => uring(true).build().map(|mut runtime| runtime.block_on(main)),
+                Driver::Uring => uring(false).build().map(|mut runtime| runtime.block_on(main)),
+                Driver::Epoll => epoll().build().map(|mut runtime| runtime.block_on(main)),
+            };
+            if let Err(error) = built {
+                // Whoever waits for the start hears of it; later nobody does.
+                let _ = started.send(Err(error));
+            }
+        })?;
+        match outcome.recv() {
+            Ok(Ok(())) => Ok(Self { inbox, thread }),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(io::Error::other("the worker's thread ended")),
+        }
+    }
+
+    /// Gives an order.
+    pub fn order(&self, order: Order) {
+        self.inbox.orders.push(order);
+        alarm::write_event(self.inbox.event.as_raw_fd());
+    }
+
+    /// Whether its thread still runs.
+    pub fn is_alive(&self) -> bool {
+        !self.thread.is_finished()
+    }
+
+    /// Waits for its end, after [`Order::Stop`].
+    pub fn join(self) -> std::thread::Result<()> {
+        self.thread.join()
+    }
+}
+
+fn uring(deferred: bool) -> monoio::RuntimeBuilder<monoio::time::TimeDriver<monoio::IoUringDriver>> {
+    let mut ring = io_uring_06::IoUring::builder();
+    if deferred {
+        ring.setup_single_issuer().setup_defer_taskrun();
+    }
+    monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().uring_builder(ring).enable_timer()
+}
+
+fn epoll() -> monoio::RuntimeBuilder<monoio::time::TimeDriver<monoio::LegacyDriver>> {
+    monoio::RuntimeBuilder::<monoio::LegacyDriver>::new().enable_timer()
+}
+
+fn pin(cpu: usize) {
+    if let Err(error) = monoio::utils::bind_to_cpu_set([cpu]) {
+        tracing::warn!(cpu, %error, "the worker cannot be pinned");
+    }
+}
+
+/// The worker's main task: sets the shard up, then carries out orders until it is told to stop.
+async fn run(
+    number: usize,
+    shared: Arc<Shared>,
+    record: Arc<ShardRecord>,
+    inbox: Arc<Inbox>,
+    started: Sender<io::Result<()>>,
+) {
+    let parts = prepare(number, shared, record, &inbox);
+    let (shard, orders, epoll, turnstile) = match parts {
+        Ok(parts) => parts,
+        Err(error) => {
+            // Whoever waits for the start hears of it; nobody else can be waiting.
+            let _ = started.send(Err(error));
+            return;
+        }
+    };
+    monoio::spawn(turn(Rc::clone(&shard), epoll, turnstile));
+    monoio::spawn(sweep(Rc::clone(&shard)));
+    let _ = started.send(Ok(()));
+    let mut doors = Doors { shard: Rc::clone(&shard), open: HashMap::new() };
+    loop {
+        alarm::read_event(inbox.event.as_raw_fd());
+        while let Some(order) = inbox.orders.pop() {
+            match order {
+                Order::Listen(listeners, sockets, done) => {
+                    doors.set(listeners, sockets);
+                    drop(done);
+                }
+                Order::Adopt(before, tables, done) => {
+                    adopt(&shard, &before, &tables);
+                    drop(done);
+                }
+                Order::Drain(window, done) => {
+                    doors.set(Vec::new(), HashMap::new());
+                    drain(&shard, window);
+                    drop(done);
+                }
+                Order::Stop => {
+                    doors.set(Vec::new(), HashMap::new());
+                    shard.engine.borrow_mut().drop_all(shard.now_ms());
+                    return;
+                }
+            }
+        }
+        if orders.readable().await.is_err() {
+            return;
+        }
+    }
+}
+
+type Parts = (Rc<Shard>, Socket, Socket, Turnstile);
+
+fn prepare(number: usize, shared: Arc<Shared>, record: Arc<ShardRecord>, inbox: &Inbox) -> io::Result<Parts> {
+    let engine = Engine::new(Keys::from_system())?;
+    let epoll = Socket::from_fd(engine.descriptor()?)?;
+    let orders = Socket::from_fd(inbox.event.try_clone()?)?;
+    let shard = Rc::new(Shard {
+        number,
+        shared,
+        engine: RefCell::new(engine),
+        alarm: Alarm::default(),
+        keys: RefCell::new(Keys::from_system()),
+        record,
+        spare: Cell::new(Some(listen::spare_descriptor()?)),
+        handshakes: Cell::new(0),
+        epoch: Instant::now(),
+    });
+    Ok((shard, orders, epoll, Turnstile::new()?))
+}
+
+/// Runs the engine whenever the kernel has something for it.
+async fn turn(shard: Rc<Shard>, epoll: Socket, turnstile: Turnstile) {
+    loop {
+        if let Err(error) = epoll.readable().await {
+            tracing::error!(%error, "the engine's epoll set cannot be awaited");
+            return;
+        }
+        loop {
+            let more = shard.engine.borrow_mut().turn(shard.now_ms());
+            if !more {
+                break;
+            }
+            turnstile.pass().await;
+        }
+        // A session may have begun its end, and with it a nearer deadline.
+        shard.alarm.ring_if_earlier(shard.engine.borrow().due_ms());
+    }
+}
+
+/// Judges sessions by the clock, when the first of them is due.
+async fn sweep(shard: Rc<Shard>) {
+    let turnstile = match Turnstile::new() {
+        Ok(turnstile) => turnstile,
+        Err(error) => return tracing::error!(%error, "sessions cannot be judged by the clock"),
+    };
+    loop {
+        let due_ms = shard.engine.borrow().due_ms();
+        let wait = Duration::from_millis(due_ms.saturating_sub(shard.now_ms())).clamp(SWEEP_EVERY, SWEEP_AT_LEAST);
+        shard.alarm.sleep_until(shard.now_ms() + wait.as_millis() as u64, wait).await;
+        let now_ms = shard.now_ms();
+        if shard.engine.borrow().due_ms() <= now_ms {
+            shard.engine.borrow_mut().sweep(now_ms);
+            while shard.engine.borrow().has_unfinished() {
+                turnstile.pass().await;
+                shard.engine.borrow_mut().turn(shard.now_ms());
+            }
+        }
+    }
+}
+
+/// Live sessions follow a change of the tables.
+fn adopt(shard: &Shard, before: &Tables, tables: &Tables) {
+    let changes = before.changes(tables);
+    if changes.is_empty() {
+        return;
+    }
+    let now_ms = shard.now_ms();
+    let window_ms = tables.settings().drain_window.as_ms();
+    shard.engine.borrow_mut().for_each(now_ms, |session: &mut Session, resident: &mut Resident, keys| {
+        match changes.fate(&resident.api, session.limits()) {
+            Fate::Untouched => {}
+            Fate::Limits(limits) => session.adopt_limits(&limits),
+            Fate::Retired => session.drain_at(now_ms + keys.below(window_ms + 1), Cause::Unpublished),
+        }
+    });
+    shard.alarm.ring();
+}
+
+/// Every session ends at its own time within the window.
+fn drain(shard: &Shard, window: Duration) {
+    let now_ms = shard.now_ms();
+    let window_ms = window.as_millis() as u64;
+    shard.engine.borrow_mut().for_each(now_ms, |session, _, keys| {
+        session.drain_at(now_ms + keys.below(window_ms + 1), Cause::Drain);
+    });
+    shard.alarm.ring();
+}
+
+/// The accept loops of a worker, by what they are bound to.
+struct Doors {
+    shard: Rc<Shard>,
+    open: HashMap<Bind, Rc<Door>>,
+}
+
+/// One listening socket of this worker.
+struct Door {
+    /// Its options, as they are now.
+    listener: RefCell<Arc<Listener>>,
+    counters: RefCell<Arc<ListenerCounters>>,
+    closed: Cell<bool>,
+    closing: Alarm,
+}
+
+impl Doors {
+    /// Opens, changes and closes, so that exactly these are open.
+    fn set(&mut self, listeners: Vec<Arc<Listener>>, mut sockets: HashMap<Bind, OwnedFd>) {
+        let mut before = std::mem::take(&mut self.open);
+        for listener in listeners {
+            let counters = self.shard.record.listener(&listener.name);
+            let door = match before.remove(&listener.bind) {
+                Some(door) => {
+                    *door.listener.borrow_mut() = Arc::clone(&listener);
+                    *door.counters.borrow_mut() = counters;
+                    door
+                }
+                None => match sockets.remove(&listener.bind) {
+                    Some(socket) => self.open(&listener, socket, counters),
+                    None => {
+                        tracing::error!(listener = listener.name, "a listener without a socket");
+                        continue;
+                    }
+                },
+            };
+            self.open.insert(listener.bind.clone(), door);
+        }
+        for door in before.into_values() {
+            door.closed.set(true);
+            door.closing.ring();
+        }
+    }
+
+    fn open(&self, listener: &Arc<Listener>, socket: OwnedFd, counters: Arc<ListenerCounters>) -> Rc<Door> {
+        let door = Rc::new(Door {
+            listener: RefCell::new(Arc::clone(listener)),
+            counters: RefCell::new(counters),
+            closed: Cell::new(false),
+            closing: Alarm::default(),
+        });
+        monoio::spawn(accept_loop(Rc::clone(&self.shard), Rc::clone(&door), socket));
+        door
+    }
+}
+
+async fn accept_loop(shard: Rc<Shard>, door: Rc<Door>, socket: OwnedFd) {
+    let fd = socket.as_raw_fd();
+    let (socket, turnstile) = match Socket::from_fd(socket).and_then(|socket| Ok((socket, Turnstile::new()?))) {
+        Ok(both) => both,
+        Err(error) => return tracing::error!(%error, "a listener cannot be watched"),
+    };
+    while !door.closed.get() {
+        let ready = monoio::select! {
+            ready = socket.readable() => ready,
+            () = door.closing.rung() => Ok(()),
+        };
+        if let Err(error) = ready {
+            tracing::error!(%error, "a listener cannot be awaited");
+            return;
+        }
+        while accept_batch(&shard, &door, fd).await {
+            turnstile.pass().await;
+        }
+    }
+    // Whoever connected before the door closed is let in, or told why not, and not reset.
+    while accept_batch(&shard, &door, fd).await {
+        turnstile.pass().await;
+    }
+}
+
+/// Accepts what waits, up to a batch. Returns whether more may be waiting.
+async fn accept_batch(shard: &Rc<Shard>, door: &Door, fd: RawFd) -> bool {
+    for _ in 0..ACCEPTS_MAX {
+        match listen::accept(fd) {
+            Accepted::Connection(connection, address) => {
+                let Some(count) = ConnectionCount::take(&shard.shared) else {
+                    shed(shard, door, connection);
+                    continue;
+                };
+                door.counters.borrow().accepted();
+                let listener = Arc::clone(&door.listener.borrow());
+                let arrival = Arrival { fd: connection, address, listener, connection: count };
+                monoio::spawn(serve::connection(Rc::clone(shard), arrival));
+            }
+            Accepted::Nobody => return false,
+            Accepted::Passing => {}
+            Accepted::NoDescriptors => {
+                // The queue can only be shortened with a descriptor; one is kept for that.
+                drop(shard.spare.take());
+                if let Accepted::Connection(connection, _) = listen::accept(fd) {
+                    shed(shard, door, connection);
+                }
+                shard.spare.set(listen::spare_descriptor().ok());
+                monoio::time::sleep(ACCEPT_REST).await;
+                return true;
+            }
+        }
+    }
+    true
+}
+
+/// Turns a connection away for want of room, with a 503 if its socket takes one.
+fn shed(shard: &Shard, door: &Door, connection: OwnedFd) {
+    door.counters.borrow().shed();
+    shard.record.refused(Refusal::Full);
+    let row = Refusal::Full.row();
+    let mut answer = Vec::with_capacity(256);
+    let retry = [("Retry-After", "5")];
+    if proto::ws::handshake::write_refusal(&mut answer, row.status, &retry, row.sentence).is_ok() {
+        let fd = connection.as_raw_fd();
+        // What the client has sent already is read, or closing would reset the connection before it reads our answer.
+        let _ = socket::receive(fd, &mut [0; 4096]);
+        let _ = socket::send(fd, &answer);
+        socket::shutdown(fd);
+    }
+}
