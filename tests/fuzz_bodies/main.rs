@@ -23,10 +23,10 @@ fn fuzz_folder() -> PathBuf {
 fn seeds(name: &str) -> Vec<Vec<u8>> {
     let mut files: Vec<_> = fs::read_dir(fuzz_folder().join("seeds").join(name))
         .unwrap_or_else(|error| panic!("proto/fuzz/seeds/{name}: {error}"))
-        .map(|entry| entry.unwrap().path())
+        .map(|entry| entry.expect("a folder can be listed").path())
         .collect();
     files.sort();
-    files.iter().map(|file| fs::read(file).unwrap()).collect()
+    files.iter().map(|file| fs::read(file).expect("a seed can be read")).collect()
 }
 
 fn number(variable: &str) -> Option<u64> {

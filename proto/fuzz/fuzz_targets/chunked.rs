@@ -1,3 +1,5 @@
+//! The fuzzer's door to bodies/chunked.rs, which says what must hold.
+
 #![no_main]
 
 #[path = "../bodies/chunked.rs"]

@@ -1,3 +1,5 @@
+//! The fuzzer's door to bodies/frame.rs, which says what must hold.
+
 #![no_main]
 
 #[path = "../bodies/frame.rs"]

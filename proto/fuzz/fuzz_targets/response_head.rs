@@ -1,3 +1,5 @@
+//! The fuzzer's door to bodies/response_head.rs, which says what must hold.
+
 #![no_main]
 
 #[path = "../bodies/response_head.rs"]

@@ -1,3 +1,5 @@
+//! The fuzzer's door to bodies/utf8.rs, which says what must hold.
+
 #![no_main]
 
 #[path = "../bodies/utf8.rs"]
