@@ -1,9 +1,10 @@
 //! Framing: length, kind, payload. The ceiling is checked, from both sides, before anything grows.
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::Message;
+use super::message::Generation;
 use crate::limits::{ENVELOPE_BYTES_MAX, SMALL_ENVELOPE_BYTES_MAX};
 
 /// Bytes of the length prefix.
@@ -40,6 +41,11 @@ pub enum EnvelopeError {
 /// Reads the length prefix: how many bytes, kind included, follow. Call before allocating for them.
 pub fn length(prefix: [u8; PREFIX_BYTES]) -> Result<usize, EnvelopeError> {
     bounded(u32::from_be_bytes(prefix) as usize, ENVELOPE_BYTES_MAX)
+}
+
+/// Checks the length again when the kind is known. Call it before growing beyond the first byte.
+pub fn length_of_kind(length: usize, kind: u8) -> Result<usize, EnvelopeError> {
+    bounded(length, ceiling(kind))
 }
 
 fn bounded(length: usize, ceiling: usize) -> Result<usize, EnvelopeError> {
@@ -102,6 +108,18 @@ impl Message {
             65 => Self::Response(read(kind, payload)?),
             _ => return Err(EnvelopeError::Kind(kind)),
         })
+    }
+}
+
+/// The generation of a push (kind and payload) that cannot be read as a whole: it can still be answered with a Reject.
+pub fn generation_of_push(bytes: &[u8]) -> Option<Generation> {
+    #[derive(Deserialize)]
+    struct Only {
+        generation: Generation,
+    }
+    match bytes.split_first() {
+        Some((3, payload)) => rmp_serde::from_slice(payload).ok().map(|only: Only| only.generation),
+        _ => None,
     }
 }
 

@@ -1,0 +1,440 @@
+//! The data plane's end of the control socket: dial, say who we are, take pushes, answer each with one Ack or Reject.
+//!
+//! A plain thread with a blocking socket, because nothing here is anybody's session. What a push means is decided in
+//! proto, what serves it is behind [`Apply`]. Losing the control plane changes nothing but a gauge.
+//!
+//! ```text
+//! dial ─▶ Hello ─▶ Welcome ─▶ ┌ Push ─▶ assemble ─▶ apply ─▶ store ─▶ Ack
+//!   ▲  back-off                │              └─ faults ─┴─▶ Reject
+//!   └──────── end, or fault ◀──┴ Drain, Ask ─▶ Report (also by the clock)
+//! ```
+
+mod incoming;
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use proto::control::message::{Ack, Drain, Generation, Hello, Push, Reject, Report, Welcome};
+use proto::control::{EnvelopeError, Message, PROTOCOL_VERSION};
+use proto::limits::PROBLEMS_MAX;
+use proto::snapshot::{Digest, Section, Snapshot};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::health::Health;
+use crate::store::Store;
+use incoming::{Envelope, Incoming};
+
+/// The first pause after a connection failed or ended; it doubles up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// A connection that lived this long was a good one: the next pause is the first again.
+const GOOD_AFTER: Duration = Duration::from_secs(5);
+/// How long the control plane may take for its Welcome, and we for any write.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// An envelope that has begun may pause for at most this long.
+const STALL_MAX: Duration = Duration::from_secs(30);
+/// The same trouble is told again after this.
+const REMIND_AFTER: Duration = Duration::from_secs(60);
+/// Reports are not sent more often than this, whatever a control plane asks for.
+const REPORT_EVERY_MIN: Duration = Duration::from_millis(100);
+/// Bytes of one reason in a Reject.
+const REASON_BYTES_MAX: usize = 1024;
+
+/// What serves: the side of the process that the control plane talks to.
+pub trait Apply: Send + Sync {
+    /// Serves this snapshot from now on, or explains, completely, why not, and then nothing has changed.
+    fn apply(&self, generation: &Generation, snapshot: &Snapshot) -> Result<(), Vec<String>>;
+
+    /// How the process stands. The ticket is filled in by the caller.
+    fn report(&self) -> Report;
+
+    /// Stops accepting and closes sessions over `window`, or over the snapshot's own window.
+    fn drain(&self, window: Option<Duration>);
+}
+
+/// What the link is made of.
+pub struct Parts {
+    /// Path of the control socket.
+    pub control: PathBuf,
+    /// The node's name.
+    pub node: String,
+    /// Who serves.
+    pub apply: Arc<dyn Apply>,
+    /// Where good snapshots are kept; `None` if they are not.
+    pub store: Option<Store>,
+    /// What is being served already, from the store.
+    pub serving: Option<(Generation, Snapshot)>,
+    /// Told of connections and generations.
+    pub health: Arc<Health>,
+}
+
+/// The running link.
+#[derive(Debug)]
+pub struct ControlLink {
+    switch: Arc<Switch>,
+    thread: JoinHandle<()>,
+}
+
+/// Reaches the thread where it waits: in a read, or in a pause.
+#[derive(Debug, Default)]
+struct Switch {
+    stop: AtomicBool,
+    connection: Mutex<Option<UnixStream>>,
+}
+
+impl ControlLink {
+    /// Starts the thread.
+    pub fn start(parts: Parts) -> io::Result<Self> {
+        let switch = Arc::new(Switch::default());
+        let link = Link::new(parts, Arc::clone(&switch));
+        let thread = thread::Builder::new().name("control".into()).spawn(move || link.run())?;
+        Ok(Self { switch, thread })
+    }
+
+    /// Cuts the connection and ends the thread.
+    pub fn stop(self) {
+        self.switch.stop.store(true, Ordering::SeqCst);
+        if let Some(connection) = self.switch.connection().take() {
+            // It may have ended by itself.
+            let _ = connection.shutdown(std::net::Shutdown::Both);
+        }
+        self.thread.thread().unpark();
+        if self.thread.join().is_err() {
+            tracing::error!("the control thread panicked");
+        }
+    }
+}
+
+impl Switch {
+    fn is_off(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// It holds one connection or none, whoever panicked.
+    fn connection(&self) -> MutexGuard<'_, Option<UnixStream>> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error("the control socket {0} cannot be reached")]
+    Dial(PathBuf, #[source] io::Error),
+    #[error("the control socket {path} belongs to user {uid}; only our own user and root are believed")]
+    Stranger { path: PathBuf, uid: u32 },
+    #[error("the connection to the control plane failed")]
+    Connection(#[source] io::Error),
+    #[error("the control plane closed the connection")]
+    Ended,
+    #[error("the control plane did not answer in time")]
+    Silent,
+    #[error("the control plane sent what cannot be understood")]
+    Malformed(#[from] EnvelopeError),
+    #[error("the control plane speaks version {0} of the protocol, this data plane version {PROTOCOL_VERSION}")]
+    Version(u32),
+    #[error("the control plane sent a message of kind {0} where it has no place")]
+    OutOfPlace(u8),
+}
+
+struct Link {
+    control: PathBuf,
+    node: String,
+    apply: Arc<dyn Apply>,
+    store: Option<Store>,
+    health: Arc<Health>,
+    switch: Arc<Switch>,
+    generation: Option<Generation>,
+    /// Sections of what is served: a push need not carry them.
+    held: HashMap<Digest, Arc<Section>>,
+}
+
+impl Link {
+    fn new(parts: Parts, switch: Arc<Switch>) -> Self {
+        let (generation, held) = match parts.serving {
+            Some((generation, snapshot)) => (Some(generation), held(&snapshot)),
+            None => (None, HashMap::new()),
+        };
+        let Parts { control, node, apply, store, health, .. } = parts;
+        Self { control, node, apply, store, health, switch, generation, held }
+    }
+
+    fn run(mut self) {
+        let mut pause = PAUSE_MIN;
+        let mut told = Told::default();
+        while !self.switch.is_off() {
+            let begun = Instant::now();
+            let trouble = match self.session(&mut told) {
+                Ok(never) => match never {},
+                Err(trouble) => trouble,
+            };
+            self.health.control_connected.store(false, Ordering::Relaxed);
+            self.switch.connection().take();
+            if self.switch.is_off() {
+                return;
+            }
+            told.tell(&trouble, Instant::now());
+            if begun.elapsed() >= GOOD_AFTER {
+                pause = PAUSE_MIN;
+            }
+            thread::park_timeout(pause);
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// One connection, from dialling to whatever ends it.
+    fn session(&mut self, told: &mut Told) -> Result<std::convert::Infallible, Trouble> {
+        let stream = dial(&self.control)?;
+        *self.switch.connection() = Some(stream.try_clone().map_err(Trouble::Connection)?);
+        // Whoever stops us has either seen the connection, or is seen here.
+        if self.switch.is_off() {
+            return Err(Trouble::Ended);
+        }
+        let mut wire = Wire { incoming: Incoming::default(), stream };
+        wire.send(&Message::Hello(self.hello()))?;
+        let welcome = wire.welcome()?;
+        self.health.control_connected.store(true, Ordering::Relaxed);
+        tracing::info!(control = %self.control.display(), software = %welcome.software, "connected to the control plane");
+        told.forget();
+
+        let every = match welcome.report_every_ms {
+            0 => None,
+            ms => Some(Duration::from_millis(ms).max(REPORT_EVERY_MIN)),
+        };
+        let mut due = every.map(|every| Instant::now() + every);
+        loop {
+            let envelope = wire.receive(due)?;
+            if let (Some(every), Some(at)) = (every, due)
+                && Instant::now() >= at
+            {
+                self.report(&mut wire, 0)?;
+                due = Some(Instant::now() + every);
+            }
+            if let Some(envelope) = envelope {
+                self.take(&envelope, &mut wire)?;
+            }
+        }
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
+            protocol: PROTOCOL_VERSION,
+            node: self.node.clone(),
+            software: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            applied: self.generation.clone(),
+            sections: self.held.keys().copied().collect(),
+        }
+    }
+
+    fn take(&mut self, envelope: &Envelope, wire: &mut Wire) -> Result<(), Trouble> {
+        let message = match envelope.decode() {
+            Ok(message) => message,
+            Err(error) => {
+                // A push that says at least which generation it is gets the one answer that every push gets.
+                let Some(generation) = envelope.generation() else { return Err(error.into()) };
+                let reasons = vec![with_sources(&error)];
+                return self.reject(generation, reasons, wire);
+            }
+        };
+        match message {
+            Message::Push(push) => self.push(push, wire),
+            Message::Drain(Drain { window_ms }) => {
+                tracing::info!(?window_ms, "the control plane asks for a drain");
+                self.apply.drain(window_ms.map(Duration::from_millis));
+                Ok(())
+            }
+            Message::Ask(ask) => self.report(wire, ask.ticket),
+            other => Err(Trouble::OutOfPlace(other.kind())),
+        }
+    }
+
+    fn push(&mut self, push: Push, wire: &mut Wire) -> Result<(), Trouble> {
+        let begun = Instant::now();
+        let assembled = push.assemble(&|digest| self.held.get(digest).cloned());
+        let (generation, snapshot) = match assembled {
+            Ok(assembled) => assembled,
+            Err((generation, reasons)) => return self.reject(generation, reasons, wire),
+        };
+        // A panic is a fault of ours, but one bad push must not cost the link to the control plane for good.
+        let applied = catch_unwind(AssertUnwindSafe(|| self.apply.apply(&generation, &snapshot)));
+        match applied {
+            Ok(Ok(())) => {}
+            Ok(Err(reasons)) => return self.reject(generation, reasons, wire),
+            Err(_) => return self.reject(generation, vec!["the data plane made a mistake".into()], wire),
+        }
+        let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.health.serving(generation.clone());
+        self.held = held(&snapshot);
+        self.generation = Some(generation.clone());
+        tracing::info!(source = generation.source, number = generation.number, micros, "a generation is applied");
+        self.keep(&generation, &snapshot, push);
+        wire.send(&Message::Ack(Ack { generation, micros }))
+    }
+
+    /// Brings the snapshot to disk. It is served whether or not that works, so a failure is told, and is no Reject.
+    fn keep(&mut self, generation: &Generation, snapshot: &Snapshot, push: Push) {
+        let Some(store) = &mut self.store else { return };
+        if let Err(error) = store.save(generation, snapshot, push.bodies) {
+            self.health.store_failures.fetch_add(1, Ordering::Relaxed);
+            let error = with_sources(&error);
+            tracing::error!(
+                error,
+                "the generation is served, but could not be stored; a restart would find an older one"
+            );
+        }
+    }
+
+    fn reject(&self, generation: Generation, reasons: Vec<String>, wire: &mut Wire) -> Result<(), Trouble> {
+        self.health.rejected();
+        let reasons = bounded(reasons);
+        tracing::warn!(source = generation.source, number = generation.number, ?reasons, "a push is rejected");
+        wire.send(&Message::Reject(Reject { generation, reasons }))
+    }
+
+    fn report(&self, wire: &mut Wire, ticket: u64) -> Result<(), Trouble> {
+        wire.send(&Message::Report(Report { ticket, ..self.apply.report() }))
+    }
+}
+
+fn held(snapshot: &Snapshot) -> HashMap<Digest, Arc<Section>> {
+    snapshot.sections().values().map(|(digest, section)| (*digest, Arc::clone(section))).collect()
+}
+
+/// Reasons may quote what a control plane sent, so their size is not ours.
+fn bounded(mut reasons: Vec<String>) -> Vec<String> {
+    reasons.truncate(PROBLEMS_MAX);
+    for reason in &mut reasons {
+        reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+    }
+    reasons
+}
+
+/// An error and what it came from, in one line.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |error| error.source())
+        .fold(error.to_string(), |text, source| format!("{text}: {source}"))
+}
+
+/// The socket, one envelope at a time.
+struct Wire {
+    incoming: Incoming,
+    stream: UnixStream,
+}
+
+impl Wire {
+    fn send(&mut self, message: &Message) -> Result<(), Trouble> {
+        let bytes = message.encode()?;
+        self.stream.write_all(&bytes).map_err(Trouble::Connection)
+    }
+
+    fn welcome(&mut self) -> Result<Welcome, Trouble> {
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        let envelope = self.receive(Some(deadline))?.ok_or(Trouble::Silent)?;
+        match envelope.decode()? {
+            Message::Welcome(welcome) if welcome.protocol == PROTOCOL_VERSION => Ok(welcome),
+            Message::Welcome(welcome) => Err(Trouble::Version(welcome.protocol)),
+            other => Err(Trouble::OutOfPlace(other.kind())),
+        }
+    }
+
+    /// The next envelope; or `None` at `until`, when what has arrived of one is kept.
+    fn receive(&mut self, until: Option<Instant>) -> Result<Option<Envelope>, Trouble> {
+        loop {
+            let now = Instant::now();
+            let stalled = self.incoming.begun().map(|at| at + STALL_MAX);
+            let wait = match (until, stalled) {
+                (Some(at), _) if now >= at => return Ok(None),
+                (_, Some(at)) if now >= at => return Err(Trouble::Silent),
+                (until, stalled) => until.into_iter().chain(stalled).min().map(|at| at - now),
+            };
+            // Zero would mean for ever.
+            let wait = wait.map(|wait| wait.max(Duration::from_millis(1)));
+            self.stream.set_read_timeout(wait).map_err(Trouble::Connection)?;
+            match self.incoming.read(&mut self.stream, now) {
+                Ok(incoming::Read::Whole(envelope)) => return Ok(Some(envelope)),
+                Ok(incoming::Read::Part) => {}
+                Ok(incoming::Read::End) => return Err(Trouble::Ended),
+                Err(incoming::ReadError::Envelope(error)) => return Err(error.into()),
+                Err(incoming::ReadError::Io(error)) => match error.kind() {
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => {}
+                    _ => return Err(Trouble::Connection(error)),
+                },
+            }
+        }
+    }
+}
+
+/// Connects without waiting: a control plane whose accept queue is full is as good as none.
+fn dial(path: &Path) -> Result<UnixStream, Trouble> {
+    let connect = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(path)?)?;
+        socket.set_nonblocking(false)?;
+        socket.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+        let stream = UnixStream::from(socket);
+        let uid = peer_uid(&stream)?;
+        Ok((stream, uid))
+    };
+    let (stream, uid) = connect().map_err(|error| Trouble::Dial(path.into(), error))?;
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    let own = unsafe { libc::geteuid() };
+    if is_trusted(uid, own) { Ok(stream) } else { Err(Trouble::Stranger { path: path.into(), uid }) }
+}
+
+fn is_trusted(peer: u32, own: u32) -> bool {
+    peer == own || peer == 0
+}
+
+/// Who listens, SO_PEERCRED of unix(7).
+fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
+    let mut credentials = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: both pointers are to locals that live through the call, and `length` is the size of the first.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(credentials.uid) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What was told last, so that a control plane that stays away does not fill the log.
+#[derive(Default)]
+struct Told {
+    last: Option<(String, Instant)>,
+}
+
+impl Told {
+    fn tell(&mut self, trouble: &Trouble, now: Instant) {
+        let text = with_sources(trouble);
+        if self.is_news(&text, now) {
+            tracing::warn!("{text}; what is served stays, and the connection is tried again");
+            self.last = Some((text, now));
+        }
+    }
+
+    fn is_news(&self, text: &str, now: Instant) -> bool {
+        self.last.as_ref().is_none_or(|(last, at)| last != text || now.duration_since(*at) >= REMIND_AFTER)
+    }
+
+    fn forget(&mut self) {
+        self.last = None;
+    }
+}
+
+#[cfg(test)]
+mod tests;

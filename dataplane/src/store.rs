@@ -1,0 +1,293 @@
+//! The last good snapshot on disk, so that a data plane that starts without a control plane serves at once.
+//!
+//! It stores bytes and gives back a [`Snapshot`] whose every byte was verified, or says why it cannot. Whether what it
+//! gives back can still be served (a port may be taken by now) is for the caller to find out.
+//!
+//! ```text
+//! STATE/lock               held for as long as a data plane uses the directory
+//! STATE/sections/DIGEST    a section's bytes, under their own SHA-256
+//! STATE/current            one line of JSON (generation, checksum, list of sections), then the SHA-256 of that line
+//! ```
+//!
+//! Sections are written first, then `current` is replaced by a rename, then sections that it does not name are removed:
+//! a crash at any point leaves either the old snapshot or the new one.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use proto::control::message::{Body, Generation, Push};
+use proto::limits::ENVELOPE_BYTES_MAX;
+use proto::snapshot::{Digest, SectionList, Snapshot};
+use serde::{Deserialize, Serialize};
+
+/// The form of `current` that this build writes and reads.
+const FORM: u32 = 1;
+/// With more new sections than this, one call for the whole file system is cheaper than one for each.
+const FSYNCS_MAX: usize = 8;
+
+/// Why the store cannot be opened, read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The operating system said no.
+    #[error("{doing} {path}")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What it said.
+        #[source]
+        source: io::Error,
+    },
+    /// Another data plane uses the directory.
+    #[error("{0} is in use by another data plane; give each its own --state-dir")]
+    InUse(PathBuf),
+    /// What is stored is damaged, or of a newer version. It was set aside.
+    #[error("the stored snapshot cannot be used and was moved to {aside}: {}", reasons.join("; "))]
+    Unusable {
+        /// Where it is now.
+        aside: PathBuf,
+        /// Everything that is wrong with it.
+        reasons: Vec<String>,
+    },
+    /// The bytes of a section have gone from the disk, and another program than this one had encoded them.
+    #[error("the bytes of section {0} are missing")]
+    Missing(Digest),
+}
+
+/// A state directory that is ours.
+#[derive(Debug)]
+pub struct Store {
+    directory: PathBuf,
+    /// Bytes that a failed save could not bring to disk, and that no later push will carry again.
+    unsaved: HashMap<Digest, Vec<u8>>,
+    /// Holds the lock until it is closed.
+    _lock: File,
+}
+
+/// What `current` says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Current {
+    form: u32,
+    generation: Generation,
+    checksum: Digest,
+    sections: SectionList,
+}
+
+impl Store {
+    /// Opens the directory, making it if need be, and keeps other data planes out of it.
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        let sections = directory.join("sections");
+        DirBuilder::new().recursive(true).mode(0o700).create(&sections).map_err(io_error("making", &sections))?;
+        let path = directory.join("lock");
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(io_error("opening", &path))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { directory: directory.into(), unsaved: HashMap::new(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(StoreError::InUse(directory.into())),
+            Err(TryLockError::Error(source)) => Err(StoreError::Io { doing: "locking", path, source }),
+        }
+    }
+
+    /// The stored snapshot, if there is one. One that cannot be used is set aside, and the store is empty then.
+    pub fn load(&mut self) -> Result<Option<(Generation, Snapshot)>, StoreError> {
+        let path = self.current();
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io_error("reading", &path)(error)),
+        };
+        let read = Current::parse(&text).map_err(|reason| vec![reason]);
+        let assembled = match read {
+            Ok(current) => match self.bodies(&current)? {
+                Ok(bodies) => {
+                    let Current { generation, checksum, sections, .. } = current;
+                    Push { generation, checksum, sections, bodies }.assemble(&|_| None).map_err(|(_, reasons)| reasons)
+                }
+                Err(reason) => Err(vec![reason]),
+            },
+            Err(reasons) => Err(reasons),
+        };
+        match assembled {
+            Ok(stored) => Ok(Some(stored)),
+            Err(reasons) => Err(StoreError::Unusable { aside: self.set_aside()?, reasons }),
+        }
+    }
+
+    /// Makes this generation the stored one. `bodies` are the bytes of those of its sections that were not saved before.
+    pub fn save(&mut self, generation: &Generation, snapshot: &Snapshot, bodies: Vec<Body>) -> Result<(), StoreError> {
+        let wanted: HashSet<_> = snapshot.sections().values().map(|(digest, _)| *digest).collect();
+        self.unsaved.retain(|digest, _| wanted.contains(digest));
+        let listed = |body: Body| Some((snapshot.sections().get(&body.name)?.0, body.bytes));
+        self.unsaved.extend(bodies.into_iter().filter_map(listed));
+
+        self.write_sections(snapshot)?;
+        let (generation, checksum) = (generation.clone(), snapshot.checksum());
+        let current = Current { form: FORM, generation, checksum, sections: snapshot.list() };
+        let path = self.current();
+        replace(&path, &current.to_text(&path)?)?;
+        sync_directory(&self.directory)?;
+        self.unsaved.clear();
+        self.remove_others(&wanted);
+        Ok(())
+    }
+
+    fn current(&self) -> PathBuf {
+        self.directory.join("current")
+    }
+
+    fn sections(&self) -> PathBuf {
+        self.directory.join("sections")
+    }
+
+    /// Reads the listed sections; the inner error is one of content. Digests are checked by whoever assembles them.
+    fn bodies(&self, current: &Current) -> Result<Result<Vec<Body>, String>, StoreError> {
+        let mut bodies = Vec::with_capacity(current.sections.len());
+        for (name, digest) in &current.sections {
+            let path = self.sections().join(digest.to_string());
+            match read_bounded(&path) {
+                Ok(Some(bytes)) => bodies.push(Body { name: *name, bytes }),
+                Ok(None) => return Ok(Err(format!("/{name}: {} is too large", path.display()))),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Ok(Err(format!("/{name}: {} is missing", path.display())));
+                }
+                Err(error) => return Err(io_error("reading", &path)(error)),
+            }
+        }
+        Ok(Ok(bodies))
+    }
+
+    fn write_sections(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
+        let directory = self.sections();
+        let mut written = Vec::new();
+        for (digest, section) in snapshot.sections().values() {
+            let path = directory.join(digest.to_string());
+            if let Some(bytes) = self.unsaved.get(digest) {
+                written.push((write(&path, bytes)?, path));
+            } else if !path.exists() {
+                let bytes = section.encode();
+                if Digest::of(&bytes) != *digest {
+                    return Err(StoreError::Missing(*digest));
+                }
+                written.push((write(&path, &bytes)?, path));
+            }
+        }
+        if written.len() > FSYNCS_MAX {
+            sync_file_system(&directory)?;
+        } else {
+            for (file, path) in &written {
+                file.sync_all().map_err(io_error("writing", path))?;
+            }
+        }
+        // A section is complete under its own name before anything refers to it.
+        for (_, path) in &written {
+            fs::rename(temporary(path), path).map_err(io_error("writing", path))?;
+        }
+        sync_directory(&directory)
+    }
+
+    /// Removes what nothing refers to any more. What cannot be removed is in nobody's way and goes next time.
+    fn remove_others(&self, wanted: &HashSet<Digest>) {
+        let Ok(entries) = fs::read_dir(self.sections()) else { return };
+        for entry in entries.flatten() {
+            let digest = entry.file_name().to_str().and_then(|name| name.parse::<Digest>().ok());
+            if !digest.is_some_and(|digest| wanted.contains(&digest)) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// Moves what cannot be used to `unusable/`, in place of what was moved there before.
+    fn set_aside(&self) -> Result<PathBuf, StoreError> {
+        let aside = self.directory.join("unusable");
+        match fs::remove_dir_all(&aside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("removing", &aside)(error)),
+            _ => {}
+        }
+        let make = |path: &Path| DirBuilder::new().mode(0o700).create(path).map_err(io_error("making", path));
+        make(&aside)?;
+        fs::rename(self.current(), aside.join("current")).map_err(io_error("moving", &self.current()))?;
+        fs::rename(self.sections(), aside.join("sections")).map_err(io_error("moving", &self.sections()))?;
+        make(&self.sections())?;
+        Ok(aside)
+    }
+}
+
+impl Current {
+    fn to_text(&self, path: &Path) -> Result<Vec<u8>, StoreError> {
+        let mut text = serde_json::to_vec(self).map_err(|error| io_error("writing", path)(error.into()))?;
+        text.push(b'\n');
+        let digest = Digest::of(&text);
+        text.extend_from_slice(format!("{digest}\n").as_bytes());
+        Ok(text)
+    }
+
+    fn parse(text: &[u8]) -> Result<Self, String> {
+        const CUT: &str = "current: it is cut off or damaged";
+        let end = text.iter().position(|byte| *byte == b'\n').ok_or(CUT)? + 1;
+        let (line, digest) = text.split_at(end);
+        if digest != format!("{}\n", Digest::of(line)).as_bytes() {
+            return Err(CUT.into());
+        }
+        let current: Self = serde_json::from_slice(line).map_err(|error| format!("current: {error}"))?;
+        match current.form {
+            FORM => Ok(current),
+            other => Err(format!("current: it has form {other}; this build reads form {FORM}")),
+        }
+    }
+}
+
+fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    move |source| StoreError::Io { doing, path: path.into(), source }
+}
+
+fn read_bounded(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(ENVELOPE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() <= ENVELOPE_BYTES_MAX).then_some(bytes))
+}
+
+fn temporary(path: &Path) -> PathBuf {
+    path.with_extension("tmp")
+}
+
+/// Writes a file's future content beside it.
+fn write(path: &Path, bytes: &[u8]) -> Result<File, StoreError> {
+    let path = temporary(path);
+    let open = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+    let mut file = open.map_err(io_error("writing", &path))?;
+    file.write_all(bytes).map_err(io_error("writing", &path))?;
+    Ok(file)
+}
+
+/// The file has its old content or its new one, and nothing in between, whenever the power goes.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    write(path, bytes)?.sync_all().map_err(io_error("writing", path))?;
+    fs::rename(temporary(path), path).map_err(io_error("writing", path))
+}
+
+fn sync_directory(path: &Path) -> Result<(), StoreError> {
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(io_error("syncing", path))
+}
+
+fn sync_file_system(path: &Path) -> Result<(), StoreError> {
+    let directory = File::open(path).map_err(io_error("syncing", path))?;
+    // SAFETY: the descriptor is open for the duration of the call, which uses no memory of ours.
+    match unsafe { libc::syncfs(directory.as_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(io_error("syncing", path)(io::Error::last_os_error())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

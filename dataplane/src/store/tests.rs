@@ -1,0 +1,182 @@
+use proto::snapshot::{Api, Config, Listener, SectionName, Target};
+
+use super::*;
+
+/// A snapshot with an API of each of these names.
+fn snapshot(apis: &[&str]) -> Snapshot {
+    let endpoint = || Target::Url("ws://127.0.0.1:9001/".parse().unwrap());
+    let config = Config {
+        version: 1,
+        listeners: vec![Listener::new("public", "127.0.0.1:8080".parse().unwrap())],
+        apis: apis.iter().map(|name| Api::new(*name, "", format!("/{name}"), endpoint())).collect(),
+        ..Config::default()
+    };
+    Snapshot::check(config).unwrap()
+}
+
+fn generation(number: u64) -> Generation {
+    Generation { source: "test".into(), number }
+}
+
+fn save(store: &mut Store, number: u64, snapshot: &Snapshot, held: &[&Snapshot]) -> Result<(), StoreError> {
+    let held = held.iter().flat_map(|snapshot| snapshot.list()).map(|(_, digest)| digest).collect();
+    let push = Push::new(generation(number), snapshot, &held);
+    store.save(&push.generation, snapshot, push.bodies)
+}
+
+fn loaded(store: &mut Store) -> Option<(u64, Digest)> {
+    store.load().unwrap().map(|(generation, snapshot)| (generation.number, snapshot.checksum()))
+}
+
+fn files(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(directory.join("sections"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_new_store_is_empty() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(&directory.path().join("a/b")).unwrap();
+    assert_eq!(loaded(&mut store), None);
+}
+
+#[test]
+fn what_was_saved_is_loaded_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let (one, two) = (snapshot(&["a", "b"]), snapshot(&["b", "c"]));
+    let mut store = Store::open(directory.path()).unwrap();
+    save(&mut store, 1, &one, &[]).unwrap();
+    save(&mut store, 2, &two, &[&one]).unwrap();
+    drop(store);
+    let mut store = Store::open(directory.path()).unwrap();
+    assert_eq!(loaded(&mut store), Some((2, two.checksum())));
+    let mut named: Vec<_> = two.list().iter().map(|(_, digest)| digest.to_string()).collect();
+    named.sort();
+    assert_eq!(files(directory.path()), named, "and nothing else is kept");
+}
+
+#[test]
+fn a_large_snapshot_is_saved_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let names: Vec<_> = (0..40).map(|n| format!("api-{n}")).collect();
+    let large = snapshot(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut store = Store::open(directory.path()).unwrap();
+    save(&mut store, 1, &large, &[]).unwrap();
+    assert_eq!(loaded(&mut store), Some((1, large.checksum())));
+}
+
+#[test]
+fn two_data_planes_do_not_share_a_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    assert!(matches!(Store::open(directory.path()), Err(StoreError::InUse(_))));
+    drop(store);
+    assert!(Store::open(directory.path()).is_ok());
+}
+
+#[test]
+fn a_file_that_is_cut_anywhere_is_noticed_and_set_aside() {
+    let directory = tempfile::tempdir().unwrap();
+    let one = snapshot(&["a"]);
+    let mut paths = vec![directory.path().join("current")];
+    let mut store = Store::open(directory.path()).unwrap();
+    save(&mut store, 1, &one, &[]).unwrap();
+    paths.extend(files(directory.path()).iter().map(|name| directory.path().join("sections").join(name)));
+    for path in paths {
+        let whole = fs::read(&path).unwrap();
+        for length in (0..whole.len()).step_by(whole.len().div_ceil(40)).chain([whole.len() - 1]) {
+            fs::write(&path, &whole[..length]).unwrap();
+            let error = store.load().unwrap_err();
+            assert!(matches!(error, StoreError::Unusable { .. }), "{} at {length}: {error}", path.display());
+            assert!(directory.path().join("unusable/current").exists());
+            assert_eq!(loaded(&mut store), None, "the store is empty now, and works:");
+            save(&mut store, 1, &one, &[]).unwrap();
+        }
+        assert_eq!(loaded(&mut store), Some((1, one.checksum())));
+    }
+}
+
+#[test]
+fn a_byte_that_changed_is_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let one = snapshot(&["a"]);
+    let mut store = Store::open(directory.path()).unwrap();
+    save(&mut store, 1, &one, &[]).unwrap();
+    let path = directory.path().join("current");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("\"number\":1", "\"number\":2")).unwrap();
+    assert!(matches!(store.load(), Err(StoreError::Unusable { .. })));
+}
+
+#[test]
+fn a_section_that_is_missing_is_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(directory.path()).unwrap();
+    save(&mut store, 1, &snapshot(&["a"]), &[]).unwrap();
+    fs::remove_file(directory.path().join("sections").join(&files(directory.path())[0])).unwrap();
+    assert!(matches!(store.load(), Err(StoreError::Unusable { .. })));
+}
+
+#[test]
+fn a_form_of_the_future_is_set_aside() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(directory.path()).unwrap();
+    let one = snapshot(&["a"]);
+    save(&mut store, 1, &one, &[]).unwrap();
+    let future = Current { form: 2, generation: generation(1), checksum: one.checksum(), sections: one.list() };
+    let path = directory.path().join("current");
+    fs::write(&path, future.to_text(&path).unwrap()).unwrap();
+    let error = store.load().unwrap_err().to_string();
+    assert!(error.contains("form 2"), "{error}");
+}
+
+#[test]
+fn a_crash_before_the_swap_leaves_the_old_snapshot() {
+    let directory = tempfile::tempdir().unwrap();
+    let (one, two) = (snapshot(&["a"]), snapshot(&["b"]));
+    let mut store = Store::open(directory.path()).unwrap();
+    save(&mut store, 1, &one, &[]).unwrap();
+    // What a save of the second would have done until just before its rename of `current`.
+    for (name, (digest, section)) in two.sections() {
+        if *name != SectionName::Settings {
+            fs::write(directory.path().join("sections").join(digest.to_string()), section.encode()).unwrap();
+        }
+    }
+    fs::write(directory.path().join("current.tmp"), b"half of").unwrap();
+    drop(store);
+    let mut store = Store::open(directory.path()).unwrap();
+    assert_eq!(loaded(&mut store), Some((1, one.checksum())));
+    save(&mut store, 2, &two, &[&one]).unwrap();
+    assert_eq!(loaded(&mut store), Some((2, two.checksum())));
+}
+
+#[test]
+fn what_a_failed_save_could_not_write_is_written_by_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let (one, two, three) = (snapshot(&["a"]), snapshot(&["a", "b"]), snapshot(&["a", "b", "c"]));
+    let mut store = Store::open(directory.path()).unwrap();
+    save(&mut store, 1, &one, &[]).unwrap();
+    // A directory where the new `current` should be written makes the save fail, whoever runs the test.
+    fs::create_dir(directory.path().join("current.tmp")).unwrap();
+    assert!(matches!(save(&mut store, 2, &two, &[&one]), Err(StoreError::Io { .. })));
+    assert_eq!(loaded(&mut store), Some((1, one.checksum())));
+    fs::remove_dir(directory.path().join("current.tmp")).unwrap();
+    // The section of `b` is on disk or in memory: the third push does not carry it.
+    save(&mut store, 3, &three, &[&two]).unwrap();
+    assert_eq!(loaded(&mut store), Some((3, three.checksum())));
+}
+
+#[test]
+fn a_section_that_has_gone_from_the_disk_comes_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let one = snapshot(&["a"]);
+    let mut store = Store::open(directory.path()).unwrap();
+    save(&mut store, 1, &one, &[]).unwrap();
+    fs::remove_file(directory.path().join("sections").join(&files(directory.path())[0])).unwrap();
+    save(&mut store, 2, &one, &[&one]).unwrap();
+    assert_eq!(loaded(&mut store), Some((2, one.checksum())));
+}
