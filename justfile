@@ -13,7 +13,8 @@ test:
 
 # One fuzz target for a minute, or for as many seconds as said: `just fuzz frame 600`. Needs cargo-fuzz and g++.
 fuzz target seconds="60":
-    CARGO_TARGET_DIR=target/fuzz RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir proto/fuzz {{target}} -- -max_total_time={{seconds}}
+    mkdir -p proto/fuzz/corpus/{{target}}
+    CARGO_TARGET_DIR=target/fuzz RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir proto/fuzz {{target}} proto/fuzz/corpus/{{target}} proto/fuzz/seeds/{{target}} -- -max_total_time={{seconds}}
 
 # One bench: `just bench frames`.
 bench name:

@@ -117,7 +117,8 @@ fn push_value(element: &mut String, value: &str) {
 }
 
 /// The list of the existing values with our element last. Of a list that is longer than
-/// [`FORWARDED_BYTES_MAX`] its beginning, the part that is furthest from us, is left out.
+/// [`FORWARDED_BYTES_MAX`] its beginning, the part that is furthest from us, is left out; a list with a quote that is
+/// never closed is left out whole, for it would swallow what stands behind it.
 pub fn append_list<'a>(existing: impl Iterator<Item = &'a [u8]>, ours: &str) -> String {
     let mut kept: Vec<&str> = existing.filter_map(|value| std::str::from_utf8(trim(value)).ok()).collect();
     kept.retain(|value| !value.is_empty());
@@ -126,11 +127,27 @@ pub fn append_list<'a>(existing: impl Iterator<Item = &'a [u8]>, ours: &str) -> 
         let cut = list.floor_char_boundary(list.len() - FORWARDED_BYTES_MAX);
         list = list[cut..].split_once(',').map_or(String::new(), |(_, rest)| rest.trim_start().into());
     }
+    if !closes_its_quotes(&list) {
+        list.clear();
+    }
     if !list.is_empty() {
         list.push_str(", ");
     }
     list.push_str(ours);
     list
+}
+
+fn closes_its_quotes(list: &str) -> bool {
+    let mut quoted = false;
+    let mut bytes = list.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => quoted = !quoted,
+            b'\\' if quoted => drop(bytes.next()),
+            _ => {}
+        }
+    }
+    !quoted
 }
 
 /// The client's address: `peer`, or, as long as the nearer hop is trusted, what it says in `X-Forwarded-For`, read from
@@ -222,6 +239,10 @@ mod tests {
         let long = append(&[&"192.0.2.1, ".repeat(1000), "192.0.2.2"]);
         assert!(long.len() <= FORWARDED_BYTES_MAX + 10 && long.starts_with("192.0.2.1, "), "{}", long.len());
         assert!(long.ends_with("192.0.2.2, 10.0.0.1"));
+        assert_eq!(append(&["for=\"a, b\\\"\""]), "for=\"a, b\\\"\", 10.0.0.1");
+        assert_eq!(append(&["for=\"a", "for=b"]), "10.0.0.1");
+        assert_eq!(append(&["for=\"a\\\""]), "10.0.0.1");
+        assert_eq!(append(&[&format!("for=\"{}, b\"", "x".repeat(5000))]), "10.0.0.1");
         assert_eq!(append(&[&"x".repeat(5000)]), "10.0.0.1");
         assert_eq!(append(&[&"é".repeat(5000)]), "10.0.0.1");
     }
