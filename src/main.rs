@@ -1,3 +1,53 @@
-//! The verbs of the command line, dispatched.
+//! `framegate`: one executable, both planes. Dispatches verbs; nothing else.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use controlplane::cli;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A WebSocket API gateway for Linux edge hosts
+#[derive(Debug, Parser)]
+#[command(name = "framegate", version, disable_help_subcommand = true)]
+enum Verb {
+    /// Run both planes, supervised: of a file, or an echo API to try
+    Run(cli::run::Options),
+    /// Run the control plane: read a file, publish it to data planes
+    Controlplane(cli::controlplane::Options),
+    /// Check a file
+    Validate(cli::validate::Options),
+    /// Show what applying a file would change, and which live sessions it touches
+    Diff(cli::diff::Options),
+    /// Publish a file, and make it the control plane's source
+    Apply(cli::apply::Options),
+    /// Have the control plane read its source again
+    Reload(cli::reload::Options),
+    /// Show how the control plane and its data planes stand
+    Status(cli::status::Options),
+    /// Have data planes stop accepting and close their sessions
+    Drain(cli::drain::Options),
+    /// Print the version
+    Version(cli::version::Options),
+    /// Run a WebSocket server that sends every message back
+    Echo(cli::echo::Options),
+    /// Print the JSON Schema of the configuration
+    Schema(cli::schema::Options),
+}
+
+fn main() -> ExitCode {
+    match Verb::parse() {
+        Verb::Run(options) => cli::run::run(options),
+        Verb::Controlplane(options) => cli::controlplane::run(options),
+        Verb::Validate(options) => cli::validate::run(options),
+        Verb::Diff(options) => cli::diff::run(options),
+        Verb::Apply(options) => cli::apply::run(options),
+        Verb::Reload(options) => cli::reload::run(options),
+        Verb::Status(options) => cli::status::run(options),
+        Verb::Drain(options) => cli::drain::run(options),
+        Verb::Version(options) => cli::version::run(options),
+        Verb::Echo(options) => cli::echo::run(options),
+        Verb::Schema(options) => cli::schema::run(options),
+    }
+}

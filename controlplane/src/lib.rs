@@ -1,4 +1,15 @@
 //! Framegate's office: reads, checks, compiles and pushes the configuration, and answers the operator.
 
+pub mod answer;
+pub mod cli;
+pub mod client;
+pub mod compile;
+pub mod diff;
+pub mod echo;
+pub mod office;
+pub mod publish;
 pub mod schema;
+pub mod server;
 pub mod source;
+pub mod supervise;
+pub mod watch;

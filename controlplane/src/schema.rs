@@ -27,6 +27,12 @@ pub fn document() -> Value {
     schema
 }
 
+/// [`document`] as text, as `framegate schema` prints it and docs/ has it.
+pub fn text() -> String {
+    let text = serde_json::to_string_pretty(&document()).expect("JSON values can be written");
+    text + "\n"
+}
+
 /// The schema of an included document: lists to append, and nothing that holds for the whole gateway.
 pub(crate) fn included_document() -> Value {
     let mut schema = document();

@@ -67,8 +67,8 @@ fn next_piece(text: &str) -> Result<(Piece<'_>, &str), String> {
         let end = text.find('$').unwrap_or(text.len());
         return Ok((Piece::Literal(&text[..end]), &text[end..]));
     };
-    if after_dollar.starts_with('$') {
-        return Ok((Piece::Literal("$"), &after_dollar[1..]));
+    if let Some(rest) = after_dollar.strip_prefix('$') {
+        return Ok((Piece::Literal("$"), rest));
     }
     let inside = after_dollar
         .strip_prefix('{')

@@ -1,0 +1,266 @@
+//! What the control plane answers to an operator, as the JSON that travels and as the values behind it.
+//!
+//! Both ends share these types: the server writes them, the command line shows them as tables. A reader skips fields
+//! that it does not know.
+
+use std::collections::BTreeMap;
+
+use proto::control::message::Generation;
+use serde::{Deserialize, Serialize};
+
+/// One thing that is wrong with a file. The answer's form of a [`Diagnostic`](crate::source::Diagnostic).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Diagnostic {
+    /// The file.
+    pub file: String,
+    /// From 1; 0 where the file as a whole is meant.
+    pub line: u64,
+    /// From 1; 0 where the file as a whole is meant.
+    pub column: u64,
+    /// JSON Pointer of the value.
+    pub place: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl From<&crate::source::Diagnostic> for Diagnostic {
+    fn from(one: &crate::source::Diagnostic) -> Self {
+        let crate::source::Diagnostic { file, line, column, place, message } = one.clone();
+        Self { file, line, column, place, message }
+    }
+}
+
+impl std::fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { file, line, column, place, message } = self.clone();
+        crate::source::Diagnostic { file, line, column, place, message }.fmt(f)
+    }
+}
+
+/// The answer to `status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The control plane itself.
+    pub control_plane: Standing,
+    /// The data planes that are connected, in the order in which they came.
+    pub nodes: Vec<NodeStatus>,
+}
+
+/// How the control plane stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Its software version.
+    pub software: String,
+    /// The version of the control protocol that it speaks.
+    pub protocol: u32,
+    /// Its process id.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// The file that is its source.
+    pub file: String,
+    /// Where `apply` has replaced the file that it was started with: that file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_with: Option<String>,
+    /// What it publishes; none before the first file that is sound.
+    pub generation: Option<Generation>,
+    /// The checksum of what it publishes.
+    pub checksum: Option<String>,
+    /// What is wrong with the file as it was last read; empty when it was published.
+    #[serde(default)]
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// How a data plane stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub node: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Its software version.
+    pub software: String,
+    /// Seconds since it connected.
+    pub connected_s: u64,
+    /// What it serves.
+    pub generation: Option<Generation>,
+    /// A push that it has not answered.
+    pub in_flight: Option<Generation>,
+    /// The last push that it refused, until it accepts one.
+    pub last_reject: Option<Rejected>,
+    /// `io_uring` or `epoll`; empty before its first report, as are the counts.
+    pub driver: String,
+    /// Workers.
+    pub workers: u32,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// Whether it is draining.
+    pub draining: bool,
+    /// Live sessions.
+    pub sessions: u64,
+    /// Live sessions by API.
+    pub sessions_by_api: BTreeMap<String, u64>,
+    /// Sessions since it started.
+    pub sessions_total: u64,
+    /// Handshakes refused since it started.
+    pub refusals_total: u64,
+    /// Data messages relayed since it started.
+    pub messages_total: u64,
+    /// Payload bytes relayed since it started.
+    pub bytes_total: u64,
+}
+
+/// A push that a node refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    /// Which.
+    pub generation: Generation,
+    /// Every reason.
+    pub reasons: Vec<String>,
+}
+
+/// The answer to `apply` and `reload`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// Whether the file is sound and every connected node serves it.
+    pub ok: bool,
+    /// The file.
+    pub file: String,
+    /// The generation that was made of it; none when it is not sound.
+    pub generation: Option<Generation>,
+    /// What is wrong with it.
+    pub diagnostics: Vec<Diagnostic>,
+    /// What became of it on each node.
+    pub nodes: Vec<NodeOutcome>,
+}
+
+/// What became of a generation on one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeOutcome {
+    /// The node's name.
+    pub node: String,
+    /// Its process id.
+    pub pid: u32,
+    /// In a word.
+    pub outcome: Outcome,
+    /// How long the node needed, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micros: Option<u64>,
+    /// Why it refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
+}
+
+/// What became of a generation on one node, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The node serves it.
+    Applied,
+    /// The node refused it and serves what it served.
+    Rejected,
+    /// A later generation has taken its place.
+    Superseded,
+    /// The node has not answered in time; it may yet.
+    Silent,
+    /// The node's connection has ended.
+    Gone,
+}
+
+/// The answer to `diff`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Diff {
+    /// The file.
+    pub file: String,
+    /// Whether it says what runs now.
+    pub equal: bool,
+    /// What it is compared with; none when nothing runs.
+    pub generation: Option<Generation>,
+    /// What is wrong with the file; then nothing was compared.
+    #[serde(default)]
+    pub diagnostics: Vec<Diagnostic>,
+    /// Every difference.
+    pub changes: Vec<Change>,
+    /// Live sessions by what the changes do to them; sessions of APIs that are not touched are not counted.
+    pub sessions: Vec<Touched>,
+}
+
+/// One difference.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// What kind of thing differs.
+    pub kind: Kind,
+    /// Its name; `name:version` of an API with versions, empty for the settings.
+    pub name: String,
+    /// Added, removed or changed.
+    pub change: Action,
+    /// The fields that differ.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<Field>,
+}
+
+/// What kind of thing differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "each is the model's part of its name")]
+pub enum Kind {
+    Settings,
+    Listener,
+    Upstream,
+    Api,
+}
+
+/// What happened to a thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the words say it")]
+pub enum Action {
+    Added,
+    Removed,
+    Changed,
+}
+
+/// One field that differs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Field {
+    /// Its path within the thing, such as `session.idle_timeout`.
+    pub field: String,
+    /// Its value now; none where it is at its default.
+    #[serde(default)]
+    pub before: Option<serde_json::Value>,
+    /// Its value in the file; none where it is at its default.
+    #[serde(default)]
+    pub after: Option<serde_json::Value>,
+}
+
+/// Live sessions of one API that a change touches.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Touched {
+    /// The API, `name` or `name:version`.
+    pub api: String,
+    /// How many, over all nodes.
+    pub sessions: u64,
+    /// What becomes of them.
+    pub effect: Effect,
+}
+
+/// What becomes of live sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// They keep what they have; new sessions get the new.
+    Untouched,
+    /// The new limits hold from their next message.
+    LimitsFromNextMessage,
+    /// They are closed with 1012 over the drain window.
+    Drained,
+}
+
+/// The answer to `drain`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// Whether any node was told.
+    pub ok: bool,
+    /// The nodes that were told, by name and process id.
+    pub nodes: Vec<(String, u32)>,
+}

@@ -1,0 +1,114 @@
+//! `controlplane FILE`: the control plane as a process.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Verdict, absolute, cannot, default_control, default_state_directory};
+use crate::office::Office;
+use crate::server::{Server, chain};
+use crate::watch;
+
+/// Options of `controlplane`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The file is read again when it changes, on SIGHUP, and by `framegate reload`; `framegate apply` \
+    puts another in its place. A file that is not sound is told in the log, and what runs, runs on.\n\n\
+    Data planes keep serving while the control plane is away.\n\n\
+    Exit codes: 0 stopped by SIGTERM or SIGINT, 2 the control socket cannot be opened."
+)]
+pub struct Options {
+    /// The configuration
+    file: PathBuf,
+    /// The control socket [default: /run/framegate/control.sock, or one in XDG_RUNTIME_DIR for an ordinary user]
+    #[arg(long, env = "FRAMEGATE_CONTROL", value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// Where to remember what was applied [default: /var/lib/framegate, or one in XDG_STATE_HOME]
+    #[arg(long, env = "FRAMEGATE_STATE_DIR", value_name = "DIRECTORY")]
+    state_dir: Option<PathBuf>,
+}
+
+/// Runs until it is told to stop.
+pub fn run(options: Options) -> ExitCode {
+    start_log();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(serve(options)),
+        Err(error) => cannot(false, &format!("the runtime cannot be started: {error}")),
+    }
+}
+
+async fn serve(options: Options) -> ExitCode {
+    let control = options.control.unwrap_or_else(default_control);
+    let state_directory = options.state_dir.unwrap_or_else(default_state_directory);
+    let signals = [SignalKind::hangup(), SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+    let [Ok(mut hangup), Ok(mut terminate), Ok(mut interrupt)] = signals else {
+        return cannot(false, "signals cannot be received");
+    };
+    let server = match Server::open(&control) {
+        Ok(server) => server,
+        Err(error) => return cannot(false, &chain(&error)),
+    };
+    let office = Arc::new(Office::new(absolute(&options.file), state_directory, run_name(), Instant::now()));
+    tracing::info!(control = %server.path().display(), pid = std::process::id(), "the control plane is up");
+    office.reload("the control plane has started").await;
+    let following = tokio::spawn(watch::follow(Arc::clone(&office)));
+    let serving = server.serve(Arc::clone(&office));
+    let signals = async {
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => {
+                    notify(&[NotifyState::Reloading, monotonic_now()]);
+                    office.reload("SIGHUP").await;
+                    notify(&[NotifyState::Ready]);
+                }
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+            }
+        }
+    };
+    notify(&[NotifyState::Ready]);
+    tokio::select! {
+        () = serving => {}
+        () = signals => {}
+    }
+    notify(&[NotifyState::Stopping]);
+    following.abort();
+    tracing::info!("the control plane stops; data planes keep serving");
+    Verdict::Yes.into()
+}
+
+/// Logs to standard error, what FRAMEGATE_LOG_LEVEL asks for (`info` unless set).
+fn start_log() {
+    use std::io::IsTerminal;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("FRAMEGATE_LOG_LEVEL")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
+/// Names this run among all runs of all control planes: host, process id, nanoseconds since 1970.
+fn run_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = if host.trim().is_empty() { "host" } else { host.trim() };
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    format!("{host}-{}-{nanos}", std::process::id())
+}
+
+/// Tells systemd, where it listens.
+pub(super) fn notify(states: &[NotifyState<'_>]) {
+    // Without systemd there is nobody to tell, and nothing to do about it.
+    let _ = sd_notify::notify(states);
+}
+
+pub(super) fn monotonic_now() -> NotifyState<'static> {
+    NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Status("reloading"))
+}

@@ -1,0 +1,125 @@
+//! The embedded default: a private directory, the configuration in it, and an echo backend inside this process.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use super::probe::reachable;
+use crate::echo::{self, MESSAGE_BYTES_MAX};
+
+/// What `framegate run` serves without a file.
+const CONFIGURATION: &str = include_str!("../../../../examples/quickstart.yaml");
+
+/// The default's directory, which goes with it, and its backend.
+pub struct Quickstart {
+    directory: PathBuf,
+    echo: SocketAddr,
+}
+
+impl Quickstart {
+    /// Makes the directory and starts the backend.
+    pub fn new() -> io::Result<Self> {
+        let echo = start_echo()?;
+        let runtime_directory = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
+        let base = runtime_directory.unwrap_or_else(std::env::temp_dir);
+        let directory = base.join(format!("framegate-run-{}", std::process::id()));
+        // Fails when it is there: nobody else can have put anything into it.
+        std::fs::DirBuilder::new().mode(0o700).create(&directory)?;
+        let quickstart = Self { directory, echo };
+        std::fs::write(quickstart.file(), CONFIGURATION)?;
+        Ok(quickstart)
+    }
+
+    /// The configuration.
+    pub fn file(&self) -> PathBuf {
+        self.directory.join("quickstart.yaml")
+    }
+
+    /// The control socket.
+    pub fn control(&self) -> PathBuf {
+        self.directory.join("control.sock")
+    }
+
+    /// Where the planes keep what outlives them, which here does not.
+    pub fn state_directory(&self) -> PathBuf {
+        self.directory.join("state")
+    }
+
+    /// What the configuration asks the environment for.
+    pub fn environment(&self, listen: SocketAddr) -> Vec<(&'static str, OsString)> {
+        vec![("FRAMEGATE_LISTEN", listen.to_string().into()), ("FRAMEGATE_ECHO", self.echo.to_string().into())]
+    }
+}
+
+impl Drop for Quickstart {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// The backend has a thread of its own, so that supervision never waits for it.
+fn start_echo() -> io::Result<SocketAddr> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("echo".into()).spawn(move || {
+        runtime.block_on(async move {
+            match tokio::net::TcpListener::from_std(listener) {
+                Ok(listener) => echo::serve(listener, MESSAGE_BYTES_MAX).await,
+                Err(error) => super::complain(&format!("the echo backend cannot be started: {error}")),
+            }
+        });
+    })?;
+    Ok(address)
+}
+
+/// What to say once it is ready.
+pub fn banner(listen: SocketAddr, operator: SocketAddr, control: &Path) -> String {
+    let (listen, operator) = (reachable(listen), reachable(operator));
+    let url = format!("ws://{listen}/echo");
+    format!(
+        "\
+Framegate is ready. The echo API is at {url}
+
+Say something to it, with whatever is at hand; it comes back:
+  python3 -m websockets {url}        (pip install websockets)
+  npx wscat -c {url}
+  websocat {url}
+
+Look at it:
+  curl http://{operator}/metrics
+  framegate status --control {control}
+
+Put it before your own server: examples/minimal.yaml, then framegate run minimal.yaml
+Ctrl-C stops it.
+",
+        control = control.display(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::compile;
+
+    #[test]
+    fn the_embedded_default_is_sound_with_its_environment_and_without() {
+        let quickstart = Quickstart::new().unwrap();
+        let listen = "127.0.0.1:18080".parse().unwrap();
+        let environment = quickstart.environment(listen);
+        let lookup = |name: &str| {
+            let found = environment.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| value.to_str().unwrap().to_owned())
+        };
+        let snapshot = compile(&quickstart.file(), &lookup).outcome.unwrap();
+        assert_eq!(snapshot.listeners()[0].bind.to_string(), "127.0.0.1:18080");
+        let plain = compile(&quickstart.file(), &|_| None).outcome.unwrap();
+        assert_eq!(plain.listeners()[0].bind.to_string(), "127.0.0.1:8080");
+        let directory = quickstart.directory.clone();
+        drop(quickstart);
+        assert!(!directory.exists());
+    }
+}

@@ -1,0 +1,86 @@
+//! `status`: how the control plane and its data planes stand.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use proto::control::message::{Generation, Request};
+
+use super::table::{table, time};
+use super::{Asking, Verdict};
+use crate::answer::{NodeStatus, Status};
+
+/// Options of `status`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 the control plane answered, 2 it cannot be reached.")]
+pub struct Options {
+    #[command(flatten)]
+    asking: Asking,
+}
+
+/// Asks and shows.
+pub fn run(options: Options) -> ExitCode {
+    options.asking.ask(Request::Status, show, |_| Verdict::Yes)
+}
+
+fn show(status: &Status, text: &mut String) {
+    let one = &status.control_plane;
+    let _ = writeln!(text, "control plane  {}, pid {}, up {}", one.software, one.pid, time(one.uptime_s));
+    let _ = writeln!(text, "source         {}", one.file);
+    if let Some(started_with) = &one.started_with {
+        let _ = writeln!(text, "               applied over {started_with}");
+    }
+    let generation = one.generation.as_ref().map_or("none yet".into(), |one| one.number.to_string());
+    let _ = writeln!(text, "generation     {generation}");
+    if !one.diagnostics.is_empty() {
+        let _ = writeln!(text, "the source is not sound as it stands:");
+        for diagnostic in &one.diagnostics {
+            let _ = writeln!(text, "  {diagnostic}");
+        }
+    }
+    if status.nodes.is_empty() {
+        let _ = writeln!(text, "no data plane is connected");
+        return;
+    }
+    let heading = ["NODE", "PID", "VERSION", "GENERATION", "SESSIONS", "DRIVER", "WORKERS", "UP", "STATE"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    rows.extend(status.nodes.iter().map(|node| row(node, one.generation.as_ref())));
+    let _ = write!(text, "\n{}", table(&rows));
+    for node in &status.nodes {
+        if let Some(reject) = &node.last_reject {
+            let _ =
+                writeln!(text, "{} (pid {}) rejected generation {}:", node.node, node.pid, reject.generation.number);
+            for reason in &reject.reasons {
+                let _ = writeln!(text, "  {reason}");
+            }
+        }
+    }
+}
+
+fn row(node: &NodeStatus, current: Option<&Generation>) -> Vec<String> {
+    // A number of another source says nothing beside ours.
+    let generation = match &node.generation {
+        None => "-".into(),
+        Some(generation) if current.is_none_or(|current| current.source == generation.source) => {
+            generation.number.to_string()
+        }
+        Some(generation) => format!("{} of {}", generation.number, generation.source),
+    };
+    let state = match node {
+        NodeStatus { draining: true, .. } => "draining",
+        NodeStatus { in_flight: Some(_), .. } => "applying",
+        NodeStatus { last_reject: Some(_), .. } => "rejected the last",
+        NodeStatus { generation: None, .. } => "waiting",
+        _ => "serving",
+    };
+    vec![
+        node.node.clone(),
+        node.pid.to_string(),
+        node.software.clone(),
+        generation,
+        node.sessions.to_string(),
+        node.driver.clone(),
+        node.workers.to_string(),
+        time(node.uptime_s),
+        state.into(),
+    ]
+}

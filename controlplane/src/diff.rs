@@ -1,0 +1,172 @@
+//! What separates two snapshots, and what becomes of live sessions when one replaces the other.
+//!
+//! A plain function of its arguments; how many sessions there are is told to it.
+
+use std::collections::BTreeMap;
+
+use proto::snapshot::{Api, Config, Snapshot};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::answer::{Action, Change, Effect, Field, Kind, Touched};
+
+/// The differences, and the live sessions that they touch.
+pub fn compare(
+    before: Option<&Snapshot>,
+    after: &Snapshot,
+    sessions_by_api: &BTreeMap<String, u64>,
+) -> (Vec<Change>, Vec<Touched>) {
+    let before = before.map_or_else(Config::default, Snapshot::to_config);
+    let after = after.to_config();
+    let mut changes = Vec::new();
+    let fields = differing(&before.settings, &after.settings);
+    if !fields.is_empty() {
+        changes.push(Change { kind: Kind::Settings, name: String::new(), change: Action::Changed, fields });
+    }
+    things(Kind::Listener, &before.listeners, &after.listeners, |one| one.name.clone(), &mut changes);
+    things(Kind::Upstream, &before.upstreams, &after.upstreams, |one| one.name.clone(), &mut changes);
+    things(Kind::Api, &before.apis, &after.apis, api_name, &mut changes);
+    let touched = touched(&changes, sessions_by_api);
+    (changes, touched)
+}
+
+/// As reports name an API: its name, and its version where it has one.
+pub fn api_name(api: &Api) -> String {
+    if api.version.is_empty() { api.name.clone() } else { format!("{}:{}", api.name, api.version) }
+}
+
+fn things<T: Serialize>(kind: Kind, before: &[T], after: &[T], name: impl Fn(&T) -> String, changes: &mut Vec<Change>) {
+    let old: BTreeMap<String, &T> = before.iter().map(|one| (name(one), one)).collect();
+    let new: BTreeMap<String, &T> = after.iter().map(|one| (name(one), one)).collect();
+    let change = |name: &String, change: Action, fields| Change { kind, name: name.clone(), change, fields };
+    for (name, one) in &old {
+        match new.get(name) {
+            None => changes.push(change(name, Action::Removed, Vec::new())),
+            Some(other) => {
+                let fields = differing(one, other);
+                if !fields.is_empty() {
+                    changes.push(change(name, Action::Changed, fields));
+                }
+            }
+        }
+    }
+    for name in new.keys().filter(|name| !old.contains_key(*name)) {
+        changes.push(change(name, Action::Added, Vec::new()));
+    }
+}
+
+/// The fields whose values differ, by their path. A field at its default is absent, as everywhere in the model.
+fn differing<T: Serialize>(before: &T, after: &T) -> Vec<Field> {
+    let json = |value| serde_json::to_value(value).expect("the model is plain data with text keys");
+    let mut fields = Vec::new();
+    walk("", Some(&json(before)), Some(&json(after)), &mut fields);
+    fields
+}
+
+fn walk(path: &str, before: Option<&Value>, after: Option<&Value>, fields: &mut Vec<Field>) {
+    if before == after {
+        return;
+    }
+    let empty = serde_json::Map::new();
+    let object = |value: Option<&Value>| value.is_none_or(Value::is_object);
+    if !(object(before) && object(after)) {
+        fields.push(Field { field: path.to_owned(), before: before.cloned(), after: after.cloned() });
+        return;
+    }
+    let before = before.and_then(Value::as_object).unwrap_or(&empty);
+    let after = after.and_then(Value::as_object).unwrap_or(&empty);
+    let keys: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    for key in keys {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        walk(&path, before.get(key), after.get(key), fields);
+    }
+}
+
+/// What a swap does to live sessions: removed and disabled APIs are drained, limits hold from the next message,
+/// whatever else changes is for new sessions.
+fn touched(changes: &[Change], sessions_by_api: &BTreeMap<String, u64>) -> Vec<Touched> {
+    let effect = |change: &Change| match change.change {
+        Action::Added => Effect::Untouched,
+        Action::Removed => Effect::Drained,
+        Action::Changed => {
+            let disabled = |field: &Field| field.field == "enabled" && field.after == Some(Value::Bool(false));
+            let limits = |field: &Field| field.field.starts_with("limits");
+            if change.fields.iter().any(disabled) {
+                Effect::Drained
+            } else if change.fields.iter().any(limits) {
+                Effect::LimitsFromNextMessage
+            } else {
+                Effect::Untouched
+            }
+        }
+    };
+    let apis = changes.iter().filter(|change| change.kind == Kind::Api);
+    apis.filter_map(|change| {
+        let sessions = *sessions_by_api.get(&change.name)?;
+        Some(Touched { api: change.name.clone(), sessions, effect: effect(change) })
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(text: &str) -> Snapshot {
+        let config: Config = serde_saphyr::from_str(text).unwrap();
+        Snapshot::check(config).unwrap()
+    }
+
+    const BASE: &str = "
+version: 1
+listeners: [{name: public, bind: \"127.0.0.1:8080\"}]
+upstreams: [{name: chat, endpoints: [{url: \"ws://127.0.0.1:9001/\"}]}]
+apis:
+  - {name: chat, version: v1, context: /chat, endpoints: {production: {upstream: chat}}}
+  - {name: echo, context: /echo, endpoints: {production: {upstream: chat}}}
+";
+
+    fn told(after: &str) -> (Vec<String>, Vec<Touched>) {
+        let sessions = BTreeMap::from([("chat:v1".to_owned(), 7), ("echo".to_owned(), 3)]);
+        let (changes, touched) = compare(Some(&snapshot(BASE)), &snapshot(after), &sessions);
+        let told = changes.iter().map(|change| {
+            let fields: Vec<_> = change.fields.iter().map(|field| field.field.as_str()).collect();
+            format!("{:?} {:?} {} {}", change.change, change.kind, change.name, fields.join(","))
+        });
+        (told.collect(), touched)
+    }
+
+    #[test]
+    fn equal_documents_have_no_differences() {
+        assert_eq!(told(BASE), (vec![], vec![]));
+    }
+
+    #[test]
+    fn each_change_is_named_and_says_what_becomes_of_live_sessions() {
+        let (changes, touched) = told(&BASE.replace("context: /echo,", "context: /echo, limits: {max_message: 2MiB},"));
+        assert_eq!(changes, ["Changed Api echo limits.max_message"]);
+        assert_eq!(touched, [Touched { api: "echo".into(), sessions: 3, effect: Effect::LimitsFromNextMessage }]);
+
+        let (changes, touched) = told(&BASE.replace("version: v1,", "version: v2,"));
+        assert_eq!(changes, ["Removed Api chat:v1 ", "Added Api chat:v2 "]);
+        assert_eq!(touched, [Touched { api: "chat:v1".into(), sessions: 7, effect: Effect::Drained }]);
+
+        let (_, touched) = told(&BASE.replace("version: v1,", "version: v1, enabled: false,"));
+        assert_eq!(touched[0].effect, Effect::Drained);
+
+        let (changes, touched) = told(&BASE.replace("9001", "9002").replace(":8080", ":8081"));
+        assert_eq!(changes, ["Changed Listener public bind", "Changed Upstream chat endpoints"]);
+        assert_eq!(touched, []);
+
+        let (changes, _) = told(&format!("settings: {{drain_window: 5s}}{BASE}"));
+        assert_eq!(changes, ["Changed Settings  drain_window"]);
+    }
+
+    #[test]
+    fn against_nothing_everything_is_added() {
+        let (changes, touched) = compare(None, &snapshot(BASE), &BTreeMap::new());
+        assert_eq!(changes.len(), 4);
+        assert!(changes.iter().all(|change| change.change == Action::Added));
+        assert_eq!(touched, []);
+    }
+}

@@ -1,0 +1,296 @@
+//! The control plane at work: which file is the source, when it is read again, and what comes of it.
+//!
+//! Whoever asks (a signal, the file watch, an operator) asks here; one at a time is served. Sockets are
+//! [`server`](crate::server)'s, the roster is [`publish`](crate::publish)'s.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use proto::control::message::Ask;
+use proto::control::{Message, PROTOCOL_VERSION};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::answer::{Applied, Diagnostic, Diff, Outcome, Standing, Status};
+use crate::compile::{Compiled, compile, process_environment};
+use crate::diff;
+use crate::publish::{NodeId, Published, Publisher};
+use crate::watch::Watched;
+
+/// How long `apply` waits for the nodes' answers.
+const OUTCOMES_WITHIN: Duration = Duration::from_secs(5);
+/// How long `status` and `diff` wait for fresh reports.
+const REPORTS_WITHIN: Duration = Duration::from_millis(500);
+/// The file in the state directory that remembers what was applied.
+const MEMORY: &str = "controlplane-source.json";
+
+/// The control plane at work.
+pub struct Office {
+    publisher: Publisher,
+    source: tokio::sync::Mutex<Source>,
+    /// What was found when the source was last read; apart from the source so that `status` never waits for a read.
+    last: Mutex<Last>,
+    watched: watch::Sender<Watched>,
+    state_directory: PathBuf,
+    started: Instant,
+    tickets: AtomicU64,
+}
+
+/// Which file is read.
+#[derive(Debug, Clone)]
+struct Source {
+    /// The file that the control plane was started with.
+    argument: PathBuf,
+    /// The file that `apply` put in its place.
+    applied: Option<PathBuf>,
+}
+
+impl Source {
+    fn file(&self) -> &Path {
+        self.applied.as_deref().unwrap_or(&self.argument)
+    }
+}
+
+#[derive(Default)]
+struct Last {
+    file: PathBuf,
+    started_with: Option<PathBuf>,
+    diagnostics: Vec<Diagnostic>,
+}
+
+/// What came of a reading, before the nodes have spoken.
+struct Adopted {
+    file: String,
+    diagnostics: Vec<Diagnostic>,
+    published: Option<(Arc<Published>, Vec<NodeId>)>,
+}
+
+/// What is remembered between runs: that this file was applied over that argument.
+#[derive(Serialize, Deserialize)]
+struct Memory {
+    argument: PathBuf,
+    applied: PathBuf,
+}
+
+impl Office {
+    /// For a control plane that was started with this file; continues with the file that was last applied over it.
+    /// `run` names this run among all others.
+    pub fn new(argument: PathBuf, state_directory: PathBuf, run: String, now: Instant) -> Self {
+        let applied = remembered(&argument, &state_directory);
+        if let Some(applied) = &applied {
+            tracing::warn!(
+                started_with = %argument.display(),
+                continues_with = %applied.display(),
+                "continuing with the file that was last applied; apply the other to return to it"
+            );
+        }
+        Self {
+            publisher: Publisher::new(run),
+            source: tokio::sync::Mutex::new(Source { argument, applied }),
+            last: Mutex::default(),
+            watched: watch::Sender::new(Watched::default()),
+            state_directory,
+            started: now,
+            tickets: AtomicU64::new(1),
+        }
+    }
+
+    /// The current generation and the roster.
+    pub fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+
+    /// What is to be watched for changes, as it changes itself.
+    pub fn watched(&self) -> watch::Receiver<Watched> {
+        self.watched.subscribe()
+    }
+
+    /// Reads the source again and publishes it, changed or not: whoever asks may want a node to try again. Waits for
+    /// the nodes' answers.
+    pub async fn reload(&self, why: &str) -> Applied {
+        let source = self.source.lock().await;
+        let compiled = read(source.file()).await;
+        let adopted = self.adopt(&source, compiled, why);
+        drop(source);
+        self.outcome(adopted).await
+    }
+
+    /// Reads the source again and publishes it if it says something new. Waits for nobody.
+    pub async fn refresh(&self, why: &str) {
+        let source = self.source.lock().await;
+        let compiled = read(source.file()).await;
+        let current = self.publisher.current().map(|current| current.snapshot.checksum());
+        let is_news = match &compiled.outcome {
+            Ok(snapshot) => current != Some(snapshot.checksum()),
+            Err(_) => {
+                let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+                last.diagnostics != diagnostics(&compiled)
+            }
+        };
+        if is_news {
+            self.adopt(&source, compiled, why);
+        } else {
+            self.note(&source, &compiled, diagnostics(&compiled));
+        }
+    }
+
+    /// Makes this file the source, if it is sound, and publishes it. Waits for the nodes' answers.
+    pub async fn apply(&self, file: PathBuf) -> Applied {
+        let why = "an operator applied it";
+        let mut source = self.source.lock().await;
+        let compiled = read(&file).await;
+        if compiled.outcome.is_err() {
+            let diagnostics = diagnostics(&compiled);
+            tell(&file, &diagnostics, why);
+            return Applied { ok: false, file: name(&file), generation: None, diagnostics, nodes: Vec::new() };
+        }
+        source.applied = (file != source.argument).then(|| file.clone());
+        if let Err(error) = remember(&source, &self.state_directory) {
+            tracing::error!(%error, "the applied file cannot be remembered; a restart returns to the one before");
+        }
+        let adopted = self.adopt(&source, compiled, why);
+        drop(source);
+        self.outcome(adopted).await
+    }
+
+    /// What publishing this file would change.
+    pub async fn diff(&self, file: PathBuf) -> Diff {
+        let compiled = read(&file).await;
+        self.ask_for_reports().await;
+        let current = self.publisher.current();
+        let generation = current.as_ref().map(|current| current.generation.clone());
+        let diagnostics = diagnostics(&compiled);
+        let (changes, sessions) = match &compiled.outcome {
+            Ok(snapshot) => {
+                let before = current.as_ref().map(|current| &current.snapshot);
+                diff::compare(before, snapshot, &self.publisher.sessions_by_api())
+            }
+            Err(_) => Default::default(),
+        };
+        let equal = diagnostics.is_empty() && changes.is_empty();
+        Diff { file: name(&file), equal, generation, diagnostics, changes, sessions }
+    }
+
+    /// How everything stands.
+    pub async fn status(&self) -> Status {
+        self.ask_for_reports().await;
+        let current = self.publisher.current();
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let control_plane = Standing {
+            software: env!("CARGO_PKG_VERSION").into(),
+            protocol: PROTOCOL_VERSION,
+            pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs(),
+            file: name(&last.file),
+            started_with: last.started_with.as_deref().map(name),
+            generation: current.as_ref().map(|current| current.generation.clone()),
+            checksum: current.as_ref().map(|current| current.snapshot.checksum().to_string()),
+            diagnostics: last.diagnostics.clone(),
+        };
+        drop(last);
+        Status { control_plane, nodes: self.publisher.status(Instant::now()) }
+    }
+
+    /// Publishes what was read, or says what is wrong with it; the old generation runs on then.
+    fn adopt(&self, source: &Source, compiled: Compiled, why: &str) -> Adopted {
+        let file = source.file();
+        let diagnostics = diagnostics(&compiled);
+        self.note(source, &compiled, diagnostics.clone());
+        let published = match compiled.outcome {
+            Ok(snapshot) => {
+                // Whoever connects from here on gets it as its first push, and is not waited for.
+                let nodes = self.publisher.nodes();
+                let published = self.publisher.publish(snapshot);
+                let number = published.generation.number;
+                tracing::info!(file = %file.display(), generation = number, nodes = nodes.len(), why, "published");
+                Some((published, nodes))
+            }
+            Err(_) => {
+                tell(file, &diagnostics, why);
+                None
+            }
+        };
+        Adopted { file: name(file), diagnostics, published }
+    }
+
+    /// Waits for what the nodes say.
+    async fn outcome(&self, Adopted { file, diagnostics, published }: Adopted) -> Applied {
+        let Some((published, nodes)) = published else {
+            return Applied { ok: false, file, generation: None, diagnostics, nodes: Vec::new() };
+        };
+        let until = Instant::now() + OUTCOMES_WITHIN;
+        let nodes = self.publisher.outcomes(&nodes, &published.generation, until).await;
+        let ok = nodes.iter().all(|node| matches!(node.outcome, Outcome::Applied | Outcome::Superseded));
+        Applied { ok, file, generation: Some(published.generation.clone()), diagnostics, nodes }
+    }
+
+    fn note(&self, source: &Source, compiled: &Compiled, diagnostics: Vec<Diagnostic>) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.file = source.file().to_owned();
+        last.started_with = source.applied.is_some().then(|| source.argument.clone());
+        last.diagnostics = diagnostics;
+        drop(last);
+        let watched = Watched { files: compiled.files.clone(), directories: compiled.directories.clone() };
+        self.watched.send_if_modified(|present| {
+            let is_news = *present != watched;
+            *present = watched;
+            is_news
+        });
+    }
+
+    async fn ask_for_reports(&self) {
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+        let asked = self.publisher.tell(&Message::Ask(Ask { ticket }), |_| true);
+        let nodes: Vec<NodeId> = asked.into_iter().map(|(id, _, _)| id).collect();
+        self.publisher.reports(&nodes, ticket, Instant::now() + REPORTS_WITHIN).await;
+    }
+}
+
+/// The file that a control plane with this argument and state directory would read.
+pub fn effective_file(argument: &Path, state_directory: &Path) -> PathBuf {
+    remembered(argument, state_directory).unwrap_or_else(|| argument.to_owned())
+}
+
+/// Off the runtime's threads: a large file takes a while, and a file may stand on a slow disk.
+async fn read(file: &Path) -> Compiled {
+    let file = file.to_owned();
+    let compiled = tokio::task::spawn_blocking(move || compile(&file, &process_environment)).await;
+    compiled.expect("reading a source does not panic, and the runtime outlives the office")
+}
+
+fn diagnostics(compiled: &Compiled) -> Vec<Diagnostic> {
+    compiled.outcome.as_ref().err().into_iter().flatten().map(Diagnostic::from).collect()
+}
+
+fn tell(file: &Path, diagnostics: &[Diagnostic], why: &str) {
+    tracing::error!(file = %file.display(), errors = diagnostics.len(), why, "the file is not sound; what runs, runs on");
+    diagnostics.iter().for_each(|one| tracing::error!("{one}"));
+}
+
+fn name(file: &Path) -> String {
+    file.display().to_string()
+}
+
+fn remembered(argument: &Path, state_directory: &Path) -> Option<PathBuf> {
+    let text = std::fs::read_to_string(state_directory.join(MEMORY)).ok()?;
+    let memory: Memory = serde_json::from_str(&text).ok()?;
+    (memory.argument == argument).then_some(memory.applied)
+}
+
+fn remember(source: &Source, state_directory: &Path) -> io::Result<()> {
+    let path = state_directory.join(MEMORY);
+    let Some(applied) = &source.applied else {
+        return match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+    };
+    std::fs::create_dir_all(state_directory)?;
+    let memory = Memory { argument: source.argument.clone(), applied: applied.clone() };
+    let aside = path.with_extension("new");
+    std::fs::write(&aside, serde_json::to_vec_pretty(&memory)?)?;
+    std::fs::rename(&aside, &path)
+}

@@ -1,0 +1,276 @@
+//! What is published, to whom, and what each data plane said to it.
+//!
+//! Holds the one current generation and the roster of connected nodes; the connections themselves are
+//! [`server`](crate::server)'s. Whoever serves a node looks at [`Publisher::watch`], so the newest generation wins by
+//! itself when several come while a push is in flight.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use proto::control::Message;
+use proto::control::message::{Ack, Generation, Hello, Reject, Report};
+use proto::snapshot::Snapshot;
+use tokio::sync::{mpsc, watch};
+
+use crate::answer::{NodeOutcome, NodeStatus, Outcome, Rejected};
+
+/// A generation: a snapshot with its name.
+#[derive(Debug)]
+pub struct Published {
+    /// The name.
+    pub generation: Generation,
+    /// The content.
+    pub snapshot: Snapshot,
+}
+
+/// Names a connection for as long as the control plane runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(u64);
+
+/// The current generation and the roster.
+pub struct Publisher {
+    source: String,
+    current: watch::Sender<Option<Arc<Published>>>,
+    roster: Mutex<Roster>,
+    /// Steps whenever the roster changes, for those who wait for an answer.
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Roster {
+    next: u64,
+    nodes: BTreeMap<NodeId, Node>,
+}
+
+struct Node {
+    hello: Hello,
+    connected: Instant,
+    commands: mpsc::Sender<Message>,
+    applied: Option<Generation>,
+    in_flight: Option<Generation>,
+    answer: Option<Answer>,
+    rejected: Option<Reject>,
+    report: Option<Report>,
+}
+
+/// The last answer to a push.
+struct Answer {
+    generation: Generation,
+    outcome: Outcome,
+    micros: Option<u64>,
+}
+
+impl Publisher {
+    /// With the name that its generations carry: unique to this run of the control plane.
+    pub fn new(source: String) -> Self {
+        Self { source, current: watch::Sender::new(None), roster: Mutex::default(), changes: watch::Sender::new(0) }
+    }
+
+    /// Makes the snapshot the current generation.
+    pub fn publish(&self, snapshot: Snapshot) -> Arc<Published> {
+        let number = self.current.borrow().as_ref().map_or(0, |current| current.generation.number) + 1;
+        let generation = Generation { source: self.source.clone(), number };
+        let published = Arc::new(Published { generation, snapshot });
+        self.current.send_replace(Some(Arc::clone(&published)));
+        published
+    }
+
+    /// The current generation.
+    pub fn current(&self) -> Option<Arc<Published>> {
+        self.current.borrow().clone()
+    }
+
+    /// Tells of every new generation.
+    pub fn watch(&self) -> watch::Receiver<Option<Arc<Published>>> {
+        self.current.subscribe()
+    }
+
+    /// A node has said Hello. `commands` reaches its connection.
+    pub fn connected(&self, hello: Hello, commands: mpsc::Sender<Message>, now: Instant) -> NodeId {
+        let mut roster = self.roster();
+        let id = NodeId(roster.next);
+        roster.next += 1;
+        let applied = hello.applied.clone();
+        let node = Node {
+            hello,
+            connected: now,
+            commands,
+            applied,
+            in_flight: None,
+            answer: None,
+            rejected: None,
+            report: None,
+        };
+        roster.nodes.insert(id, node);
+        drop(roster);
+        self.changed();
+        id
+    }
+
+    /// A node's connection has ended.
+    pub fn disconnected(&self, id: NodeId) {
+        self.roster().nodes.remove(&id);
+        self.changed();
+    }
+
+    /// A generation is on its way to a node.
+    pub fn pushed(&self, id: NodeId, generation: &Generation) {
+        self.with(id, |node| node.in_flight = Some(generation.clone()));
+    }
+
+    /// A node serves a generation.
+    pub fn acknowledged(&self, id: NodeId, ack: Ack) {
+        self.with(id, |node| {
+            node.in_flight = None;
+            node.rejected = None;
+            node.applied = Some(ack.generation.clone());
+            node.answer =
+                Some(Answer { generation: ack.generation, outcome: Outcome::Applied, micros: Some(ack.micros) });
+        });
+    }
+
+    /// A node has refused a generation.
+    pub fn rejected(&self, id: NodeId, reject: Reject) {
+        self.with(id, |node| {
+            node.in_flight = None;
+            node.answer =
+                Some(Answer { generation: reject.generation.clone(), outcome: Outcome::Rejected, micros: None });
+            node.rejected = Some(reject);
+        });
+    }
+
+    /// A node has said how it stands.
+    pub fn reported(&self, id: NodeId, report: Report) {
+        self.with(id, |node| node.report = Some(report));
+    }
+
+    /// Sends a message to every node that is wanted; the nodes that could be told, by name and process id.
+    pub fn tell(&self, message: &Message, wanted: impl Fn(&str) -> bool) -> Vec<(NodeId, String, u32)> {
+        let roster = self.roster();
+        let wanted = roster.nodes.iter().filter(|(_, node)| wanted(&node.hello.node));
+        let told = wanted.filter(|(_, node)| node.commands.try_send(message.clone()).is_ok());
+        told.map(|(id, node)| (*id, node.hello.node.clone(), node.hello.pid)).collect()
+    }
+
+    /// The nodes that are connected.
+    pub fn nodes(&self) -> Vec<NodeId> {
+        self.roster().nodes.keys().copied().collect()
+    }
+
+    /// Waits until each of these nodes has answered this generation or a later one, or has gone, or the time is up.
+    pub async fn outcomes(&self, nodes: &[NodeId], generation: &Generation, until: Instant) -> Vec<NodeOutcome> {
+        let mut changes = self.changes.subscribe();
+        let mut last_seen: BTreeMap<NodeId, NodeOutcome> = BTreeMap::new();
+        loop {
+            changes.mark_unchanged();
+            for id in nodes {
+                let outcome = match (self.outcome(*id, generation), last_seen.get(id)) {
+                    (Some(outcome), _) => outcome,
+                    (None, Some(last)) if last.outcome == Outcome::Silent => {
+                        NodeOutcome { outcome: Outcome::Gone, ..last.clone() }
+                    }
+                    (None, _) => continue,
+                };
+                last_seen.insert(*id, outcome);
+            }
+            let is_done = last_seen.values().all(|one| one.outcome != Outcome::Silent);
+            let wait = tokio::time::timeout_at(until.into(), changes.changed());
+            if is_done || wait.await.is_err() {
+                return last_seen.into_values().collect();
+            }
+        }
+    }
+
+    /// Waits until each of these nodes has sent a report with this ticket, or has gone, or the time is up.
+    pub async fn reports(&self, nodes: &[NodeId], ticket: u64, until: Instant) {
+        let mut changes = self.changes.subscribe();
+        loop {
+            changes.mark_unchanged();
+            let is_done = {
+                let roster = self.roster();
+                let answered = |node: &Node| node.report.as_ref().is_some_and(|report| report.ticket == ticket);
+                nodes.iter().all(|id| roster.nodes.get(id).is_none_or(answered))
+            };
+            let wait = tokio::time::timeout_at(until.into(), changes.changed());
+            if is_done || wait.await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Live sessions by API, over all nodes.
+    pub fn sessions_by_api(&self) -> BTreeMap<String, u64> {
+        let mut sum = BTreeMap::new();
+        let roster = self.roster();
+        for (api, sessions) in
+            roster.nodes.values().filter_map(|node| node.report.as_ref()).flat_map(|report| &report.sessions_by_api)
+        {
+            *sum.entry(api.clone()).or_insert(0) += sessions;
+        }
+        sum
+    }
+
+    /// How the nodes stand.
+    pub fn status(&self, now: Instant) -> Vec<NodeStatus> {
+        self.roster().nodes.values().map(|node| node.status(now)).collect()
+    }
+
+    fn outcome(&self, id: NodeId, generation: &Generation) -> Option<NodeOutcome> {
+        let roster = self.roster();
+        let node = roster.nodes.get(&id)?;
+        let (outcome, micros, reasons) = match &node.answer {
+            Some(answer) if answer.generation == *generation => {
+                let reasons = node.rejected.iter().flat_map(|reject| reject.reasons.clone()).collect();
+                (answer.outcome, answer.micros, reasons)
+            }
+            Some(answer) if answer.generation.number > generation.number => (Outcome::Superseded, None, Vec::new()),
+            _ => (Outcome::Silent, None, Vec::new()),
+        };
+        Some(NodeOutcome { node: node.hello.node.clone(), pid: node.hello.pid, outcome, micros, reasons })
+    }
+
+    fn with(&self, id: NodeId, change: impl FnOnce(&mut Node)) {
+        if let Some(node) = self.roster().nodes.get_mut(&id) {
+            change(node);
+        }
+        self.changed();
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|step| *step = step.wrapping_add(1));
+    }
+
+    /// What a panic elsewhere left is still a roster: every change to it is a single assignment.
+    fn roster(&self) -> MutexGuard<'_, Roster> {
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Node {
+    fn status(&self, now: Instant) -> NodeStatus {
+        let report = self.report.clone().unwrap_or_default();
+        NodeStatus {
+            node: self.hello.node.clone(),
+            pid: self.hello.pid,
+            software: self.hello.software.clone(),
+            connected_s: now.saturating_duration_since(self.connected).as_secs(),
+            generation: self.applied.clone(),
+            in_flight: self.in_flight.clone(),
+            last_reject: self
+                .rejected
+                .as_ref()
+                .map(|reject| Rejected { generation: reject.generation.clone(), reasons: reject.reasons.clone() }),
+            driver: report.driver,
+            workers: report.workers,
+            uptime_s: report.uptime_s,
+            draining: report.draining,
+            sessions: report.sessions,
+            sessions_by_api: report.sessions_by_api,
+            sessions_total: report.sessions_total,
+            refusals_total: report.refusals_total,
+            messages_total: report.messages_total,
+            bytes_total: report.bytes_total,
+        }
+    }
+}

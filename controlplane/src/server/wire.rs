@@ -1,0 +1,90 @@
+//! Envelopes over a Unix stream, with tokio. What the bytes mean is proto's.
+
+use std::time::Duration;
+
+use proto::control::Message;
+use proto::control::envelope::{self, EnvelopeError, PREFIX_BYTES};
+use proto::limits::SMALL_ENVELOPE_BYTES_MAX;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+
+/// How long a peer may take to receive one message, the largest push included.
+const WRITE_WITHIN: Duration = Duration::from_secs(30);
+
+/// Why a control connection is ended.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// The connection failed, or ended inside a message.
+    #[error("the connection failed")]
+    Io(#[from] std::io::Error),
+    /// What came is no message.
+    #[error("what came is no message of protocol version {}", proto::control::PROTOCOL_VERSION)]
+    Envelope(#[from] EnvelopeError),
+    /// The peer does not read.
+    #[error("the peer has not read a message within {} s", WRITE_WITHIN.as_secs())]
+    Stuck,
+}
+
+/// Reads messages.
+pub struct Reader {
+    stream: BufReader<OwnedReadHalf>,
+}
+
+impl Reader {
+    /// Over the reading half of a connection.
+    pub fn new(stream: OwnedReadHalf) -> Self {
+        Self { stream: BufReader::new(stream) }
+    }
+
+    /// The next message; `None` when the peer has ended the connection between two. Not cancel-safe: a connection
+    /// whose read was dropped is to be ended.
+    pub async fn message(&mut self) -> Result<Option<Message>, WireError> {
+        let mut prefix = [0; PREFIX_BYTES];
+        if self.stream.read(&mut prefix[..1]).await? == 0 {
+            return Ok(None);
+        }
+        self.stream.read_exact(&mut prefix[1..]).await?;
+        let length = envelope::length(prefix)?;
+        if length > SMALL_ENVELOPE_BYTES_MAX {
+            // Only a push may be larger, and nobody pushes to us.
+            return Err(EnvelopeError::Length { length, ceiling: SMALL_ENVELOPE_BYTES_MAX }.into());
+        }
+        let mut bytes = Vec::new();
+        if (&mut self.stream).take(length as u64).read_to_end(&mut bytes).await? < length {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        }
+        Ok(Some(Message::decode(&bytes)?))
+    }
+}
+
+/// Writes messages.
+pub struct Writer {
+    stream: OwnedWriteHalf,
+}
+
+impl Writer {
+    /// Over the writing half of a connection.
+    pub fn new(stream: OwnedWriteHalf) -> Self {
+        Self { stream }
+    }
+
+    /// Writes one message, all of it.
+    pub async fn message(&mut self, message: &Message) -> Result<(), WireError> {
+        let bytes = message.encode()?;
+        let written = tokio::time::timeout(WRITE_WITHIN, self.stream.write_all(&bytes));
+        written.await.map_err(|_| WireError::Stuck)??;
+        Ok(())
+    }
+}
+
+/// An error with its sources, for a log line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
