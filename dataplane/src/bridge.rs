@@ -71,22 +71,11 @@ impl Bridge {
         let health = parts.health;
         let (listener, name_servers) = (parts.operator, parts.name_servers);
         let thread = thread::Builder::new().name("bridge".into()).spawn(move || {
-            loop {
-                let round = AssertUnwindSafe(|| {
-                    let operator = listener.as_ref().map(TcpListener::try_clone).transpose()?;
-                    run(operator, &desk, &mut questions, &name_servers, stopped.clone())
-                });
-                match catch_unwind(round) {
-                    Ok(Ok(())) => return,
-                    Ok(Err(error)) => tracing::error!(%error, "the bridge failed and is started again"),
-                    Err(_) => tracing::error!("the bridge panicked and is started again"),
-                }
-                health.bridge_restarts.fetch_add(1, Relaxed);
-                thread::sleep(RESTART_PAUSE);
-                if *stopped.borrow() {
-                    return;
-                }
-            }
+            let round = || {
+                let operator = listener.as_ref().map(TcpListener::try_clone).transpose()?;
+                run(operator, &desk, &mut questions, &name_servers, stopped.clone())
+            };
+            supervise(round, &health, RESTART_PAUSE, || *stopped.borrow());
         })?;
         Ok(Self { resolver, stop, thread })
     }
@@ -102,6 +91,27 @@ impl Bridge {
         let _ = self.stop.send(true);
         if self.thread.join().is_err() {
             tracing::error!("the bridge thread panicked");
+        }
+    }
+}
+
+/// Calls `round` until it ends well or is no longer wanted. A panic in it is a fault of ours, and no session's concern.
+fn supervise(
+    mut round: impl FnMut() -> io::Result<()>,
+    health: &Health,
+    pause: Duration,
+    is_stopped: impl Fn() -> bool,
+) {
+    loop {
+        match catch_unwind(AssertUnwindSafe(&mut round)) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => tracing::error!(%error, "the bridge failed and is started again"),
+            Err(_) => tracing::error!("the bridge panicked and is started again"),
+        }
+        health.bridge_restarts.fetch_add(1, Relaxed);
+        thread::sleep(pause);
+        if is_stopped() {
+            return;
         }
     }
 }
@@ -127,4 +137,29 @@ fn run(
             _ = stopped.wait_for(|stopped| *stopped) => Ok(()),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Instant, SystemTime};
+
+    use super::*;
+
+    #[test]
+    fn a_bridge_that_fails_or_panics_is_started_again_until_it_is_stopped() {
+        let health = Health::new(Instant::now(), SystemTime::now());
+        let mut rounds = 0;
+        let round = || {
+            rounds += 1;
+            match rounds {
+                1 => Err(io::Error::other("no descriptors")),
+                2 => panic!("a fault of ours, as the test wants it"),
+                _ => Ok(()),
+            }
+        };
+        supervise(round, &health, Duration::ZERO, || false);
+        assert_eq!((rounds, health.bridge_restarts.load(Relaxed)), (3, 2));
+        supervise(|| Err(io::Error::other("again")), &health, Duration::ZERO, || true);
+        assert_eq!(health.bridge_restarts.load(Relaxed), 3);
+    }
 }

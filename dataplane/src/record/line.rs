@@ -177,6 +177,8 @@ fn rfc3339(unix_ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use proto::ws::Violation;
 
     use super::super::session::tests::parts;
@@ -274,6 +276,32 @@ mod tests {
         assert_eq!(line.matches('\n').count(), 1);
         assert!(line.contains(r#""host":"a\"\n{\"event\":\"open\"}\u001b[2J""#), "{line}");
         serde_json::from_str::<serde_json::Value>(&line).unwrap();
+    }
+
+    #[test]
+    fn the_manual_describes_every_field_and_no_other() {
+        let manual = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/session-log.md")).unwrap();
+        let listed: BTreeSet<&str> = manual
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split_once("` | ").map(|(field, _)| field))
+            .collect();
+        let closed = Closed {
+            record: record(),
+            time_ms: 0,
+            duration: Duration::ZERO,
+            messages: [0; 2],
+            bytes: [0; 2],
+            code: 1000,
+            side: Side::Client,
+            cause: Cause::Closed,
+        };
+        let lines = [
+            written(Line::Closed(Box::new(closed))),
+            written(Line::Refused(Box::new(Refused::new(record(), Refusal::NoApi)))),
+        ];
+        let lines = lines.map(|line| serde_json::from_str::<BTreeMap<String, serde_json::Value>>(&line).unwrap());
+        let found: BTreeSet<&str> = lines.iter().flat_map(BTreeMap::keys).map(String::as_str).collect();
+        assert_eq!(listed, found);
     }
 
     #[test]

@@ -1,3 +1,5 @@
+//! Saves, crashes and damage, each in a directory of its own.
+
 use proto::snapshot::{Api, Config, Listener, SectionName, Target};
 
 use super::*;
