@@ -21,7 +21,7 @@ fn check(line: &str, without: &[&str], with: &[&str]) -> Result<Agreed, SwitchFa
     let kept = FIELDS.iter().filter(|field| !without.iter().any(|name| field.starts_with(name)));
     let lines: Vec<&str> = [line].into_iter().chain(kept.copied()).chain(with.iter().copied()).collect();
     let bytes = lines.join("\r\n") + "\r\n\r\n";
-    let key = Key::parse(b"dGhlIHNhbXBsZSBub25jZQ==").unwrap();
+    let key = Key::parse(b"dGhlIHNhbXBsZSBub25jZQ==").expect("the key of RFC 6455 1.3");
     let sent = Offer {
         subprotocols: vec!["chat".into(), "superchat".into()],
         deflate: vec![
