@@ -6,8 +6,11 @@ use std::net::SocketAddr;
 
 use ppp::{HeaderResult, PartialResult as _, v1, v2};
 
-/// Bytes of a PROXY header: version 1 has 107 at most, version 2 is followed by type-length-value fields.
-const BYTES_MAX: usize = 4096;
+const V1_PREFIX: &[u8] = b"PROXY ";
+/// Bytes of a header of version 1, its line end included.
+const V1_BYTES_MAX: usize = 107;
+/// Bytes of a header of version 2 with its type-length-value fields, of which nothing is used.
+const V2_BYTES_MAX: usize = 4096;
 
 /// What the start of a connection says.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,13 +25,36 @@ pub enum ProxyHeader {
 
 /// Reads the header at the start of `bytes`.
 pub fn parse(bytes: &[u8]) -> ProxyHeader {
+    if begins(bytes, V1_PREFIX) {
+        return match line(bytes) {
+            Some(line) => parse_whole(line),
+            None if bytes.len() < V1_BYTES_MAX => ProxyHeader::Partial,
+            None => ProxyHeader::Malformed,
+        };
+    }
+    if !begins(bytes, v2::PROTOCOL_PREFIX) {
+        return ProxyHeader::Malformed;
+    }
+    parse_whole(bytes)
+}
+
+/// Whether `bytes` are, or could become, something that begins with `prefix`.
+fn begins(bytes: &[u8], prefix: &[u8]) -> bool {
+    prefix.starts_with(&bytes[..bytes.len().min(prefix.len())])
+}
+
+/// The first line, its end included; the library would judge a part of one.
+fn line(bytes: &[u8]) -> Option<&[u8]> {
+    let window = &bytes[..bytes.len().min(V1_BYTES_MAX)];
+    window.windows(2).position(|pair| pair == b"\r\n").map(|at| &window[..at + 2])
+}
+
+fn parse_whole(bytes: &[u8]) -> ProxyHeader {
     let header = HeaderResult::parse(bytes);
     if header.is_incomplete() {
-        return if bytes.len() < BYTES_MAX && could_begin(bytes) {
-            ProxyHeader::Partial
-        } else {
-            ProxyHeader::Malformed
-        };
+        // What is incomplete with its line end is malformed; version 2 says how long it is.
+        let waits = !bytes.starts_with(V1_PREFIX) && bytes.len() < V2_BYTES_MAX;
+        return if waits { ProxyHeader::Partial } else { ProxyHeader::Malformed };
     }
     match header {
         HeaderResult::V1(Ok(header)) => {
@@ -53,12 +79,6 @@ pub fn parse(bytes: &[u8]) -> ProxyHeader {
         }
         _ => ProxyHeader::Malformed,
     }
-}
-
-/// Whether a header could begin like this: the library waits longer for some beginnings than it must.
-fn could_begin(bytes: &[u8]) -> bool {
-    let begins = |prefix: &[u8]| prefix.starts_with(&bytes[..bytes.len().min(prefix.len())]);
-    begins(b"PROXY ") || begins(v2::PROTOCOL_PREFIX)
 }
 
 #[cfg(test)]
@@ -93,7 +113,7 @@ mod tests {
         for bytes in [b"GET / HTTP/1.1\r\n".as_slice(), b"PROXY TCP4 nonsense\r\n", b"\r\n\r\n\0\r\nQUIX"] {
             assert_eq!(parse(bytes), ProxyHeader::Malformed, "{bytes:?}");
         }
-        let endless = [b"PROXY TCP4 ".as_slice(), &[b'1'; BYTES_MAX]].concat();
+        let endless = [b"PROXY TCP4 ".as_slice(), &[b'1'; V1_BYTES_MAX]].concat();
         assert_eq!(parse(&endless), ProxyHeader::Malformed);
     }
 }
