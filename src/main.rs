@@ -16,6 +16,8 @@ enum Verb {
     Run(cli::run::Options),
     /// Run the control plane: read a file, publish it to data planes
     Controlplane(cli::controlplane::Options),
+    /// Run a data plane: serve what a control plane pushes, or what was stored
+    Dataplane(dataplane::options::Options),
     /// Check a file
     Validate(cli::validate::Options),
     /// Show what applying a file would change, and which live sessions it touches
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
     match Verb::parse() {
         Verb::Run(options) => cli::run::run(options),
         Verb::Controlplane(options) => cli::controlplane::run(options),
+        Verb::Dataplane(options) => dataplane::run(&options),
         Verb::Validate(options) => cli::validate::run(options),
         Verb::Diff(options) => cli::diff::run(options),
         Verb::Apply(options) => cli::apply::run(options),

@@ -95,14 +95,15 @@ impl Gateway {
         Option::clone(&self.shared.tables.load())
     }
 
-    /// Takes nobody in any more, and ends every session within the window (none: the snapshot's).
-    pub fn drain(&self, window: Option<Duration>) {
+    /// Takes nobody in any more, and ends every session within the window (none: the snapshot's), which is returned.
+    pub fn drain(&self, window: Option<Duration>) -> Duration {
         let mut bound = self.bound();
         self.shared.draining.store(true, Ordering::SeqCst);
         let configured = self.tables().map(|tables| Duration::from(tables.settings().drain_window));
         let window = window.or(configured).unwrap_or(Duration::ZERO);
         self.order_all(|_, done| Order::Drain(window, done));
         bound.close();
+        window
     }
 
     /// Whether [`drain`](Self::drain) was called.
@@ -133,16 +134,25 @@ impl Gateway {
     }
 
     /// Gives each worker an order and waits until all have carried it out.
-    fn order_all(&self, mut order: impl FnMut(usize, Sender<()>) -> Order) {
+    fn order_all(&self, order: impl FnMut(usize, Sender<()>) -> Order) {
+        if !self.carry_out(order, FOLLOW_PATIENCE) {
+            tracing::warn!("a worker is slow to follow");
+        }
+    }
+
+    /// Whether every worker carries out an order within this time; for a watchdog.
+    pub fn answers(&self, patience: Duration) -> bool {
+        self.carry_out(|_, done| Order::Answer(done), patience)
+    }
+
+    fn carry_out(&self, mut order: impl FnMut(usize, Sender<()>) -> Order, patience: Duration) -> bool {
         let (done, carried_out) = channel();
         for (number, worker) in self.workers.iter().enumerate() {
             worker.order(order(number, done.clone()));
         }
         drop(done);
         // Nothing is ever sent: the channel closes when the last order is done with.
-        if carried_out.recv_timeout(FOLLOW_PATIENCE) == Err(RecvTimeoutError::Timeout) {
-            tracing::warn!("a worker is slow to follow");
-        }
+        carried_out.recv_timeout(patience) != Err(RecvTimeoutError::Timeout)
     }
 
     fn bound(&self) -> MutexGuard<'_, Bound> {

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! `serve` is the corridor that calls the rooms in this order; `worker` is the thread they stand on; `gateway` is the
-//! workers together, and gives them what the control plane pushes.
+//! workers together; `process` starts them and gives them what the control plane pushes.
 
 pub mod admit;
 pub mod alarm;
@@ -18,6 +18,7 @@ pub mod health;
 pub mod listen;
 pub mod notify;
 pub mod options;
+pub mod process;
 pub mod proxy_protocol;
 pub mod record;
 pub mod refusal;
@@ -31,3 +32,5 @@ pub mod socket;
 pub mod store;
 pub mod tables;
 pub mod worker;
+
+pub use process::run;

@@ -78,6 +78,8 @@ pub enum Order {
     Adopt(Arc<Tables>, Arc<Tables>, Sender<()>),
     /// No more accepting; sessions end within this time.
     Drain(Duration, Sender<()>),
+    /// Nothing: the worker shows that it is there.
+    Answer(Sender<()>),
     /// End every session now, and the worker with them.
     Stop,
 }
@@ -200,6 +202,7 @@ async fn run(
                     drain(&shard, window);
                     drop(done);
                 }
+                Order::Answer(done) => drop(done),
                 Order::Stop => {
                     doors.set(Vec::new(), HashMap::new());
                     shard.engine.borrow_mut().drop_all(shard.now_ms());
