@@ -31,8 +31,8 @@ const READ_BYTES: usize = 2048;
 const LINGER: Duration = Duration::from_secs(1);
 /// Bytes that are read, and thrown away, of a refused client.
 const LINGER_BYTES_MAX: usize = 64 * 1024;
-/// What a client that is refused for want of room is told to wait, in seconds.
-const RETRY_AFTER_S: &str = "5";
+/// What a client that is refused for want of room is told: to wait, in seconds.
+pub const RETRY_AFTER: (&str, &str) = ("Retry-After", "5");
 /// Characters of a request id that is taken over from the client.
 const REQUEST_ID_CHARS_MAX: usize = 128;
 
@@ -225,11 +225,10 @@ pub async fn read(shard: &Shard, downstream: &mut Downstream) -> Result<Request,
     let bytes = std::mem::take(&mut downstream.bytes);
     let view = head.view(&bytes);
     note(shard, downstream, &view);
-    let upgrade = match check_upgrade(&view) {
-        Ok(upgrade) => upgrade,
-        Err(UpgradeFault::NotWebSocket) if view.path() == "/health" => return Err(Stop::Healthy),
-        Err(fault) => return Err(refusal_for(fault).into()),
-    };
+    if asks_for_health(&view) {
+        return Err(Stop::Healthy);
+    }
+    let upgrade = check_upgrade(&view).map_err(refusal_for)?;
     let environment = environment(&view, &downstream.listener);
     Ok(Request { upgrade, environment, head, bytes })
 }
@@ -315,6 +314,11 @@ fn is_request_id(id: &str) -> bool {
     !id.is_empty() && id.len() <= REQUEST_ID_CHARS_MAX && id.bytes().all(plain)
 }
 
+/// Probes are plain requests, often of HTTP/1.0 and without a host.
+fn asks_for_health(view: &RequestView<'_>) -> bool {
+    view.method() == "GET" && view.path() == "/health" && view.header("upgrade").is_none() && !view.has_body()
+}
+
 fn environment(view: &RequestView<'_>, listener: &Listener) -> Environment {
     let chosen = listener.environment_header.as_deref().and_then(|name| view.header_str(name));
     match chosen {
@@ -368,7 +372,7 @@ pub async fn dismiss(shard: &Rc<Shard>, downstream: Downstream, stop: Stop) {
             shard.shared.log.write(Line::Refused(Box::new(Refused::new(record, refusal))));
             if refusal != Refusal::BadProxyHeader {
                 let row = refusal.row();
-                let extra: &[(&str, &str)] = if row.status == 503 { &[("Retry-After", RETRY_AFTER_S)] } else { &[] };
+                let extra: &[(&str, &str)] = if row.status == 503 { &[RETRY_AFTER] } else { &[] };
                 say(&downstream, row.status, extra, row.sentence).await;
             }
         }

@@ -20,7 +20,7 @@ use crossbeam::queue::SegQueue;
 use proto::snapshot::{Bind, Listener};
 
 use crate::alarm::{self, Alarm, Turnstile};
-use crate::handshake::Arrival;
+use crate::handshake::{Arrival, RETRY_AFTER};
 use crate::listen::{self, Accepted};
 use crate::record::{Cause, ListenerCounters, ShardRecord};
 use crate::refusal::Refusal;
@@ -421,8 +421,7 @@ fn shed(shard: &Shard, door: &Door, connection: OwnedFd) {
     shard.record.refused(Refusal::Full);
     let row = Refusal::Full.row();
     let mut answer = Vec::with_capacity(256);
-    let retry = [("Retry-After", "5")];
-    if proto::ws::handshake::write_refusal(&mut answer, row.status, &retry, row.sentence).is_ok() {
+    if proto::ws::handshake::write_refusal(&mut answer, row.status, &[RETRY_AFTER], row.sentence).is_ok() {
         let fd = connection.as_raw_fd();
         // What the client has sent already is read, or closing would reset the connection before it reads our answer.
         let _ = socket::receive(fd, &mut [0; 4096]);
