@@ -3,6 +3,8 @@
 //! What editors complete with and what [`source`](crate::source) validates with; it describes the form, not what the
 //! fields mean together.
 
+mod defaults;
+
 use proto::snapshot::{Bind, Cidr, Config, Duration, EndpointUrl, Size};
 use schemars::Schema;
 use schemars::generate::SchemaSettings;
@@ -24,6 +26,7 @@ pub fn document() -> Value {
             (every .yaml, .yml and .json file in them) and patterns with * and ? in the last part, relative to this \
             file. Read in the order of this list, then of the file names. Included files include nothing themselves."
     });
+    tell_defaults(&mut schema);
     schema
 }
 
@@ -41,6 +44,22 @@ pub(crate) fn included_document() -> Value {
     }
     schema.as_object_mut().map(|schema| schema.remove("required"));
     schema
+}
+
+fn tell_defaults(schema: &mut Value) {
+    for (name, key, default) in defaults::defaults() {
+        let property = schema.pointer_mut(&format!("/$defs/{name}/properties/{key}"));
+        property.and_then(Value::as_object_mut).map(|property| property.insert("default".into(), default));
+    }
+    let definitions = schema["$defs"].as_object_mut().into_iter().flatten();
+    for (_, definition) in definitions {
+        let required = definition.get("required").cloned().unwrap_or_default();
+        let is_required = |key: &str| required.as_array().is_some_and(|keys| keys.iter().any(|one| one == key));
+        let properties = definition.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten();
+        for (_, property) in properties.filter(|(key, value)| value["type"] == "array" && !is_required(key)) {
+            property["default"] = json!([]);
+        }
+    }
 }
 
 /// What `FromStr` of the type behind a format says about a text; `None` when it is content, or the format is not ours.

@@ -79,7 +79,8 @@ async fn start(options: Options) -> ExitCode {
                 return code;
             }
             let control = options.control.clone().unwrap_or_else(default_control);
-            keep(&options, &absolute(file), &control, &state_directory, Vec::new(), None).await
+            let places = Places { file: &absolute(file), control: &control, state_directory: &state_directory };
+            keep(&options, places, Vec::new(), None).await
         }
         None => {
             if let Err(message) = probe::is_free(options.listen, "clients", "choose another with --listen") {
@@ -91,9 +92,10 @@ async fn start(options: Options) -> ExitCode {
             };
             let control = options.control.clone().unwrap_or_else(|| quickstart.control());
             let state_directory = options.state_dir.clone().unwrap_or_else(|| quickstart.state_directory());
-            let environment = quickstart.environment(options.listen);
+            let environment = [quickstart.environment(options.listen), Quickstart::quiet()].concat();
             let banner = quickstart::banner(options.listen, options.operator, &control);
-            keep(&options, &quickstart.file(), &control, &state_directory, environment, Some(banner)).await
+            let places = Places { file: &quickstart.file(), control: &control, state_directory: &state_directory };
+            keep(&options, places, environment, Some(banner)).await
         }
     }
 }
@@ -106,11 +108,17 @@ fn check(file: &Path) -> Result<(), ExitCode> {
     Err(ExitCode::from(1))
 }
 
+/// What both planes are told.
+#[derive(Clone, Copy)]
+struct Places<'p> {
+    file: &'p Path,
+    control: &'p Path,
+    state_directory: &'p Path,
+}
+
 async fn keep(
     options: &Options,
-    file: &Path,
-    control: &Path,
-    state_directory: &Path,
+    Places { file, control, state_directory }: Places<'_>,
     environment: Vec<(&'static str, OsString)>,
     banner: Option<String>,
 ) -> ExitCode {
@@ -129,7 +137,7 @@ async fn keep(
         name: "control plane",
         executable: executable.clone(),
         arguments: control_arguments,
-        environment,
+        environment: environment.clone(),
         when_orphaned: libc::SIGKILL,
     };
     let mut data_arguments = shared("dataplane");
@@ -138,7 +146,7 @@ async fn keep(
         name: "data plane",
         executable,
         arguments: data_arguments,
-        environment: Vec::new(),
+        environment,
         when_orphaned: libc::SIGTERM,
     };
     let operator = options.operator;

@@ -51,6 +51,12 @@ impl Quickstart {
     pub fn environment(&self, listen: SocketAddr) -> Vec<(&'static str, OsString)> {
         vec![("FRAMEGATE_LISTEN", listen.to_string().into()), ("FRAMEGATE_ECHO", self.echo.to_string().into())]
     }
+
+    /// How much both planes say, unless the environment asks for it: a newcomer wants to see the gateway, not its notes.
+    pub fn quiet() -> Vec<(&'static str, OsString)> {
+        let is_asked = std::env::var_os("FRAMEGATE_LOG_LEVEL").is_some();
+        if is_asked { Vec::new() } else { vec![("FRAMEGATE_LOG_LEVEL", "warn".into())] }
+    }
 }
 
 impl Drop for Quickstart {

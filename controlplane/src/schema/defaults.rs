@@ -1,0 +1,109 @@
+//! What a key stands for when it is left out, for editors and for the reference.
+//!
+//! serde knows the defaults as functions and leaves default values out of what it writes, so the schema cannot be given
+//! them by itself. A test reads each one back through the model: with the default written out and with the key left
+//! out, the same value must come.
+
+use serde_json::{Value, json};
+
+/// The defaults of one struct of the model, by the struct's name in the schema and the key.
+pub fn defaults() -> Vec<(&'static str, &'static str, Value)> {
+    vec![
+        ("Settings", "drain_window", json!("60s")),
+        ("Settings", "request_id_header", json!("X-Request-Id")),
+        ("Listener", "backlog", json!(4096)),
+        ("Listener", "tcp_nodelay", json!(true)),
+        ("Listener", "handshake_timeout", json!("10s")),
+        ("Listener", "environment", json!("production")),
+        ("Upstream", "balance", json!("round_robin")),
+        ("Upstream", "connect_timeout", json!("5s")),
+        ("Upstream", "handshake_timeout", json!("10s")),
+        ("Upstream", "resolve_ttl_max", json!("5m")),
+        ("Upstream", "mask", json!("keep")),
+        ("Upstream", "preserve_host", json!(false)),
+        ("Api", "version", json!("")),
+        ("Api", "default_version", json!(false)),
+        ("Api", "enabled", json!(true)),
+        ("Api", "match", json!("longest")),
+        ("Api", "compression", json!("pass")),
+        ("SessionOptions", "idle_timeout", json!("10m")),
+        ("SessionOptions", "idle_by", json!("data")),
+        ("SessionOptions", "lifetime", json!(0)),
+        ("SessionOptions", "lifetime_jitter_percent", json!(10)),
+        ("SessionOptions", "close_timeout", json!("1s")),
+        ("SessionOptions", "peer_pings", json!("forward")),
+        ("SessionOptions", "validate_utf8", json!(false)),
+        ("Pings", "client", json!({ "interval": "30s", "timeout": "10s" })),
+        ("Pings", "upstream", json!({ "interval": 0, "timeout": "10s" })),
+        ("LegPings", "timeout", json!("10s")),
+        ("MessageLimits", "max_frame", json!("1MiB")),
+        ("MessageLimits", "max_message", json!("1MiB")),
+        ("MessageLimits", "max_fragments", json!(0)),
+        ("MessageLimits", "control_frames_per_second", json!(1000)),
+        ("MessageLimits", "send_budget", json!("256KiB")),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::snapshot::{Api, LegPings, Listener, MessageLimits, Pings, SessionOptions, Settings, Upstream};
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+
+    /// The least that each struct can be read from.
+    const LEAST: [(&str, &str); 8] = [
+        ("Settings", "{}"),
+        ("Listener", r#"{"name": "a", "bind": "127.0.0.1:80"}"#),
+        ("Upstream", r#"{"name": "a", "endpoints": []}"#),
+        ("Api", r#"{"name": "a", "context": "/a", "endpoints": {}}"#),
+        ("SessionOptions", "{}"),
+        ("Pings", "{}"),
+        ("LegPings", r#"{"interval": "1s"}"#),
+        ("MessageLimits", "{}"),
+    ];
+
+    fn is_default<T: DeserializeOwned + PartialEq>(least: &str, key: &str, default: &Value) -> bool {
+        let least: Value = serde_json::from_str(least).unwrap();
+        let mut written = least.clone();
+        written[key] = default.clone();
+        serde_json::from_value::<T>(written).unwrap() == serde_json::from_value::<T>(least).unwrap()
+    }
+
+    #[test]
+    fn a_default_written_out_means_the_same_as_the_key_left_out() {
+        for (name, key, default) in defaults() {
+            let (_, least) = LEAST.iter().find(|(one, _)| *one == name).unwrap();
+            let is_same = match name {
+                "Settings" => is_default::<Settings>(least, key, &default),
+                "Listener" => is_default::<Listener>(least, key, &default),
+                "Upstream" => is_default::<Upstream>(least, key, &default),
+                "Api" => is_default::<Api>(least, key, &default),
+                "SessionOptions" => is_default::<SessionOptions>(least, key, &default),
+                "Pings" => is_default::<Pings>(least, key, &default),
+                "LegPings" => is_default::<LegPings>(least, key, &default),
+                "MessageLimits" => is_default::<MessageLimits>(least, key, &default),
+                other => panic!("{other} is not a struct of the model"),
+            };
+            assert!(is_same, "{name}.{key} is not {default}");
+        }
+    }
+
+    #[test]
+    fn every_key_that_may_be_left_out_has_a_default_or_stands_for_nothing() {
+        let nothing = ["environment_header", "mapping", "production", "sandbox"];
+        let schema = crate::schema::document();
+        for (name, definition) in schema["$defs"].as_object().unwrap() {
+            let Some(properties) = definition.get("properties").and_then(Value::as_object) else { continue };
+            let required: Vec<_> = definition["required"].as_array().into_iter().flatten().collect();
+            for (key, property) in properties {
+                let reference = property["$ref"].as_str().and_then(|path| schema.pointer(&path[1..]));
+                let is_struct = reference.is_some_and(|target| target["type"] == "object");
+                let is_told = property.get("default").is_some();
+                let is_optional = !required.iter().any(|one| *one == key);
+                let needs_none = is_struct || nothing.contains(&key.as_str());
+                assert!(!is_optional || is_told || needs_none, "{name}.{key} has no default");
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! docs/configuration.md, from the JSON Schema: every key, its type, its default, its sentence.
+
+use std::fmt::Write;
+
+use serde_json::{Map, Value};
+
+const INTRODUCTION: &str = include_str!("introduction.md");
+
+/// The structs in the order in which an operator meets them.
+const ORDER: [&str; 13] = [
+    "Settings",
+    "Listener",
+    "Upstream",
+    "Endpoint",
+    "Api",
+    "Topic",
+    "Endpoints",
+    "Target",
+    "SessionOptions",
+    "Pings",
+    "LegPings",
+    "MessageLimits",
+    "Duration and Size",
+];
+
+/// The whole page.
+pub fn page(schema: &Value) -> String {
+    let mut page = String::from(INTRODUCTION);
+    let _ = write!(page, "\n## The document\n\n");
+    table(schema, schema, &mut page);
+    for name in ORDER {
+        match schema["$defs"].get(name) {
+            Some(definition) => section(name, definition, schema, &mut page),
+            None => units(schema, &mut page),
+        }
+    }
+    let told: Vec<&str> = ORDER.into_iter().chain(["Duration", "Size"]).collect();
+    for (name, definition) in schema["$defs"].as_object().unwrap() {
+        assert!(told.contains(&name.as_str()) || words(definition).is_some(), "{name} has no place in the reference");
+    }
+    page
+}
+
+fn section(name: &str, definition: &Value, schema: &Value, page: &mut String) {
+    let _ = write!(page, "\n## {name}\n\n{}\n\n", text(definition));
+    if let Some(branches) = definition["oneOf"].as_array() {
+        let _ = write!(page, "Exactly one of these keys:\n\n");
+        let mut merged = Map::new();
+        branches.iter().filter_map(|one| one["properties"].as_object()).for_each(|one| merged.extend(one.clone()));
+        let merged = serde_json::json!({ "properties": merged, "oneOf": branches });
+        table(&with_branch_texts(merged, branches), schema, page);
+    } else {
+        table(definition, schema, page);
+    }
+}
+
+/// A branch's sentence is that of its one key.
+fn with_branch_texts(mut merged: Value, branches: &[Value]) -> Value {
+    for branch in branches {
+        let key = branch["required"][0].as_str().unwrap();
+        merged["properties"][key]["description"] = branch["description"].clone();
+    }
+    merged
+}
+
+fn table(definition: &Value, schema: &Value, page: &mut String) {
+    let required: Vec<_> = definition["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let _ = write!(page, "| Key | Type | Default | Meaning |\n|---|---|---|---|\n");
+    let mut choices = String::new();
+    // What must be there first, then by the alphabet.
+    let mut properties: Vec<_> = definition["properties"].as_object().unwrap().iter().collect();
+    properties.sort_by_key(|(key, _)| !required.contains(&key.as_str()));
+    for (key, property) in properties {
+        let is_choice = definition.get("oneOf").is_some();
+        let default = match property.get("default") {
+            _ if required.contains(&key.as_str()) => "required".into(),
+            Some(Value::Array(list)) if list.is_empty() => "none".into(),
+            Some(default @ Value::Object(_)) => {
+                format!("`{}`", default.to_string().replace('"', "").replace(':', ": ").replace(',', ", "))
+            }
+            Some(Value::String(default)) if default.is_empty() => "empty".into(),
+            Some(Value::String(default)) => format!("`{default}`"),
+            Some(default) => format!("`{default}`"),
+            None if is_choice => "–".into(),
+            None if target(property, schema).is_some_and(|(_, target)| target["type"] == "object") => {
+                "see there".into()
+            }
+            None => "none".into(),
+        };
+        let meaning = text(property).replace('|', "\\|");
+        let _ = writeln!(page, "| `{key}` | {} | {default} | {meaning} |", kind(property, schema));
+        if let Some(words) = target(property, schema).and_then(|(_, target)| words(target)) {
+            let _ = write!(choices, "\n`{key}` is one of:\n\n");
+            for (word, meaning) in words {
+                let _ = writeln!(choices, "- `{word}`: {meaning}");
+            }
+        }
+    }
+    page.push_str(&choices);
+}
+
+fn units(schema: &Value, page: &mut String) {
+    let _ = write!(page, "\n## Durations and sizes\n\n");
+    for name in ["Duration", "Size"] {
+        let _ = writeln!(page, "- {}", text(&schema["$defs"][name]));
+    }
+}
+
+fn kind(property: &Value, schema: &Value) -> String {
+    if let Some((name, target)) = target(property, schema) {
+        return match name {
+            "Duration" => "[duration](#durations-and-sizes)".into(),
+            "Size" => "[size](#durations-and-sizes)".into(),
+            _ => match words(target) {
+                Some(words) => words.iter().map(|(word, _)| format!("`{word}`")).collect::<Vec<_>>().join(", "),
+                None => format!("[{name}](#{})", name.to_lowercase()),
+            },
+        };
+    }
+    let range = match (property["minimum"].as_u64(), property["maximum"].as_u64()) {
+        (Some(least), Some(most)) if most < u64::from(u32::MAX) => format!(", {least} to {most}"),
+        _ => String::new(),
+    };
+    match &property["type"] {
+        Value::String(name) if name == "array" => format!("list of {}", kind(&property["items"], schema)),
+        Value::String(name) if name == "integer" => format!("whole number{range}"),
+        Value::String(name) if name == "boolean" => "`true` or `false`".into(),
+        Value::String(name) if name == "string" => "text".into(),
+        Value::Array(_) => "text, or a list of text".into(),
+        _ if property.get("const").is_some() => format!("`{}`", property["const"]),
+        other => panic!("the reference has no word for {other}"),
+    }
+}
+
+fn target<'s>(property: &'s Value, schema: &'s Value) -> Option<(&'s str, &'s Value)> {
+    let name = property["$ref"].as_str()?.rsplit('/').next()?;
+    Some((name, &schema["$defs"][name]))
+}
+
+/// The words of a choice of words, with their meanings.
+fn words(definition: &Value) -> Option<Vec<(&str, String)>> {
+    let branches = definition["oneOf"].as_array()?;
+    branches.iter().map(|branch| Some((branch["const"].as_str()?, text(branch)))).collect()
+}
+
+fn text(value: &Value) -> String {
+    value["description"].as_str().unwrap_or_default().replace('\n', " ")
+}
