@@ -18,12 +18,21 @@
 //! keep the key their client chose (RFC 6455 §10.3 wants bytes on the wire that no script can choose: a browser's key
 //! is unpredictable to its scripts, and nobody new learns it here); a key that is zero or repeated is replaced.
 
+mod clock;
+mod outbound;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::limits::{CONTROL_PAYLOAD_MAX, FRAME_HEADER_MAX};
-use proto::snapshot::{IdleBy, LegPings, MessageLimits, PeerPings, SessionOptions};
+use proto::snapshot::{IdleBy, MessageLimits, PeerPings, SessionOptions};
 use proto::ws::utf8::Utf8;
 use proto::ws::{CloseCode, ClosePayload, FrameHeader, Opcode, Parse, Sender, Violation, frame, mask};
+
+pub use outbound::ControlFrame;
+use outbound::{CloseState, Outbound, Ping};
 
 use super::keys::Keys;
 use crate::record::{ApiCounters, Cause, Direction, Side};
@@ -32,10 +41,6 @@ use crate::record::{ApiCounters, Cause, Direction, Side};
 pub const CONTROL_FRAME_MAX: usize = FRAME_HEADER_MAX + CONTROL_PAYLOAD_MAX;
 /// Bytes of payload that are unmasked at a time for the UTF-8 check.
 const UTF8_CHUNK_BYTES: usize = 4096;
-/// Bytes of the gateway's own ping payload.
-const PING_BYTES: usize = 8;
-/// A closing handshake that makes progress may take this many close timeouts in all.
-const CLOSE_TIMEOUTS_MAX: u64 = 30;
 
 /// One of the two connections of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -105,32 +110,6 @@ pub struct Step {
     pub send: usize,
     /// So many have been dealt with; at least `send`. The rest is given again, after the output has been drained.
     pub consumed: usize,
-}
-
-/// A control frame that the gateway sends.
-#[derive(Debug)]
-pub struct ControlFrame {
-    bytes: [u8; CONTROL_FRAME_MAX],
-    length: usize,
-}
-
-impl ControlFrame {
-    fn new(opcode: Opcode, payload: &[u8], key: Option<[u8; 4]>) -> Self {
-        let (header, at) = FrameHeader::control(opcode, key, payload.len()).encode();
-        let length = at + payload.len();
-        let mut bytes = [0; CONTROL_FRAME_MAX];
-        bytes[..at].copy_from_slice(&header[..at]);
-        bytes[at..length].copy_from_slice(payload);
-        if let Some(key) = key {
-            mask::apply(&mut bytes[at..length], key, 0);
-        }
-        Self { bytes, length }
-    }
-
-    /// The frame, header and payload.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
 }
 
 /// How a session ended: the first thing that began its end.
@@ -236,38 +215,6 @@ struct Held {
     length: usize,
 }
 
-/// What the gateway itself has to say to one peer.
-#[derive(Default)]
-struct Outbound {
-    close: CloseState,
-    /// The payload of the newest ping that has not been answered.
-    pong: Option<Box<[u8]>>,
-    ping_owed: bool,
-    /// The ping that waits for its pong, and since when.
-    ping: Option<([u8; PING_BYTES], u64)>,
-    cut: bool,
-}
-
-#[derive(Default, Clone, Copy, PartialEq, Eq)]
-enum CloseState {
-    #[default]
-    Open,
-    Owed(CloseCode, &'static str),
-    Sent,
-}
-
-impl Outbound {
-    fn wants(&self) -> bool {
-        self.pong.is_some() || self.ping_owed || matches!(self.close, CloseState::Owed(..))
-    }
-
-    fn owe_close(&mut self, code: CloseCode, reason: &'static str) {
-        if self.close == CloseState::Open {
-            self.close = CloseState::Owed(code, reason);
-        }
-    }
-}
-
 /// What a new session is born with.
 pub struct Birth {
     /// Ceilings of its messages.
@@ -357,7 +304,7 @@ impl Session {
         let mut frame_at = None;
         while at < bytes.len() {
             let inbound = &self.inbound[from as usize];
-            if inbound.ignored || inbound.closed {
+            if inbound.ignored || inbound.closed || inbound.lost {
                 return Step { send: if discards { 0 } else { at }, consumed: bytes.len() };
             }
             if inbound.remaining == 0 {
@@ -594,7 +541,10 @@ impl Session {
             PeerPings::Forward => true,
             PeerPings::Answer => {
                 // Only the newest is answered when several wait (RFC 6455 §5.5.3): a flood cannot grow a queue.
-                self.outbound[from as usize].pong = Some(payload.into());
+                let outbound = &mut self.outbound[from as usize];
+                if outbound.close != CloseState::Sent {
+                    outbound.pong = Some(payload.into());
+                }
                 false
             }
         }
@@ -602,17 +552,16 @@ impl Session {
 
     /// A peer's pong: whether it passes. The answer to the gateway's own ping stays here.
     fn pong(&mut self, from: Leg, payload: &[u8], facts: &Facts<'_>) -> bool {
-        let outbound = &mut self.outbound[from as usize];
-        if let Some((expected, sent_ms)) = outbound.ping
-            && payload == expected
-        {
-            outbound.ping = None;
-            facts
-                .counters
-                .pong(from.direction(), std::time::Duration::from_millis(facts.now_ms.saturating_sub(sent_ms)));
-            return false;
+        match &mut self.outbound[from as usize].ping {
+            Some(ping) if ping.is_answered_by(payload) => {
+                if std::mem::take(&mut ping.awaited) && payload == ping.payload {
+                    let rtt = Duration::from_millis(facts.now_ms.saturating_sub(ping.sent_ms));
+                    facts.counters.pong(from.other().direction(), rtt);
+                }
+                false
+            }
+            _ => facts.options.peer_pings == PeerPings::Forward,
         }
-        facts.options.peer_pings == PeerPings::Forward
     }
 
     /// A peer's close frame: whether it passes.
@@ -641,16 +590,18 @@ impl Session {
         inbound.ignored = true;
         self.outbound[from as usize].owe_close(violation.code(), violation.reason());
         if inside && self.outbound[to as usize].close != CloseState::Sent {
-            self.outbound[to as usize].cut = true;
+            self.cut(to);
         } else {
             inbound.remaining = 0;
-            self.outbound[to as usize].owe_close(CloseCode::INTERNAL, blame(from));
+            self.owe_news(to, blame(from));
         }
     }
 
-    /// The leg's peer has ended its stream. After its close frame that is in order, and it may still be read from.
+    /// The leg's peer has ended its stream. After its close frame that is in order, and it may still be sent to; after
+    /// a violation it is as good.
     pub fn end_of_stream(&mut self, from: Leg, facts: &Facts<'_>) {
-        if !self.inbound[from as usize].closed {
+        let inbound = &self.inbound[from as usize];
+        if !inbound.closed && !inbound.ignored {
             self.lost(from, facts);
         }
     }
@@ -669,9 +620,39 @@ impl Session {
         let inside = inbound.remaining > 0 && !inbound.ignored;
         self.end(Ending { code: CloseCode::ABNORMAL, side: from.side(), cause: Cause::Lost }, facts);
         if inside && self.outbound[to as usize].close != CloseState::Sent {
-            self.outbound[to as usize].cut = true;
+            self.cut(to);
+        } else {
+            self.owe_news(to, loss(from));
         }
-        self.outbound[to as usize].owe_close(CloseCode::INTERNAL, loss(from));
+    }
+
+    /// Gives a leg up that is inside a frame of which the rest will not come. What its own peer was saying has no end
+    /// then either.
+    fn cut(&mut self, leg: Leg) {
+        let other = leg.other();
+        self.outbound[leg as usize].cut = true;
+        if self.inbound[leg as usize].remaining > 0 && self.outbound[other as usize].close != CloseState::Sent {
+            self.outbound[other as usize].cut = true;
+        }
+    }
+
+    /// Tells a leg what became of the other one; a peer that has begun to close gets the answer to its close frame
+    /// instead, as it would have from the other.
+    fn owe_news(&mut self, to: Leg, reason: &'static str) {
+        if self.inbound[to as usize].closed {
+            self.owe_answer(to);
+        } else {
+            self.outbound[to as usize].owe_close(CloseCode::INTERNAL, reason);
+        }
+    }
+
+    /// Answers a close frame with its own code (RFC 6455 §5.5.1).
+    fn owe_answer(&mut self, to: Leg) {
+        let code = match self.ending {
+            Some(Ending { code, cause: Cause::Closed, .. }) => code,
+            _ => CloseCode::NORMAL,
+        };
+        self.outbound[to as usize].owe_close(code, "");
     }
 
     /// Closes both legs for a reason of the gateway's.
@@ -688,12 +669,6 @@ impl Session {
             self.closing_ms = facts.now_ms;
             self.close_by_ms = facts.now_ms + facts.options.close_timeout.as_ms();
         }
-    }
-
-    /// A closing handshake has come a step further: its deadline begins again, up to a ceiling.
-    fn progress(&mut self, facts: &Facts<'_>) {
-        let timeout_ms = facts.options.close_timeout.as_ms();
-        self.close_by_ms = (facts.now_ms + timeout_ms).min(self.closing_ms + CLOSE_TIMEOUTS_MAX * timeout_ms);
     }
 
     /// Whether anything is to be said to this leg; cheap.
@@ -717,26 +692,17 @@ impl Session {
                 return Some(ControlFrame::new(Opcode::Pong, &payload, key(facts.keys)));
             }
             if std::mem::take(&mut outbound.ping_owed) {
-                let payload = facts.keys.next_octets();
-                outbound.ping = Some((payload, facts.now_ms));
+                let ping = Ping::after(outbound.ping, facts.keys, facts.now_ms);
+                outbound.ping = Some(ping);
                 facts.counters.ping_sent(to.other().direction());
-                return Some(ControlFrame::new(Opcode::Ping, &payload, key(facts.keys)));
+                return Some(ControlFrame::new(Opcode::Ping, &ping.payload, key(facts.keys)));
             }
         }
         let CloseState::Owed(code, reason) = outbound.close else { return None };
         outbound.close = CloseState::Sent;
         outbound.pong = None;
         outbound.ping_owed = false;
-        let mut payload = [0; CONTROL_PAYLOAD_MAX];
-        let length = if code == CloseCode::NO_STATUS {
-            0
-        } else {
-            let reason = &reason.as_bytes()[..reason.len().min(CONTROL_PAYLOAD_MAX - 2)];
-            payload[..2].copy_from_slice(&code.0.to_be_bytes());
-            payload[2..2 + reason.len()].copy_from_slice(reason);
-            2 + reason.len()
-        };
-        let frame = ControlFrame::new(Opcode::Close, &payload[..length], key(facts.keys));
+        let frame = ControlFrame::close(code, reason, key(facts.keys));
         self.progress(facts);
         Some(frame)
     }
@@ -751,101 +717,6 @@ impl Session {
         } else {
             LegState::Open
         }
-    }
-
-    /// When a closing session is dropped at the latest, unless it comes a step further.
-    pub fn close_by_ms(&self) -> Option<u64> {
-        self.ending.map(|_| self.close_by_ms)
-    }
-
-    fn is_closing(&self) -> bool {
-        self.ending.is_some()
-    }
-
-    /// What the clock decides: pings, dead peers, idle and absolute timeouts, drains, the end of a closing handshake.
-    /// Returns when to look again at the latest, or `None` when the session is over and both legs are to be dropped.
-    pub fn tick(&mut self, views: [LegView; 2], facts: &mut Facts<'_>) -> Option<u64> {
-        if self.is_closing() {
-            return self.tick_closing(views, facts);
-        }
-        let now_ms = facts.now_ms;
-        let mut due_ms = self.expires_ms.min(self.drain_at_ms);
-        if now_ms >= self.drain_at_ms {
-            self.close(CloseCode::RESTART, self.drain_cause, "service restart", facts);
-        } else if now_ms >= self.expires_ms {
-            self.close(CloseCode::GOING_AWAY, Cause::Lifetime, "session lifetime reached", facts);
-        } else if !facts.options.idle_timeout.is_zero() {
-            let idle_at_ms = self.active_ms + facts.options.idle_timeout.as_ms();
-            if now_ms >= idle_at_ms {
-                self.close(CloseCode::GOING_AWAY, Cause::Idle, "idle", facts);
-            }
-            due_ms = due_ms.min(idle_at_ms);
-        }
-        for leg in Leg::BOTH {
-            due_ms = due_ms.min(self.tick_pings(leg, views[leg as usize], facts));
-        }
-        Some(if self.is_closing() { self.close_by_ms } else { due_ms })
-    }
-
-    fn tick_pings(&mut self, leg: Leg, view: LegView, facts: &Facts<'_>) -> u64 {
-        let pings: &LegPings = match leg {
-            Leg::Client => &facts.options.ping.client,
-            Leg::Upstream => &facts.options.ping.upstream,
-        };
-        if pings.interval.is_zero() || self.is_closing() {
-            return u64::MAX;
-        }
-        let (interval_ms, timeout_ms, now_ms) = (pings.interval.as_ms(), pings.timeout.as_ms(), facts.now_ms);
-        let inbound = &mut self.inbound[leg as usize];
-        let outbound = &mut self.outbound[leg as usize];
-        if view.unread || view.clogged {
-            // Who is not read, or does not read, is not judged by pongs that cannot arrive.
-            inbound.heard_ms = now_ms;
-            outbound.ping = None;
-            return now_ms + interval_ms;
-        }
-        if let Some((_, sent_ms)) = outbound.ping {
-            if inbound.heard_ms > sent_ms {
-                outbound.ping = None;
-            } else if now_ms >= sent_ms + timeout_ms {
-                let ending = Ending { code: CloseCode::ABNORMAL, side: leg.side(), cause: Cause::PingTimeout };
-                self.end(ending, facts);
-                self.lost(leg, facts);
-                return u64::MAX;
-            } else {
-                return sent_ms + timeout_ms;
-            }
-        }
-        if now_ms >= inbound.heard_ms + interval_ms {
-            outbound.ping_owed = true;
-            return now_ms + timeout_ms;
-        }
-        inbound.heard_ms + interval_ms
-    }
-
-    fn tick_closing(&mut self, views: [LegView; 2], facts: &mut Facts<'_>) -> Option<u64> {
-        if views.iter().any(|view| view.draining) {
-            self.progress(facts);
-        }
-        if facts.now_ms < self.close_by_ms {
-            return Some(self.close_by_ms);
-        }
-        // The answer that one peer owes did not come: the other still hears a close frame, if one may stand there.
-        let mut answered = false;
-        for leg in Leg::BOTH {
-            let closed = self.inbound[leg as usize].closed;
-            let outbound = &mut self.outbound[leg as usize];
-            if closed && outbound.close == CloseState::Open {
-                let code = self.ending.map_or(CloseCode::NORMAL, |ending| ending.code);
-                outbound.owe_close(code, "");
-                answered = true;
-            }
-        }
-        if answered && facts.now_ms < self.closing_ms + CLOSE_TIMEOUTS_MAX * facts.options.close_timeout.as_ms() {
-            self.progress(facts);
-            return Some(self.close_by_ms);
-        }
-        None
     }
 }
 
