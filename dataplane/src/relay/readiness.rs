@@ -67,8 +67,12 @@ struct Wire {
     hung_up: bool,
     ended: bool,
     shut: bool,
-    /// What waited for the peer at the last look, here and in the kernel.
-    waiting_bytes: u64,
+    /// It takes nothing any more; what its peer has sent is still read.
+    broken: bool,
+    /// Bytes that were to be sent to the peer, modulo 2^32.
+    given_bytes: u32,
+    /// Those of them that the peer had taken at the last look, modulo 2^32.
+    taken_bytes: u32,
 }
 
 // What an idle session costs beside its two sockets; the texts of its record come on top.
@@ -83,8 +87,20 @@ impl Wire {
             hung_up: false,
             ended: false,
             shut: false,
-            waiting_bytes: u64::MAX,
+            broken: false,
+            given_bytes: 0,
+            taken_bytes: 0,
         }
+    }
+
+    /// Whether the peer has taken something since the last look, though not all. What it took before the first look
+    /// counts for that.
+    fn drains(&mut self) -> bool {
+        let unsent = self.fd.as_ref().map_or(0, |fd| socket::unsent_bytes(fd.as_raw_fd()));
+        let waiting_bytes = unsent.saturating_add(self.backlog.rest().len() as u32);
+        let taken_bytes = self.given_bytes.wrapping_sub(waiting_bytes);
+        let before = std::mem::replace(&mut self.taken_bytes, taken_bytes);
+        waiting_bytes > 0 && taken_bytes.wrapping_sub(before) as i32 > 0
     }
 }
 
@@ -92,7 +108,7 @@ impl Wire {
 #[derive(Default)]
 struct Backlog {
     bytes: Vec<u8>,
-    sent: usize,
+    sent: u32,
 }
 
 impl Backlog {
@@ -101,7 +117,7 @@ impl Backlog {
     }
 
     fn rest(&self) -> &[u8] {
-        &self.bytes[self.sent..]
+        &self.bytes[self.sent as usize..]
     }
 
     fn push(&mut self, bytes: &[u8]) {
@@ -109,8 +125,8 @@ impl Backlog {
     }
 
     fn advance(&mut self, sent: usize) {
-        self.sent += sent;
-        if self.sent == self.bytes.len() {
+        self.sent += sent as u32;
+        if self.sent as usize == self.bytes.len() {
             *self = Self::default();
         }
     }
@@ -279,7 +295,11 @@ impl Engine {
             Ok(0) => {
                 wire.readable = false;
                 wire.ended = true;
-                entry.with_facts(self, now_ms, |session, facts| session.end_of_stream(from, facts));
+                let broken = wire.broken;
+                entry.with_facts(self, now_ms, |session, facts| match broken {
+                    true => session.lost(from, facts),
+                    false => session.end_of_stream(from, facts),
+                });
                 entry.drain(from.other(), self, now_ms);
                 0
             }
@@ -472,12 +492,17 @@ impl Entry {
     /// Sends at once what the socket takes, and keeps the rest behind what is kept already.
     fn send(&mut self, to: Leg, mut bytes: &[u8], engine: &mut Engine, now_ms: u64) {
         let Some(fd) = self.fd(to) else { return };
-        if self.legs[to as usize].backlog.is_empty() {
+        let wire = &mut self.legs[to as usize];
+        if wire.broken {
+            return;
+        }
+        wire.given_bytes = wire.given_bytes.wrapping_add(bytes.len() as u32);
+        if wire.backlog.is_empty() {
             while !bytes.is_empty() {
                 match socket::send(fd, bytes) {
                     Ok(sent) => bytes = &bytes[sent..],
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(_) => return self.lost(to, engine, now_ms),
+                    Err(_) => return self.broke(to, engine, now_ms),
                 }
             }
         }
@@ -494,29 +519,31 @@ impl Entry {
             match socket::send(fd, backlog.rest()) {
                 Ok(sent) => backlog.advance(sent),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => {
-                    *backlog = Backlog::default();
-                    return self.lost(to, engine, now_ms);
-                }
+                Err(_) => return self.broke(to, engine, now_ms),
             }
         }
         self.drain(to, engine, now_ms);
+    }
+
+    /// A leg takes nothing any more. What its peer sent before that may still wait to be read, a close frame perhaps, so
+    /// it is lost only at the end of that, of which the kernel tells like of any other.
+    fn broke(&mut self, leg: Leg, engine: &mut Engine, now_ms: u64) {
+        let wire = &mut self.legs[leg as usize];
+        wire.broken = true;
+        wire.backlog = Backlog::default();
+        if wire.ended {
+            self.lost(leg, engine, now_ms);
+        }
     }
 
     /// How the legs stand. The kernel is asked only while it matters: in a closing handshake.
     fn views(&mut self) -> [LegView; 2] {
         let closing = self.session.close_by_ms().is_some();
         let clogged = [0, 1].map(|leg| !self.legs[leg].backlog.is_empty());
-        [0, 1].map(|leg: usize| {
-            let wire = &mut self.legs[leg];
-            let unsent = wire.fd.as_ref().filter(|_| closing).map_or(0, |fd| socket::unsent_bytes(fd.as_raw_fd()));
-            let waiting_bytes = wire.backlog.rest().len() as u64 + u64::from(unsent);
-            let before = std::mem::replace(&mut wire.waiting_bytes, waiting_bytes);
-            LegView {
-                unread: clogged[1 - leg],
-                clogged: clogged[leg],
-                draining: waiting_bytes > 0 && waiting_bytes < before,
-            }
+        [0, 1].map(|leg: usize| LegView {
+            unread: clogged[1 - leg],
+            clogged: clogged[leg],
+            draining: closing && self.legs[leg].drains(),
         })
     }
 }
