@@ -38,6 +38,9 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 /// Runs the data plane until it is told to stop. Exits with 0 after a drain, with 1 when it cannot start or go on.
 pub fn run(options: &Options) -> ExitCode {
     notify::diagnostics();
+    if let Err(error) = rlimit::refuse_huge_pages() {
+        tracing::warn!(%error, "memory may come in huge pages; many small sessions will cost more of it");
+    }
     match Process::start(options) {
         Ok(process) => process.serve(),
         Err(reason) => {

@@ -5,4 +5,9 @@
 #[path = "../kit/mod.rs"]
 mod kit;
 
+mod hostile;
 mod kit_itself;
+mod refusals;
+mod strangers;
+mod streams;
+mod violations;

@@ -73,7 +73,8 @@ fn tungstenite_in_rust(driver: Driver) {
         socket.send(message.clone()).expect("a message can be sent");
         assert_eq!(socket.read().expect("an echo"), message);
     }
-    let fragment = |text, opcode, last| Message::Frame(Frame::message(Bytes::from_static(text), OpCode::Data(opcode), last));
+    let fragment =
+        |text, opcode, last| Message::Frame(Frame::message(Bytes::from_static(text), OpCode::Data(opcode), last));
     socket.send(fragment(b"one ", Data::Text, false)).expect("a fragment can be sent");
     socket.send(fragment(b"two", Data::Continue, true)).expect("a fragment can be sent");
     assert_eq!(socket.read().expect("an echo"), Message::text("one two"));
@@ -89,20 +90,17 @@ struct Running {
     child: Option<Child>,
     /// The address that it invites one to try.
     url: String,
-    /// Its default ports are everybody's: one at a time.
-    _turn: File,
     _directory: tempfile::TempDir,
-    _operator: Port,
+    _ports: [Port; 2],
 }
 
 impl Running {
     fn start(driver: Driver) -> Self {
-        let turn = File::create(std::env::temp_dir().join("framegate-run.lock")).expect("a lock file");
-        turn.lock().expect("a lock");
         let directory = tempfile::tempdir().expect("a directory");
-        let operator = Port::free();
+        let (public, operator) = (Port::free(), Port::free());
         let mut command = Command::new(FRAMEGATE);
         command.args(["run", "--driver", driver.word(), "--operator", &operator.address().to_string()]);
+        command.args(["--listen", &public.address().to_string()]);
         command.arg("--control").arg(directory.path().join("control.sock"));
         command.arg("--state-dir").arg(directory.path().join("state"));
         let said = directory.path().join("said");
@@ -114,7 +112,7 @@ impl Running {
         until_some("the gateway is ready", || {
             crate::kit::gateway::http_get(operator.address(), "/ready").filter(|(status, _)| *status == 200)
         });
-        Self { child: Some(child), url, _turn: turn, _directory: directory, _operator: operator }
+        Self { child: Some(child), url, _directory: directory, _ports: [public, operator] }
     }
 }
 
@@ -195,7 +193,12 @@ fn answer(stream: TcpStream) -> Option<String> {
 }
 
 fn succeeds(command: &mut Command) -> bool {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
 }
 
 fn skip(stranger: &str, remedy: &str) {
@@ -210,6 +213,7 @@ fn script(name: &str) -> PathBuf {
 
 /// Where install.sh puts them.
 fn strangers_home() -> PathBuf {
-    let target = std::env::var("CARGO_TARGET_DIR").map_or_else(|_| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
+    let target = std::env::var("CARGO_TARGET_DIR")
+        .map_or_else(|_| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
     target.join("strangers")
 }

@@ -254,6 +254,19 @@ impl Peer {
         heard
     }
 
+    /// Whether a byte, or the end, comes within so long.
+    pub fn hear_within(&mut self, time: Duration) -> bool {
+        !self.unread.is_empty() || self.read_some(time) || self.ended
+    }
+
+    /// Whether a byte, or the end, has come already; does not wait.
+    pub fn has_heard(&mut self) -> bool {
+        self.socket.set_nonblocking(true).expect("a socket need not block");
+        let heard = self.hear_within(DEADLINE);
+        self.socket.set_nonblocking(false).expect("a socket can block");
+        heard
+    }
+
     /// What came and has not been looked at.
     pub fn take_unread(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.unread)
@@ -266,7 +279,9 @@ impl Peer {
         let head = self.head();
         let length = head.header("Content-Length").unwrap_or_else(|| panic!("no Content-Length: {head}"));
         let length: usize = length.parse().expect("a Content-Length");
-        assert_eq!(head.header("Connection"), Some("close"), "{head}");
+        let closes =
+            head.header("Connection").is_some_and(|value| value.split(',').any(|option| option.trim() == "close"));
+        assert!(closes, "{head}");
         let body = self.rest();
         assert_eq!(body.len(), length, "{head}{}", body.escape_ascii());
         Refused { status: head.status(), body: String::from_utf8(body).expect("a body in UTF-8"), head }

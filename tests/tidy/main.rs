@@ -248,3 +248,23 @@ fn every_example_is_shown_or_run_somewhere() {
     });
     none(forgotten.map(|example| example.path.clone()).collect(), "an example that nobody runs is a rumour");
 }
+
+#[test]
+fn every_refusal_and_violation_has_a_test_for_what_peers_see() {
+    for (source, name, tests) in [
+        ("dataplane/src/refusal.rs", "Refusal", "tests/end_to_end/refusals.rs"),
+        ("proto/src/ws/violation.rs", "Violation", "tests/end_to_end/violations.rs"),
+    ] {
+        let read = |path: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+        let (source, tests) = (read(source), read(tests));
+        let start = source.find(&format!("pub enum {name} {{")).unwrap();
+        let body = &source[start..start + source[start..].find("\n}").unwrap()];
+        let variants: Vec<_> = body.lines().filter_map(|line| line.trim().strip_suffix(',')).collect();
+        assert!(variants.len() > 10, "{name} has variants: {variants:?}");
+        // Once in the table of statuses or codes, and once where somebody brings it about.
+        let untested = variants.iter().filter(|variant| tests.matches(&format!("\"{variant}\"")).count() < 2);
+        let excused = ["Internal", "NoSnapshot"];
+        let untested = untested.filter(|variant| !excused.contains(*variant) || !tests.contains(**variant));
+        none(untested.map(|variant| format!("{name}::{variant}")).collect(), "a no that nobody heard is not tested");
+    }
+}
