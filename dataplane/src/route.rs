@@ -119,7 +119,7 @@ fn longest<'t, 'p>(
             published.listeners.contains(listener)
                 && (rest.is_empty() || published.api.api.context_match == ContextMatch::Longest)
         };
-        if let Some(found) = paths.at(context).iter().map(|&at| tables.published(at)).find(visible) {
+        if let Some(found) = paths.at(context).map(|at| tables.published(at)).find(visible) {
             return Some((found, rest));
         }
         end = context.rfind('/')?;

@@ -5,14 +5,16 @@
 //! Which API a request reaches is decided in [`route`](crate::route); which endpoint is dialled, where connecting is.
 
 use std::borrow::Borrow;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use proto::control::message::Generation;
 use proto::snapshot::{
-    Api, Captures, EndpointUrl, Environment, Listener, ListenerSet, Mapping, MessageLimits, Pattern, Section,
+    Api, Captures, Digest, EndpointUrl, Environment, Listener, ListenerSet, Mapping, MessageLimits, Pattern, Section,
     SectionName, Settings, Snapshot, Target, Topic, Upstream,
 };
 
@@ -24,10 +26,10 @@ pub struct Tables {
     listeners: HashMap<String, usize>,
     published: Vec<Published>,
     by_label: HashMap<Arc<str>, usize>,
+    /// Where the APIs of a section stand among the published ones.
+    ranges: HashMap<SectionName, Range<usize>>,
     upstreams: HashMap<String, Arc<UpstreamEntry>>,
-    /// Upstreams of one endpoint with default options, for targets that are a bare URL.
-    implicit: HashMap<EndpointUrl, Arc<UpstreamEntry>>,
-    endpoints: HashSet<ByUrl>,
+    addresses: HashSet<Address>,
     pub(crate) hosts: Hosts,
 }
 
@@ -92,27 +94,31 @@ pub struct EndpointEntry {
     pub live: AtomicU64,
 }
 
-/// An endpoint in a set that is asked by URL.
-#[derive(Debug)]
-struct ByUrl(Arc<EndpointEntry>);
+/// An endpoint in the set that is asked by URL.
+#[derive(Debug, Clone)]
+struct Address {
+    endpoint: Arc<EndpointEntry>,
+    /// The upstream of this endpoint alone, with default options, where an API names it by a bare URL.
+    alone: Option<Arc<UpstreamEntry>>,
+}
 
-impl PartialEq for ByUrl {
+impl PartialEq for Address {
     fn eq(&self, other: &Self) -> bool {
-        self.0.url == other.0.url
+        self.endpoint.url == other.endpoint.url
     }
 }
 
-impl Eq for ByUrl {}
+impl Eq for Address {}
 
-impl Hash for ByUrl {
+impl Hash for Address {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.url.hash(state);
+        self.endpoint.url.hash(state);
     }
 }
 
-impl Borrow<EndpointUrl> for ByUrl {
+impl Borrow<EndpointUrl> for Address {
     fn borrow(&self) -> &EndpointUrl {
-        &self.0.url
+        &self.endpoint.url
     }
 }
 
@@ -125,9 +131,9 @@ impl Tables {
             listeners: snapshot.listeners().iter().enumerate().map(|(at, one)| (one.name.clone(), at)).collect(),
             published: Vec::with_capacity(snapshot.apis().count()),
             by_label: HashMap::new(),
+            ranges: HashMap::new(),
             upstreams: HashMap::new(),
-            implicit: HashMap::new(),
-            endpoints: HashSet::new(),
+            addresses: HashSet::with_capacity(previous.map_or(0, |tables| tables.addresses.len())),
             hosts: Hosts::default(),
         };
         for upstream in snapshot.upstreams() {
@@ -137,11 +143,12 @@ impl Tables {
         tables.by_label.reserve(tables.published.capacity());
         for (name, (digest, section)) in snapshot.sections() {
             let Section::Apis(apis) = &**section else { continue };
-            let held = previous.and_then(|tables| tables.snapshot.sections().get(name));
-            let unchanged = held.is_some_and(|(held, _)| held == digest);
-            for api in apis {
-                tables.publish(api, unchanged, previous);
+            let begin = tables.published.len();
+            match previous.and_then(|tables| tables.section(name, digest)) {
+                Some(held) => held.iter().for_each(|held| tables.publish(held.api.clone(), previous)),
+                None => apis.iter().for_each(|api| tables.publish(api_entry(api, previous), previous)),
             }
+            tables.ranges.insert(*name, begin..tables.published.len());
         }
         tables
     }
@@ -193,7 +200,7 @@ impl Tables {
 
     /// Every endpoint, named or not, each once.
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<EndpointEntry>> {
-        self.endpoints.iter().map(|endpoint| &endpoint.0)
+        self.addresses.iter().map(|address| &address.endpoint)
     }
 
     /// What the step from these tables to the next means for live sessions.
@@ -227,15 +234,21 @@ impl Tables {
         &self.published[at]
     }
 
-    fn publish(&mut self, api: &Api, unchanged: bool, previous: Option<&Self>) {
-        let entry = api_entry(api, unchanged, previous);
+    /// What is published of a section, if these are the bytes it had.
+    fn section(&self, name: &SectionName, digest: &Digest) -> Option<&[Published]> {
+        let (held, _) = self.snapshot.sections().get(name)?;
+        (held == digest).then(|| &self.published[self.ranges[name].clone()])
+    }
+
+    fn publish(&mut self, entry: Arc<ApiEntry>, previous: Option<&Self>) {
         let index = self.published.len();
         for path in &entry.paths {
             self.hosts.insert(&entry.api.hosts, path, index);
         }
         self.by_label.insert(entry.label.clone(), index);
-        let mut listeners = if api.listeners.is_empty() { ListenerSet::ALL } else { ListenerSet::NONE };
-        for at in api.listeners.iter().filter_map(|name| self.listener_index(name)) {
+        let names = &entry.api.listeners;
+        let mut listeners = if names.is_empty() { ListenerSet::ALL } else { ListenerSet::NONE };
+        for at in names.iter().filter_map(|name| self.listener_index(name)) {
             listeners.insert(at);
         }
         let mut led_to = |target: &Option<Target>| match target {
@@ -243,59 +256,58 @@ impl Tables {
             Some(Target::Url(url)) => Some(self.implicit_upstream(url, previous)),
             None => None,
         };
-        let production = led_to(&api.endpoints.production);
-        let sandbox = led_to(&api.endpoints.sandbox);
+        let production = led_to(&entry.api.endpoints.production);
+        let sandbox = led_to(&entry.api.endpoints.sandbox);
         self.published.push(Published { api: entry, production, sandbox, listeners });
     }
 
     fn upstream_entry(&mut self, upstream: &Upstream, previous: Option<&Self>) -> Arc<UpstreamEntry> {
-        let held = previous.and_then(|tables| tables.upstreams.get(&upstream.name));
-        if let Some(held) = held.filter(|held| held.config == *upstream) {
-            self.endpoints.extend(held.endpoints.iter().cloned().map(ByUrl));
-            return held.clone();
-        }
         let endpoints =
             upstream.endpoints.iter().map(|endpoint| self.endpoint_entry(&endpoint.url, previous)).collect();
+        let held = previous.and_then(|tables| tables.upstreams.get(&upstream.name));
+        if let Some(held) = held.filter(|held| held.config == *upstream) {
+            return held.clone();
+        }
         let cursor = AtomicUsize::new(held.map_or(0, |held| held.cursor.load(Ordering::Relaxed)));
         Arc::new(UpstreamEntry { config: upstream.clone(), endpoints, cursor })
     }
 
     fn implicit_upstream(&mut self, url: &EndpointUrl, previous: Option<&Self>) -> Arc<UpstreamEntry> {
-        if let Some(entry) = self.implicit.get(url) {
-            return entry.clone();
+        let here = self.addresses.get(url);
+        if let Some(entry) = here.and_then(|address| address.alone.clone()) {
+            return entry;
         }
-        let entry = match previous.and_then(|tables| tables.implicit.get(url)) {
-            Some(held) => {
-                self.endpoints.extend(held.endpoints.iter().cloned().map(ByUrl));
-                held.clone()
-            }
-            None => {
-                let name = EndpointUrl { query: None, ..url.clone() }.to_string();
-                let endpoints = vec![self.endpoint_entry(url, previous)];
-                let config = Upstream::new(name, vec![url.clone()]);
-                Arc::new(UpstreamEntry { config, endpoints, cursor: AtomicUsize::new(0) })
-            }
-        };
-        self.implicit.insert(url.clone(), entry.clone());
+        let before = previous.and_then(|tables| tables.addresses.get(url));
+        let entry = before.and_then(|address| address.alone.clone()).unwrap_or_else(|| {
+            let name = EndpointUrl { query: None, ..url.clone() }.to_string();
+            let endpoint = here.or(before).map_or_else(|| new_endpoint(url), |address| address.endpoint.clone());
+            let config = Upstream::new(name, vec![url.clone()]);
+            Arc::new(UpstreamEntry { config, endpoints: vec![endpoint], cursor: AtomicUsize::new(0) })
+        });
+        self.addresses.replace(Address { endpoint: entry.endpoints[0].clone(), alone: Some(entry.clone()) });
         entry
     }
 
     fn endpoint_entry(&mut self, url: &EndpointUrl, previous: Option<&Self>) -> Arc<EndpointEntry> {
-        let held = self.endpoints.get(url).or_else(|| previous.and_then(|tables| tables.endpoints.get(url)));
-        let entry = match held {
-            Some(held) => held.0.clone(),
-            None => Arc::new(EndpointEntry { authority: url.authority(), url: url.clone(), live: AtomicU64::new(0) }),
-        };
-        self.endpoints.insert(ByUrl(entry.clone()));
-        entry
+        if let Some(address) = self.addresses.get(url) {
+            return address.endpoint.clone();
+        }
+        let before = previous.and_then(|tables| tables.addresses.get(url));
+        let endpoint = before.map_or_else(|| new_endpoint(url), |address| address.endpoint.clone());
+        self.addresses.insert(Address { endpoint: endpoint.clone(), alone: None });
+        endpoint
     }
 }
 
-fn api_entry(api: &Api, unchanged: bool, previous: Option<&Tables>) -> Arc<ApiEntry> {
+fn new_endpoint(url: &EndpointUrl) -> Arc<EndpointEntry> {
+    Arc::new(EndpointEntry { authority: url.authority(), url: url.clone(), live: AtomicU64::new(0) })
+}
+
+fn api_entry(api: &Api, previous: Option<&Tables>) -> Arc<ApiEntry> {
     let label: Arc<str> = api.label().into();
     let held = previous.and_then(|tables| tables.api_labelled(&label));
     match held {
-        Some(held) if unchanged || held.api == *api => held.clone(),
+        Some(held) if held.api == *api => held.clone(),
         _ => {
             // Equal limits stay the same limits, so that a session sees at one glance that nothing has changed.
             let limits = held.map(|held| &held.limits).filter(|limits| ***limits == api.limits).cloned();
@@ -415,10 +427,17 @@ pub(crate) struct Hosts {
     pub(crate) every: Paths,
 }
 
-/// Places below one host. The indices are of published APIs, of disjoint listeners.
+/// One place: the published APIs there, nearly always one, else of disjoint listeners.
+#[derive(Debug)]
+struct Place {
+    first: usize,
+    others: Vec<usize>,
+}
+
+/// Places below one host, by path.
 #[derive(Debug, Default)]
 pub(crate) struct Paths {
-    places: HashMap<Arc<str>, Vec<usize>>,
+    places: HashMap<Arc<str>, Place>,
     /// Segments of the longest path here: longer prefixes of a request's path are not looked up.
     pub(crate) depth: usize,
 }
@@ -441,12 +460,18 @@ impl Hosts {
 impl Paths {
     fn insert(&mut self, path: &Arc<str>, index: usize) {
         self.depth = self.depth.max(path.bytes().filter(|&byte| byte == b'/').count());
-        self.places.entry(path.clone()).or_insert_with(|| Vec::with_capacity(1)).push(index);
+        match self.places.entry(path.clone()) {
+            Entry::Vacant(place) => {
+                place.insert(Place { first: index, others: Vec::new() });
+            }
+            Entry::Occupied(mut place) => place.get_mut().others.push(index),
+        }
     }
 
     /// The APIs whose place is exactly this path.
-    pub(crate) fn at(&self, path: &str) -> &[usize] {
-        self.places.get(path).map_or(&[], Vec::as_slice)
+    pub(crate) fn at(&self, path: &str) -> impl Iterator<Item = usize> {
+        let place = self.places.get(path);
+        place.into_iter().flat_map(|place| std::iter::once(place.first).chain(place.others.iter().copied()))
     }
 }
 

@@ -143,41 +143,64 @@ impl Section {
             message: format!("the section {name} cannot be read: {fault}"),
         })?;
         section.belongs_in(name)?;
+        section.is_of_one_bucket(name)?;
         Ok(section)
     }
 
-    /// Whether this is what a section of that name holds: the kind, the buckets, the order; and no empty bucket.
+    /// Whether this is what a section of that name holds: the kind, the order, no empty bucket, and the bucket of the
+    /// first entry. That all entries are of one bucket was seen when they were decoded.
     pub(super) fn belongs_in(&self, name: SectionName) -> Result<(), Problem> {
-        let entries: Vec<(&str, &str)> = match (self, name) {
+        let kind = match (self, name) {
             (Self::Settings(_), SectionName::Settings) => return Ok(()),
-            (Self::Listeners(listeners), SectionName::Listeners) => {
-                listeners.iter().map(|listener| (listener.name.as_str(), "")).collect()
-            }
-            (Self::Upstreams(upstreams), SectionName::Upstreams(_)) => {
-                upstreams.iter().map(|upstream| (upstream.name.as_str(), "")).collect()
-            }
-            (Self::Apis(apis), SectionName::Apis(_)) => {
-                apis.iter().map(|api| (api.name.as_str(), api.version.as_str())).collect()
-            }
-            _ => return Err(misplaced(name, "holds another kind of entries than its name says".into())),
+            (Self::Listeners(_), SectionName::Listeners) => true,
+            (Self::Upstreams(_), SectionName::Upstreams(_)) => true,
+            (Self::Apis(_), SectionName::Apis(_)) => true,
+            _ => false,
         };
-        if let SectionName::Upstreams(wanted) | SectionName::Apis(wanted) = name {
-            if entries.is_empty() {
-                return Err(misplaced(name, "is empty; an empty bucket is left out".into()));
-            }
-            if let Some((entry, _)) = entries.iter().find(|(entry, _)| bucket(entry) != wanted) {
-                let right = bucket(entry);
-                return Err(misplaced(name, format!("holds {entry:?}, which belongs in bucket {right:02x}")));
-            }
+        if !kind {
+            return Err(misplaced(name, "holds another kind of entries than its name says".into()));
         }
-        if let Some(pair) = entries.windows(2).find(|pair| pair[0] >= pair[1]) {
-            let [before, after] = [pair[0], pair[1]].map(|(name, version)| Label(name, version).to_string());
-            return Err(misplaced(
-                name,
-                format!("holds {before:?} before {after:?}; entries rise by name, then version"),
-            ));
+        let mut before = None;
+        for at in 0.. {
+            let Some(entry) = self.entry(at) else { break };
+            if let Some(before) = before.filter(|before| *before >= entry) {
+                let [before, entry] = [before, entry].map(|(name, version)| Label(name, version).to_string());
+                let fault = format!("holds {before:?} before {entry:?}; entries rise by name, then version");
+                return Err(misplaced(name, fault));
+            }
+            before = Some(entry);
         }
-        Ok(())
+        match (name, self.entry(0)) {
+            (SectionName::Upstreams(_) | SectionName::Apis(_), None) => {
+                Err(misplaced(name, "is empty; an empty bucket is left out".into()))
+            }
+            (_, Some(first)) => in_bucket(name, first.0),
+            (_, None) => Ok(()),
+        }
+    }
+
+    fn is_of_one_bucket(&self, name: SectionName) -> Result<(), Problem> {
+        (1..).map_while(|at| self.entry(at)).try_for_each(|(entry, _)| in_bucket(name, entry))
+    }
+
+    /// Name and version of an entry.
+    fn entry(&self, at: usize) -> Option<(&str, &str)> {
+        match self {
+            Self::Settings(_) => None,
+            Self::Listeners(listeners) => listeners.get(at).map(|listener| (listener.name.as_str(), "")),
+            Self::Upstreams(upstreams) => upstreams.get(at).map(|upstream| (upstream.name.as_str(), "")),
+            Self::Apis(apis) => apis.get(at).map(|api| (api.name.as_str(), api.version.as_str())),
+        }
+    }
+}
+
+fn in_bucket(name: SectionName, entry: &str) -> Result<(), Problem> {
+    match name {
+        SectionName::Upstreams(wanted) | SectionName::Apis(wanted) if bucket(entry) != wanted => {
+            let right = bucket(entry);
+            Err(misplaced(name, format!("holds {entry:?}, which belongs in bucket {right:02x}")))
+        }
+        _ => Ok(()),
     }
 }
 

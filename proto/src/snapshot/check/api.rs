@@ -81,9 +81,10 @@ fn words(
     problem: impl Fn(&str) -> Option<String>,
     problems: &mut Problems,
 ) {
-    let mut seen = HashSet::new();
+    let mut seen = HashSet::with_capacity(if words.len() > 1 { words.len() } else { 0 });
     for (at, word) in words.iter().enumerate() {
-        let twice = (!seen.insert(word)).then(|| format!("{word:?} stands here twice; leave one out"));
+        let again = words.len() > 1 && !seen.insert(word);
+        let twice = again.then(|| format!("{word:?} stands here twice; leave one out"));
         problems.add_if(format_args!("{place}/{at}"), problem(word).or(twice));
     }
 }

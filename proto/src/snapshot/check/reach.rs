@@ -3,6 +3,7 @@
 //! Overlaps are wanted and have an order (host before wildcard, longer context before shorter); only what stands at the
 //! very same place is a clash. An API that is switched off keeps its place.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use super::{Names, Problems};
@@ -44,30 +45,52 @@ struct Claim {
     listeners: ListenerSet,
 }
 
+/// The claims on one host and path, nearly always one. Those that clash are not kept, so the kept ones have disjoint
+/// listeners and are at most as many, plus one of no listener.
+struct Claims {
+    first: Claim,
+    others: Vec<Claim>,
+}
+
+impl Claims {
+    /// The API whose claim this one takes a listener from.
+    fn against(&self, claim: &Claim) -> Option<usize> {
+        let mut held = std::iter::once(&self.first).chain(&self.others);
+        held.find(|held| held.api != claim.api && held.listeners.intersects(&claim.listeners)).map(|held| held.api)
+    }
+}
+
 pub(super) fn clashes(apis: &[&Api], names: &Names<'_>, problems: &mut Problems) {
     let paths: Vec<_> = apis.iter().map(|api| paths(api)).collect();
-    let routes = apis.iter().zip(&paths).map(|(api, paths)| api.hosts.len().max(1) * paths.len()).sum::<usize>();
+    let hosts = |api: &Api| api.hosts.len().max(1);
+    let routes = apis.iter().zip(&paths).map(|(api, paths)| hosts(api) * paths.iter().flatten().count()).sum::<usize>();
     if routes > ROUTES_MAX {
         let message = format!("all APIs together have {routes} pairs of host and path; {ROUTES_MAX} are allowed");
         problems.add("/apis", message);
         return;
     }
-    let mut claims: HashMap<(&str, &str), Vec<Claim>> = HashMap::with_capacity(routes);
+    let mut claims: HashMap<(&str, &str), Claims> = HashMap::with_capacity(routes);
     let mut told = HashSet::new();
     for (index, api) in apis.iter().enumerate() {
         let listeners = listeners_of(api, names);
-        for path in &paths[index] {
+        for path in paths[index].iter().flatten() {
             for host in hosts_of(api) {
-                let held = claims.entry((host, path)).or_insert_with(|| Vec::with_capacity(1));
-                match held.iter().find(|claim| claim.api != index && claim.listeners.intersects(&listeners)) {
-                    // Never pushed, so claims of one place are disjoint and at most as many as listeners.
-                    Some(claim) if told.insert((claim.api, index)) => {
-                        let (spot, message) = clash(apis, claim.api, index, host, path, problems);
+                let claim = Claim { api: index, listeners };
+                let held = match claims.entry((host, path)) {
+                    Entry::Vacant(place) => {
+                        place.insert(Claims { first: claim, others: Vec::new() });
+                        continue;
+                    }
+                    Entry::Occupied(place) => place.into_mut(),
+                };
+                match held.against(&claim) {
+                    Some(holder) if told.insert((holder, index)) => {
+                        let (spot, message) = clash(apis, holder, index, host, path, problems);
                         problems.add(format_args!("{spot}/context"), message);
                     }
                     Some(_) => {}
                     None if listeners == ListenerSet::NONE => {} // all of them unknown, which is told elsewhere
-                    None => held.push(Claim { api: index, listeners }),
+                    None => held.others.push(claim),
                 }
             }
         }
@@ -94,11 +117,11 @@ fn clash<'a>(
 }
 
 /// The paths at which an API answers; none where its context is not sound, which is told elsewhere.
-fn paths(api: &Api) -> Vec<String> {
+fn paths(api: &Api) -> [Option<String>; 2] {
     if context_problem(&api.context, &api.version).is_some() {
-        return Vec::new();
+        return [None, None];
     }
-    std::iter::once(api.path()).chain(api.default_path()).collect()
+    [Some(api.path()), api.default_path()]
 }
 
 /// An API's hosts; the empty one stands for every host.
