@@ -29,6 +29,8 @@ use crate::tables::{EndpointEntry, Tables, UpstreamEntry};
 const ENDPOINTS_TRIED_MAX: usize = 4;
 /// Addresses of one name that are tried.
 const ADDRESSES_TRIED_MAX: usize = 4;
+/// Connect timeouts that all attempts for one client may take together.
+const CONNECT_TIMEOUTS_MAX: u32 = 3;
 /// Bytes read at a time, of heads and of bodies that are relayed.
 const READ_BYTES: usize = 4096;
 
@@ -58,7 +60,12 @@ pub async fn open(
     request: &Request,
     downstream: &mut Downstream,
 ) -> Result<Upstream, Stop> {
-    let (socket, live, endpoint) = connect(shard, &route.upstream, downstream).await?;
+    let patience = Duration::from(route.upstream.config.connect_timeout) * CONNECT_TIMEOUTS_MAX;
+    let (socket, live, endpoint) =
+        match monoio::time::timeout(patience, connect(shard, &route.upstream, downstream)).await {
+            Ok(connected) => connected?,
+            Err(_) => return Err(Refusal::UpstreamConnectTimeout.into()),
+        };
     downstream.seen.endpoint = endpoint.url.to_string();
     let offer = offer(route, request);
     let key = Key::from_random(shard.keys.borrow_mut().next_octets());
@@ -96,7 +103,7 @@ async fn connect(
     shard: &Rc<Shard>,
     upstream: &Arc<UpstreamEntry>,
     downstream: &Downstream,
-) -> Result<(Socket, LiveSession, Arc<EndpointEntry>), Refusal> {
+) -> Result<(Socket, LiveSession, Arc<EndpointEntry>), Stop> {
     let mut refusal = Refusal::UpstreamUnreachable;
     for index in order(upstream).into_iter().take(ENDPOINTS_TRIED_MAX) {
         let endpoint = &upstream.endpoints[index];
@@ -104,14 +111,16 @@ async fn connect(
         let live = LiveSession::on(endpoint);
         match dial(shard, upstream, endpoint, downstream.listener.tcp_nodelay).await {
             Ok(socket) => return Ok((socket, live, Arc::clone(endpoint))),
-            Err(Refusal::Full) => return Err(Refusal::Full),
+            Err(Refusal::Full) => return Err(Refusal::Full.into()),
+            // Nobody is dialled for a client that has gone.
+            Err(_) if downstream.socket.is_hung_up() => return Err(Stop::Gone),
             Err(fault) => {
                 tracing::debug!(upstream = upstream.config.name, endpoint = %endpoint.url, reason = fault.row().word, "endpoint passed over");
                 refusal = fault;
             }
         }
     }
-    Err(refusal)
+    Err(refusal.into())
 }
 
 /// Indices of the endpoints in the order in which they are tried.

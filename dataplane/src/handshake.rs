@@ -372,8 +372,14 @@ pub async fn dismiss(shard: &Rc<Shard>, downstream: Downstream, stop: Stop) {
             shard.shared.log.write(Line::Refused(Box::new(Refused::new(record, refusal))));
             if refusal != Refusal::BadProxyHeader {
                 let row = refusal.row();
-                let extra: &[(&str, &str)] = if row.status == 503 { &[RETRY_AFTER] } else { &[] };
-                say(&downstream, row.status, extra, row.sentence).await;
+                let mut extra = Vec::new();
+                if row.status == 503 {
+                    extra.push(RETRY_AFTER);
+                }
+                if let (Some(tables), false) = (&tables, downstream.seen.request_id.is_empty()) {
+                    extra.push((tables.settings().request_id_header.as_str(), &downstream.seen.request_id));
+                }
+                say(&downstream, row.status, &extra, row.sentence).await;
             }
         }
         Stop::Answered(status) => {

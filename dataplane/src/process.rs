@@ -35,7 +35,8 @@ const LOG_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a worker may take to answer the watchdog.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Runs the data plane until it is told to stop. Exits with 0 after a drain, with 1 when it cannot start or go on.
+/// Runs the data plane until it is told to stop. Exits with 0 after a drain, with 1 when a fault of ours ended it, and
+/// with 2 when it cannot start: then another start would fail the same way.
 pub fn run(options: &Options) -> ExitCode {
     notify::diagnostics();
     if let Err(error) = rlimit::refuse_huge_pages() {
@@ -45,7 +46,7 @@ pub fn run(options: &Options) -> ExitCode {
         Ok(process) => process.serve(),
         Err(reason) => {
             tracing::error!("{reason}");
-            ExitCode::FAILURE
+            ExitCode::from(2)
         }
     }
 }

@@ -111,16 +111,12 @@ pub enum Cause {
     Lifetime,
     /// A side answered no ping.
     PingTimeout,
-    /// A side left the closing handshake unfinished.
-    CloseTimeout,
     /// The gateway drains.
     Drain,
     /// The API or version is no longer published.
     Unpublished,
     /// The second signal: ended at once.
     Killed,
-    /// A fault of this gateway.
-    Internal,
 }
 
 impl Cause {
@@ -133,11 +129,9 @@ impl Cause {
             Self::Idle => "idle",
             Self::Lifetime => "lifetime",
             Self::PingTimeout => "ping_timeout",
-            Self::CloseTimeout => "close_timeout",
             Self::Drain => "drain",
             Self::Unpublished => "unpublished",
             Self::Killed => "killed",
-            Self::Internal => "internal",
         }
     }
 
@@ -150,11 +144,9 @@ impl Cause {
             Self::Idle => 'I',
             Self::Lifetime => 'L',
             Self::PingTimeout => 'P',
-            Self::CloseTimeout => 'H',
             Self::Drain => 'D',
             Self::Unpublished => 'U',
             Self::Killed => 'K',
-            Self::Internal => '!',
         }
     }
 }

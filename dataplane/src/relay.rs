@@ -90,7 +90,7 @@ fn catch_up(shard: &Shard, tables: &Tables, api: &ApiEntry, session: &mut Sessio
         session.drain_at(at_ms(), Cause::Drain);
     }
     let Some(current) = shard.tables() else { return };
-    match tables.changes(&current).fate(api, session.limits()) {
+    match current.fate(api, session.limits()) {
         Fate::Untouched => {}
         Fate::Limits(limits) => session.adopt_limits(&limits),
         Fate::Retired => session.drain_at(at_ms(), Cause::Unpublished),

@@ -87,6 +87,13 @@ impl Socket {
         Ok(())
     }
 
+    /// Whether the other end has ended its stream, or the connection; what it sent before that may still be there.
+    pub fn is_hung_up(&self) -> bool {
+        let mut poll = libc::pollfd { fd: self.poller.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+        // SAFETY: `poll` is one pollfd, valid for the call; a timeout of 0 does not block.
+        unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
+    }
+
     /// Says that nothing more will be sent.
     pub fn shutdown(&self) {
         shutdown(self.poller.as_raw_fd());

@@ -219,7 +219,7 @@ async fn run(
 type Parts = (Rc<Shard>, Socket, Socket, Turnstile);
 
 fn prepare(number: usize, shared: Arc<Shared>, record: Arc<ShardRecord>, inbox: &Inbox) -> io::Result<Parts> {
-    let engine = Engine::new(Keys::from_system())?;
+    let engine = Engine::new(Keys::from_system(), Arc::clone(&record))?;
     let epoll = Socket::from_fd(engine.descriptor()?)?;
     let orders = Socket::from_fd(inbox.event.try_clone()?)?;
     let shard = Rc::new(Shard {

@@ -8,8 +8,6 @@ pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 pub const HEADERS_MAX: usize = 100;
 /// Bytes of a request target; more is a 414.
 pub const TARGET_BYTES_MAX: usize = 8 * 1024;
-/// Bytes a client may send behind its request head before the 101; more is a refusal.
-pub const EARLY_BYTES_MAX: usize = 16 * 1024;
 /// Payload bytes of a control frame, RFC 6455 §5.5.
 pub const CONTROL_PAYLOAD_MAX: usize = 125;
 /// Bytes of the longest frame header: two, eight of length, four of key. RFC 6455 §5.2.

@@ -62,12 +62,10 @@ fn causes() -> Vec<Cause> {
         Cause::Lost => Some(Cause::Idle),
         Cause::Idle => Some(Cause::Lifetime),
         Cause::Lifetime => Some(Cause::PingTimeout),
-        Cause::PingTimeout => Some(Cause::CloseTimeout),
-        Cause::CloseTimeout => Some(Cause::Drain),
+        Cause::PingTimeout => Some(Cause::Drain),
         Cause::Drain => Some(Cause::Unpublished),
         Cause::Unpublished => Some(Cause::Killed),
-        Cause::Killed => Some(Cause::Internal),
-        Cause::Internal | Cause::Violation(_) => None,
+        Cause::Killed | Cause::Violation(_) => None,
     };
     std::iter::successors(Some(Cause::Closed), |cause| next(*cause)).collect()
 }

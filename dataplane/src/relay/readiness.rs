@@ -12,9 +12,11 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use super::session::{CONTROL_FRAME_MAX, Ending, Facts, Leg, LegState, LegView, Session};
 use super::{Handover, Resident};
+use crate::record::ShardRecord;
 use crate::relay::keys::Keys;
 use crate::socket;
 
@@ -27,7 +29,8 @@ const EVENTS_MAX: usize = 256;
 /// Bytes that one leg may receive in one turn before the others have theirs.
 const TURN_BYTES: usize = 1024 * 1024;
 
-const _: () = assert!(proto::limits::EARLY_BYTES_MAX <= BUFFER_BYTES);
+// What came with a head, on either leg, is looked at in one piece.
+const _: () = assert!(2 * proto::limits::HEAD_BYTES_MAX <= BUFFER_BYTES);
 const _: () = assert!(proto::limits::SEND_BUDGET_MAX <= BUFFER_BYTES as u64);
 
 /// The sessions of one worker.
@@ -40,6 +43,7 @@ pub struct Engine {
     /// Legs that had more to read when their turn was over.
     unfinished: VecDeque<Key>,
     keys: Keys,
+    record: Arc<ShardRecord>,
     /// When [`Engine::sweep`] has something to do; `u64::MAX`: never.
     due_ms: u64,
 }
@@ -124,6 +128,13 @@ impl Backlog {
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// Gives up what is kept; returns how much that was.
+    fn clear(&mut self) -> u64 {
+        let given_up = self.rest().len() as u64;
+        *self = Self::default();
+        given_up
+    }
+
     fn advance(&mut self, sent: usize) {
         self.sent += sent as u32;
         if self.sent as usize == self.bytes.len() {
@@ -153,7 +164,7 @@ impl Key {
 
 impl Engine {
     /// An engine without sessions.
-    pub fn new(keys: Keys) -> io::Result<Self> {
+    pub fn new(keys: Keys, record: Arc<ShardRecord>) -> io::Result<Self> {
         // SAFETY: a plain system call; the outcome is checked.
         let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         if epoll < 0 {
@@ -168,6 +179,7 @@ impl Engine {
             buffer: vec![0; HEADROOM_BYTES + BUFFER_BYTES].into_boxed_slice(),
             unfinished: VecDeque::new(),
             keys,
+            record,
             due_ms: u64::MAX,
         })
     }
@@ -432,7 +444,8 @@ impl Engine {
         slot.epoch = slot.epoch.wrapping_add(1);
         self.free.push(index);
         self.live -= 1;
-        let Entry { session, resident, legs, .. } = *entry;
+        let Entry { session, resident, mut legs, .. } = *entry;
+        self.record.unbuffered(legs.iter_mut().map(|wire| wire.backlog.clear()).sum());
         drop(legs);
         let ending = session.ending().unwrap_or(Ending::KILLED);
         resident.ended(ending, session.totals(Leg::Client), session.totals(Leg::Upstream), now_ms);
@@ -507,6 +520,7 @@ impl Entry {
             }
         }
         if !bytes.is_empty() {
+            engine.record.buffered(bytes.len() as u64);
             self.legs[to as usize].backlog.push(bytes);
         }
     }
@@ -517,7 +531,10 @@ impl Entry {
         let backlog = &mut self.legs[to as usize].backlog;
         while !backlog.is_empty() {
             match socket::send(fd, backlog.rest()) {
-                Ok(sent) => backlog.advance(sent),
+                Ok(sent) => {
+                    backlog.advance(sent);
+                    engine.record.unbuffered(sent as u64);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => return self.broke(to, engine, now_ms),
             }
@@ -530,7 +547,7 @@ impl Entry {
     fn broke(&mut self, leg: Leg, engine: &mut Engine, now_ms: u64) {
         let wire = &mut self.legs[leg as usize];
         wire.broken = true;
-        wire.backlog = Backlog::default();
+        engine.record.unbuffered(wire.backlog.clear());
         if wire.ended {
             self.lost(leg, engine, now_ms);
         }
