@@ -35,6 +35,14 @@ fn rows(page: &Page) -> Vec<Vec<String>> {
 }
 
 #[test]
+fn the_index_names_every_page_of_the_manual() {
+    let index = page("docs/README.md");
+    let links: BTreeSet<_> = index.links().into_iter().map(|target| index.beside(&target)).collect();
+    let forgotten = pages().into_iter().map(|page| page.path).filter(|path| path.starts_with("docs/"));
+    none(forgotten.filter(|path| *path != index.path && !links.contains(path)).collect(), "docs/README.md lacks pages");
+}
+
+#[test]
 fn every_refusal_has_a_row_with_its_status_and_blame() {
     let rows = rows(&page("docs/close-codes.md"));
     let missing = Refusal::ALL.into_iter().filter(|refusal| {
