@@ -12,6 +12,7 @@ on_both_drivers!(
     a_client_that_breaks_a_rule,
     an_upstream_that_breaks_a_rule,
     a_violation_behind_good_frames_does_not_take_them_along,
+    what_the_other_peer_has_to_say_still_arrives,
     a_violation_inside_a_frame_that_is_under_way_cuts_the_other_leg,
     a_header_is_judged_before_its_payload_comes,
     the_other_peer_may_take_its_time_to_close_but_not_for_ever,
@@ -149,12 +150,12 @@ fn commit_bytes(
     }
     offender.try_send(wrong);
 
-    let reason = offender.expect_close(code);
-    assert!(!reason.is_empty(), "{what}");
-    offender.expect_end();
     other.expect_close(1011);
     other.send_frame(&Frame::close(1011, ""));
     other.expect_end();
+    let reason = offender.expect_close(code);
+    assert!(!reason.is_empty(), "{what}");
+    offender.expect_end();
 
     assert_eq!(gateway.metric("framegate_violations_total", &labels), counted + 1.0, "{what}");
     let side = if direction == "to_upstream" { "client" } else { "upstream" };
@@ -180,6 +181,23 @@ fn a_violation_behind_good_frames_does_not_take_them_along(driver: Driver) {
     client.expect_close(1002);
     client.expect_end();
     drop(backend);
+    gateway.probe();
+}
+
+fn what_the_other_peer_has_to_say_still_arrives(driver: Driver) {
+    let upstream = RawUpstream::listen();
+    let mut gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), LOW).start();
+    let (mut client, mut backend) = gateway.session("/chat", &upstream);
+    let bytes = [Frame::text("question"), Frame::new(Opcode(3), "wrong")].map(|frame| client.dressed(&frame).encode());
+    client.send(&bytes.concat());
+    backend.expect(Opcode::TEXT, b"question");
+    backend.expect_close(1011);
+    // The answer was on its way; the offender reads it, and then why it is closed.
+    backend.send_frame(&Frame::text("answer"));
+    backend.send_frame(&Frame::close(1011, ""));
+    client.expect(Opcode::TEXT, b"answer");
+    client.expect_close(1002);
+    client.expect_end();
     gateway.probe();
 }
 

@@ -571,7 +571,7 @@ impl Session {
         self.inbound[from as usize].closed = true;
         self.end(Ending { code: close.code(), side: from.side(), cause: Cause::Closed }, facts);
         self.progress(facts);
-        if self.discards(from) {
+        if self.discards(from) || self.outbound[to as usize].owe_deferred() {
             return Ok(false);
         }
         self.outbound[to as usize].close = CloseState::Sent;
@@ -582,19 +582,28 @@ impl Session {
     }
 
     /// Ends the session for a rule that a peer broke; `inside` a frame that has partly been sent on.
+    ///
+    /// The offender is told when the other peer has answered its own close frame, or can no more: what that peer had to
+    /// say to all that came before the violation still arrives, as it would have without a gateway between them.
     fn violate(&mut self, from: Leg, violation: Violation, inside: bool, facts: &Facts<'_>) {
         let to = from.other();
         facts.counters.violation(violation, from.direction());
         self.end(Ending { code: violation.code(), side: from.side(), cause: Cause::Violation(violation) }, facts);
         let inbound = &mut self.inbound[from as usize];
         inbound.ignored = true;
-        self.outbound[from as usize].owe_close(violation.code(), violation.reason());
         if inside && self.outbound[to as usize].close != CloseState::Sent {
+            self.outbound[from as usize].owe_close(violation.code(), violation.reason());
             self.cut(to);
-        } else {
-            inbound.remaining = 0;
-            self.owe_news(to, blame(from));
+            return;
         }
+        inbound.remaining = 0;
+        let other = &self.inbound[to as usize];
+        if other.closed || other.ignored || other.lost || self.outbound[to as usize].cut {
+            self.outbound[from as usize].owe_close(violation.code(), violation.reason());
+        } else {
+            self.outbound[from as usize].defer_close(violation.code(), violation.reason());
+        }
+        self.owe_news(to, blame(from));
     }
 
     /// The leg's peer has ended its stream. After its close frame that is in order, and it may still be sent to; after

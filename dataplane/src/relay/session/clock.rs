@@ -101,6 +101,7 @@ impl Session {
                 self.owe_answer(leg);
                 answered = true;
             }
+            answered |= self.outbound[leg as usize].owe_deferred();
         }
         if answered && facts.now_ms < self.closing_ms + CLOSE_TIMEOUTS_MAX * facts.options.close_timeout.as_ms() {
             self.progress(facts);

@@ -88,6 +88,8 @@ impl Ping {
 pub(super) enum CloseState {
     #[default]
     Open,
+    /// Owed, but what the other peer still has to say comes first.
+    Deferred(CloseCode, &'static str),
     Owed(CloseCode, &'static str),
     Sent,
 }
@@ -101,5 +103,19 @@ impl Outbound {
         if self.close == CloseState::Open {
             self.close = CloseState::Owed(code, reason);
         }
+        self.owe_deferred();
+    }
+
+    pub(super) fn defer_close(&mut self, code: CloseCode, reason: &'static str) {
+        if self.close == CloseState::Open {
+            self.close = CloseState::Deferred(code, reason);
+        }
+    }
+
+    /// A close that was deferred is owed now; whether there is one.
+    pub(super) fn owe_deferred(&mut self) -> bool {
+        let CloseState::Deferred(code, reason) = self.close else { return false };
+        self.close = CloseState::Owed(code, reason);
+        true
     }
 }

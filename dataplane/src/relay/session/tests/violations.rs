@@ -72,19 +72,22 @@ fn every_breach_closes_the_offender_with_its_code_and_the_other_with_1011() {
                 }
                 bench.feed(leg, text(leg, "after"));
                 let verdict = format!("close {} {}", violation.code().0, violation.reason());
-                assert_eq!(bench.saw(leg), [verdict], "{violation:?} of the {leg:?}");
                 let other = bench.saw(leg.other());
                 assert_eq!(other.first().unwrap(), "text before");
                 if one_by_one && violation == Violation::NotUtf8 {
                     // The start of the frame has been sent on: no close frame may stand there.
                     assert_eq!(other[1..], ["3 of 4"]);
                     assert_eq!(bench.session.leg(leg.other()), LegState::Cut);
+                    bench.assert_saw(leg, &[&verdict]);
                 } else {
                     assert_eq!(other.last().unwrap(), blame(leg), "{violation:?} of the {leg:?}");
                     assert!(!other.iter().any(|word| word.contains("after")));
                     assert_eq!(bench.session.leg(leg.other()), LegState::Open, "it owes its answer");
+                    bench.assert_saw(leg, &[]);
+                    bench.feed(leg.other(), text(leg.other(), "to what came before"));
                     bench.feed(leg.other(), close(leg.other(), 1011, ""));
                     assert_eq!(bench.session.leg(leg.other()), LegState::Finished);
+                    bench.assert_saw(leg, &["text to what came before", &verdict]);
                 }
                 assert_eq!(bench.session.leg(leg), LegState::Finished);
                 let (side, direction) = match leg {
@@ -105,6 +108,7 @@ fn what_came_before_a_breach_in_the_same_read_is_relayed() {
         let mut bench = strict();
         bench.feed(leg, [text(leg, "one"), text(leg, "two"), of(leg, Opcode::Text, true, b"bad \xc0")].concat());
         bench.assert_saw(leg.other(), &["text one", "text two", blame(leg)]);
+        bench.feed(leg.other(), close(leg.other(), 1011, ""));
         bench.assert_saw(leg, &["close 1007 not UTF-8"]);
     }
 }
@@ -144,7 +148,8 @@ fn the_offender_is_told_when_the_frame_that_it_is_being_sent_has_ended() {
     bench.feed(Leg::Client, breach(Violation::ReservedBit, Leg::Client).unwrap());
     bench.assert_saw(Leg::Upstream, &[blame(Leg::Client)]);
     assert_eq!(bench.raw(Leg::Client), &blob[..10]);
-    bench.feed(Leg::Upstream, [&blob[10..], &text(Leg::Upstream, "too late")].concat());
+    bench
+        .feed(Leg::Upstream, [&blob[10..], &close(Leg::Upstream, 1011, ""), &text(Leg::Upstream, "too late")].concat());
     let close = bench.raw(Leg::Client);
     assert_eq!(&close[..12], &blob[10..]);
     assert_eq!(&close[12..16], b"\x88\x12\x03\xea", "a close frame with 1002 and nothing in between");
@@ -158,7 +163,7 @@ fn an_offender_that_ends_its_stream_still_hears_why() {
     bench.feed(Leg::Client, [0xff]);
     bench.end_of_stream(Leg::Client);
     assert_eq!(bench.session.leg(Leg::Client), LegState::Open);
-    bench.feed(Leg::Upstream, &blob[10..]);
+    bench.feed(Leg::Upstream, [&blob[10..], &close(Leg::Upstream, 1011, "")].concat());
     bench.assert_saw(Leg::Client, &["binary \\x07\\x07\\x07\\x07\\x07\\x07\\x07\\x07\\x07\\x07\\x07\\x07\\x07\\x07\\x07\\x07\\x07\\x07\\x07\\x07", "close 1002 reserved bit set"]);
     assert_eq!(bench.session.leg(Leg::Client), LegState::Finished);
 }
@@ -171,8 +176,35 @@ fn nothing_counts_that_comes_after_a_breach() {
     bench.feed(Leg::Client, [0xff, 0xff]);
     assert_eq!(bench.session.ending().unwrap().code, CloseCode::PROTOCOL_ERROR);
     assert_eq!(bench.session.totals(Leg::Client).messages, 0);
-    bench.assert_saw(Leg::Client, &["close 1002 reserved opcode"]);
     bench.assert_saw(Leg::Upstream, &[blame(Leg::Client)]);
+    bench.feed(Leg::Upstream, close(Leg::Upstream, 1011, ""));
+    bench.assert_saw(Leg::Client, &["close 1002 reserved opcode"]);
+}
+
+#[test]
+fn an_offender_is_told_at_last_though_the_other_peer_never_answers() {
+    for leg in Leg::BOTH {
+        let mut bench = strict();
+        bench.feed(leg, breach(Violation::ReservedOpcode, leg).unwrap());
+        bench.assert_saw(leg.other(), &[blame(leg)]);
+        bench.after(999);
+        bench.assert_saw(leg, &[]);
+        bench.after(1);
+        bench.drain();
+        bench.assert_saw(leg, &["close 1002 reserved opcode"]);
+        assert_eq!(bench.after(1000), None);
+    }
+}
+
+#[test]
+fn an_offender_is_told_at_once_when_the_other_peer_is_gone() {
+    for leg in Leg::BOTH {
+        let mut bench = strict();
+        bench.feed(leg, breach(Violation::ReservedOpcode, leg).unwrap());
+        bench.lose(leg.other());
+        bench.assert_saw(leg, &["close 1002 reserved opcode"]);
+        assert_eq!(bench.session.leg(leg), LegState::Finished);
+    }
 }
 
 #[test]
