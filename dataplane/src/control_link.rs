@@ -37,6 +37,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// A connection that lived this long was a good one: the next pause is the first again.
 const GOOD_AFTER: Duration = Duration::from_secs(5);
+/// A control plane that is not there yet so soon after our start is no trouble.
+const START_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the control plane may take for its Welcome, and we for any write.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// An envelope that has begun may pause for at most this long.
@@ -170,6 +172,7 @@ impl Link {
     fn run(mut self) {
         let mut pause = PAUSE_MIN;
         let mut told = Told::default();
+        let started = Instant::now();
         while !self.switch.is_off() {
             let begun = Instant::now();
             let trouble = match self.session(&mut told) {
@@ -181,7 +184,11 @@ impl Link {
             if self.switch.is_off() {
                 return;
             }
-            told.tell(&trouble, Instant::now());
+            // Both planes are often started together, and the control plane is the slower one.
+            let expected = matches!(trouble, Trouble::Dial(..)) && started.elapsed() < START_PATIENCE;
+            if !expected {
+                told.tell(&trouble, Instant::now());
+            }
             if begun.elapsed() >= GOOD_AFTER {
                 pause = PAUSE_MIN;
             }

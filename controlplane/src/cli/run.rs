@@ -93,7 +93,9 @@ async fn start(options: Options) -> ExitCode {
             let control = options.control.clone().unwrap_or_else(|| quickstart.control());
             let state_directory = options.state_dir.clone().unwrap_or_else(|| quickstart.state_directory());
             let environment = [quickstart.environment(options.listen), Quickstart::quiet()].concat();
-            let banner = quickstart::banner(options.listen, options.operator, &control);
+            // As it was typed: a newcomer has it in no PATH.
+            let command = std::env::args().next().unwrap_or_else(|| "framegate".into());
+            let banner = quickstart::banner(&command, options.listen, options.operator, &control);
             let places = Places { file: &quickstart.file(), control: &control, state_directory: &state_directory };
             keep(&options, places, environment, Some(banner)).await
         }

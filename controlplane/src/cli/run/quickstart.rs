@@ -82,8 +82,8 @@ fn start_echo() -> io::Result<SocketAddr> {
     Ok(address)
 }
 
-/// What to say once it is ready.
-pub fn banner(listen: SocketAddr, operator: SocketAddr, control: &Path) -> String {
+/// What to say once it is ready, to somebody who started it as `command`.
+pub fn banner(command: &str, listen: SocketAddr, operator: SocketAddr, control: &Path) -> String {
     let (listen, operator) = (reachable(listen), reachable(operator));
     let url = format!("ws://{listen}/echo");
     format!(
@@ -97,9 +97,10 @@ Say something to it, with whatever is at hand; it comes back:
 
 Look at it:
   curl http://{operator}/metrics
-  framegate status --control {control}
+  {command} status --control {control}
 
-Put it before your own server: examples/minimal.yaml, then framegate run minimal.yaml
+Put it before your own server:
+  {command} run examples/minimal.yaml
 Ctrl-C stops it.
 ",
         control = control.display(),
