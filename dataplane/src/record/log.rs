@@ -249,7 +249,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
-    use std::os::fd::OwnedFd;
+    use std::os::fd::{AsRawFd, OwnedFd};
 
     use super::super::SessionRecord;
     use super::super::session::tests::parts;
@@ -297,9 +297,13 @@ mod tests {
 
     #[test]
     fn a_reader_who_stops_costs_lines_and_nobody_waits() {
-        let (mut reader, writer) = io::pipe().unwrap();
+        let (mut reader, mut writer) = io::pipe().unwrap();
+        // The pipe is full before the first line: how fast which thread gets on does not matter.
+        // SAFETY: a plain system call on a descriptor that is open.
+        let capacity = unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_GETPIPE_SZ) };
+        writer.write_all(&vec![b' '; usize::try_from(capacity).unwrap()]).unwrap();
         let (log, thread) = Log::start(File::from(OwnedFd::from(writer)), None, 4).unwrap();
-        // More than the pipe (64 KiB) and the ring hold.
+        // More than one batch and the ring hold.
         let total = 1000;
         for _ in 0..total {
             log.write(line());
