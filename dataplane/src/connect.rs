@@ -66,7 +66,7 @@ pub async fn open(
             Ok(connected) => connected?,
             Err(_) => return Err(Refusal::UpstreamConnectTimeout.into()),
         };
-    downstream.seen.endpoint = endpoint.url.to_string();
+    downstream.seen.endpoint = endpoint.url.without_query();
     let offer = offer(route, request);
     let key = Key::from_random(shard.keys.borrow_mut().next_octets());
     let head = upgrade_request(tables, route, request, downstream, &endpoint, &key, &offer)?;
@@ -115,7 +115,8 @@ async fn connect(
             // Nobody is dialled for a client that has gone.
             Err(_) if downstream.socket.is_hung_up() => return Err(Stop::Gone),
             Err(fault) => {
-                tracing::debug!(upstream = upstream.config.name, endpoint = %endpoint.url, reason = fault.row().word, "endpoint passed over");
+                let (endpoint, reason) = (endpoint.url.without_query(), fault.row().word);
+                tracing::debug!(upstream = upstream.config.name, endpoint, reason, "endpoint passed over");
                 refusal = fault;
             }
         }

@@ -83,7 +83,7 @@ pub struct Seen {
     environment: Environment,
     /// The upstream's name.
     pub upstream: String,
-    /// The endpoint's URL.
+    /// The endpoint's URL, without its query.
     pub endpoint: String,
 }
 

@@ -279,7 +279,7 @@ impl Tables {
         }
         let before = previous.and_then(|tables| tables.addresses.get(url));
         let entry = before.and_then(|address| address.alone.clone()).unwrap_or_else(|| {
-            let name = EndpointUrl { query: None, ..url.clone() }.to_string();
+            let name = url.without_query();
             let endpoint = here.or(before).map_or_else(|| new_endpoint(url), |address| address.endpoint.clone());
             let config = Upstream::new(name, vec![url.clone()]);
             Arc::new(UpstreamEntry { config, endpoints: vec![endpoint], cursor: AtomicUsize::new(0) })

@@ -132,6 +132,11 @@ pub enum Place {
 }
 
 impl EndpointUrl {
+    /// For logs: without its query, which may hold a credential.
+    pub fn without_query(&self) -> String {
+        Self { query: None, ..self.clone() }.to_string()
+    }
+
     /// The value of the `Host` header for this endpoint.
     pub fn authority(&self) -> String {
         match &self.place {
@@ -231,6 +236,7 @@ mod tests {
             let url: EndpointUrl = text.parse().unwrap();
             assert_eq!(url.to_string(), shown);
             assert_eq!(url.to_string().parse::<EndpointUrl>().unwrap(), url);
+            assert_eq!(url.without_query(), shown.split('?').next().unwrap());
         }
     }
 
