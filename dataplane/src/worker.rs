@@ -389,6 +389,7 @@ async fn accept_batch(shard: &Rc<Shard>, door: &Door, fd: RawFd) -> bool {
     for _ in 0..ACCEPTS_MAX {
         match listen::accept(fd) {
             Accepted::Connection(connection, address) => {
+                keep_spare(shard);
                 let Some(count) = ConnectionCount::take(&shard.shared) else {
                     shed(shard, door, connection);
                     continue;
@@ -403,16 +404,25 @@ async fn accept_batch(shard: &Rc<Shard>, door: &Door, fd: RawFd) -> bool {
             Accepted::NoDescriptors => {
                 // The queue can only be shortened with a descriptor; one is kept for that.
                 drop(shard.spare.take());
-                if let Accepted::Connection(connection, _) = listen::accept(fd) {
+                let outcome = listen::accept(fd);
+                let helped = !matches!(outcome, Accepted::NoDescriptors);
+                if let Accepted::Connection(connection, _) = outcome {
                     shed(shard, door, connection);
                 }
-                shard.spare.set(listen::spare_descriptor().ok());
-                monoio::time::sleep(ACCEPT_REST).await;
-                return true;
+                keep_spare(shard);
+                if !helped {
+                    monoio::time::sleep(ACCEPT_REST).await;
+                    return true;
+                }
             }
         }
     }
     true
+}
+
+/// Somebody else may have taken the descriptor while the spare one was given up; it is had back when there are some.
+fn keep_spare(shard: &Shard) {
+    shard.spare.set(shard.spare.take().or_else(|| listen::spare_descriptor().ok()));
 }
 
 /// Turns a connection away for want of room, with a 503 if its socket takes one.
