@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use proto::snapshot::{ContextMatch, EndpointUrl, Environment, has_dot_segment};
+use proto::snapshot::{ContextMatch, EndpointUrl, Environment, ListenerSet, has_dot_segment};
 
 use crate::refusal::Refusal;
 use crate::tables::{ApiEntry, Paths, Published, Tables, UpstreamEntry};
@@ -52,7 +52,8 @@ pub fn select(tables: &Tables, request: &RouteRequest<'_>) -> Result<Route, Refu
     if !request.path.starts_with('/') || has_dot_segment(request.path) {
         return Err(Refusal::NoApi);
     }
-    let listener = tables.listener_index(request.listener).ok_or(Refusal::NoApi)?;
+    // One that has closed since leads to what every listener leads to.
+    let listener = tables.listener_index(request.listener);
     let path = request.path.strip_suffix('/').unwrap_or(request.path);
     let host = request.host.strip_suffix('.').unwrap_or(request.host);
     let (published, rest) =
@@ -109,14 +110,14 @@ fn longest<'t, 'p>(
     tables: &'t Tables,
     paths: &Paths,
     path: &'p str,
-    listener: usize,
+    listener: Option<usize>,
 ) -> Option<(&'t Published, &'p str)> {
     let deeper = path.match_indices('/').nth(paths.depth);
     let mut end = deeper.map_or(path.len(), |(at, _)| at);
     loop {
         let (context, rest) = path.split_at(end);
         let visible = |published: &&Published| {
-            published.listeners.contains(listener)
+            listener.map_or(published.listeners == ListenerSet::ALL, |listener| published.listeners.contains(listener))
                 && (rest.is_empty() || published.api.api.context_match == ContextMatch::Longest)
         };
         if let Some(found) = paths.at(context).map(|at| tables.published(at)).find(visible) {
@@ -213,7 +214,8 @@ mod tests {
             // Listeners.
             ("public", "x", "/chat/v1/in", Ok("chat:v1 /*")),
             ("inside", "x", "/chat/v1/in", Ok("inside /*")),
-            ("nowhere", "x", "/chat/v1", Err(Refusal::NoApi)),
+            ("closed", "x", "/chat/v1", Ok("chat:v1 /*")),
+            ("closed", "x", "/chat/v1/in", Ok("chat:v1 /*")),
             // Hosts.
             ("public", "x.example.com", "/h", Ok("host /*")),
             ("public", "x.example.com.", "/h", Ok("host /*")),
