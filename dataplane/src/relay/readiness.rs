@@ -14,9 +14,11 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use super::session::{CONTROL_FRAME_MAX, Ending, Facts, Leg, LegState, LegView, Session};
+use proto::ws::CloseCode;
+
+use super::session::{CONTROL_FRAME_MAX, Facts, Leg, LegState, LegView, Session};
 use super::{Handover, Resident};
-use crate::record::ShardRecord;
+use crate::record::{Cause, ShardRecord};
 use crate::relay::keys::Keys;
 use crate::socket;
 
@@ -397,9 +399,15 @@ impl Engine {
         !self.unfinished.is_empty()
     }
 
-    /// Drops every session at once.
+    /// Drops every session at once, with a close frame where one may stand and is taken without waiting.
     pub fn drop_all(&mut self, now_ms: u64) {
         for index in 0..self.entries.len() as u32 {
+            self.with_entry(index, |engine, entry| {
+                entry.with_facts(engine, now_ms, |session, facts| {
+                    session.close(CloseCode::RESTART, Cause::Killed, "service restart", facts);
+                });
+                Leg::BOTH.into_iter().for_each(|leg| entry.drain(leg, engine, now_ms));
+            });
             self.end(index, now_ms);
         }
     }
@@ -447,7 +455,7 @@ impl Engine {
         let Entry { session, resident, mut legs, .. } = *entry;
         self.record.unbuffered(legs.iter_mut().map(|wire| wire.backlog.clear()).sum());
         drop(legs);
-        let ending = session.ending().unwrap_or(Ending::KILLED);
+        let ending = session.ending().expect("a session is over when its end has begun");
         resident.ended(ending, session.totals(Leg::Client), session.totals(Leg::Upstream), now_ms);
     }
 

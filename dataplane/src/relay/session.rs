@@ -51,11 +51,6 @@ pub enum Leg {
     Upstream,
 }
 
-impl Ending {
-    /// The process ended before the session did.
-    pub const KILLED: Self = Self { code: CloseCode::ABNORMAL, side: Side::Gateway, cause: Cause::Killed };
-}
-
 impl Leg {
     /// Both.
     pub const BOTH: [Self; 2] = [Self::Client, Self::Upstream];
@@ -123,7 +118,7 @@ pub struct Ending {
     pub cause: Cause,
 }
 
-/// Messages and payload bytes that one leg has sent.
+/// Messages and payload bytes of one leg that were relayed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Data messages, counted at their end.
@@ -250,7 +245,7 @@ impl Session {
         }
     }
 
-    /// Messages and bytes that this leg has sent.
+    /// Messages and bytes of this leg that were relayed.
     pub fn totals(&self, from: Leg) -> Totals {
         self.totals[from as usize]
     }
@@ -448,10 +443,12 @@ impl Session {
 
     /// Payload of a data frame.
     fn payload(&mut self, from: Leg, bytes: &mut [u8], facts: &mut Facts<'_>) -> Result<(), Violation> {
+        if !self.discards(from) {
+            self.totals[from as usize].bytes += bytes.len() as u64;
+            facts.counters.bytes(from.direction(), bytes.len() as u64);
+        }
         let inbound = &mut self.inbound[from as usize];
         inbound.remaining -= bytes.len() as u64;
-        self.totals[from as usize].bytes += bytes.len() as u64;
-        facts.counters.bytes(from.direction(), bytes.len() as u64);
         self.active_ms = facts.now_ms;
         if inbound.checked {
             match from {
@@ -469,6 +466,7 @@ impl Session {
 
     /// The last byte of a data frame has been seen.
     fn frame_end(&mut self, from: Leg, facts: &mut Facts<'_>) -> Result<(), Violation> {
+        let discards = self.discards(from);
         let inbound = &mut self.inbound[from as usize];
         if !inbound.fin || !inbound.in_message {
             return Ok(());
@@ -479,8 +477,10 @@ impl Session {
         inbound.in_message = false;
         inbound.checked = false;
         inbound.remask = None;
-        self.totals[from as usize].messages += 1;
-        facts.counters.message(from.direction(), inbound.text, inbound.message_bytes);
+        if !discards {
+            self.totals[from as usize].messages += 1;
+            facts.counters.message(from.direction(), inbound.text, inbound.message_bytes);
+        }
         Ok(())
     }
 

@@ -77,12 +77,13 @@ impl Session {
                 self.lost(leg, facts);
                 return u64::MAX;
             } else {
-                return ping.sent_ms + timeout_ms;
+                return (ping.sent_ms + timeout_ms).min(now_ms + interval_ms);
             }
         }
         if now_ms >= inbound.heard_ms + interval_ms {
             outbound.ping_owed = true;
-            return now_ms + timeout_ms;
+            // Looked at again after the interval too: the pong may have come by then, and the next ping be due.
+            return now_ms + timeout_ms.min(interval_ms);
         }
         inbound.heard_ms + interval_ms
     }
