@@ -5,9 +5,14 @@
 #[path = "../kit/mod.rs"]
 mod kit;
 
+mod drain;
 mod hostile;
 mod kit_itself;
+mod life;
+mod listeners;
+mod records;
 mod refusals;
 mod strangers;
 mod streams;
+mod systemd;
 mod violations;

@@ -61,6 +61,7 @@ pub struct Setup {
     workers: usize,
     control_plane: bool,
     descriptors: Option<u64>,
+    environment: Vec<(&'static str, &'static str, String)>,
     settings: String,
     listener: String,
     listeners: Vec<String>,
@@ -80,6 +81,7 @@ impl Setup {
             workers: 1,
             control_plane: true,
             descriptors: None,
+            environment: Vec::new(),
             settings: "drain_window: 1s".into(),
             listener: String::new(),
             listeners: Vec::new(),
@@ -106,6 +108,12 @@ impl Setup {
     /// The ceiling of open descriptors, soft and hard.
     pub fn descriptors(mut self, max: u64) -> Self {
         self.descriptors = Some(max);
+        self
+    }
+
+    /// An environment variable of the plane `controlplane` or `dataplane`.
+    pub fn environment(mut self, plane: &'static str, name: &'static str, value: &str) -> Self {
+        self.environment.push((plane, name, value.into()));
         self
     }
 
@@ -155,6 +163,11 @@ impl Setup {
     /// Where the control plane listens.
     pub fn control_path(&self) -> PathBuf {
         self.directory().join("control.sock")
+    }
+
+    /// Where the operator's listener is.
+    pub fn operator_address(&self) -> SocketAddr {
+        self.operator.address()
     }
 
     /// Where clients connect.
@@ -311,11 +324,25 @@ impl Gateway {
         whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"))).collect()
     }
 
+    /// Waits for a line of the session log: of this event, about this API (empty: about none).
+    #[track_caller]
+    pub fn logged(&self, event: &str, api: &str) -> serde_json::Value {
+        let is_it = |line: &serde_json::Value| {
+            line["event"].as_str() == Some(event) && line["api"].as_str().unwrap_or_default() == api
+        };
+        until_some(&format!("the log has a line {event} about {api}"), || self.log_lines().into_iter().find(is_it))
+    }
+
+    /// Everything that a plane wrote for people.
+    pub fn said(&self, plane: &str) -> String {
+        std::fs::read_to_string(self.setup.directory().join(plane)).unwrap_or_default()
+    }
+
     /// What the planes wrote for people.
     pub fn log_tail(&self) -> String {
         ["controlplane", "dataplane"]
             .map(|plane| {
-                let text = std::fs::read_to_string(self.setup.directory().join(plane)).unwrap_or_default();
+                let text = self.said(plane);
                 let lines: Vec<_> = text.lines().collect();
                 let tail = &lines[lines.len().saturating_sub(40)..];
                 format!("--- {plane} ---\n{}\n", tail.join("\n"))
@@ -384,6 +411,8 @@ impl Gateway {
     fn spawn(&self, mut command: Command, name: &str) -> Child {
         let log = File::options().create(true).append(true).open(self.setup.directory().join(name)).expect("a log");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second descriptor")).stderr(log);
+        let variables = self.setup.environment.iter().filter(|(plane, ..)| *plane == name);
+        command.envs(variables.map(|(_, name, value)| (name, value)));
         die_with_parent(&mut command);
         command.spawn().expect("the executable runs")
     }
@@ -400,9 +429,12 @@ impl Gateway {
 
     /// Sends the data plane a signal.
     pub fn signal(&self, signal: i32) {
-        // SAFETY: kill(2) takes two numbers; the child has not been waited for, so its id is still its own.
-        let sent = unsafe { libc::kill(self.pid() as i32, signal) };
-        assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
+        send_signal(self.pid(), signal);
+    }
+
+    /// Sends the control plane a signal.
+    pub fn signal_control_plane(&self, signal: i32) {
+        send_signal(self.control_plane.as_ref().expect("a control plane that was started").id(), signal);
     }
 
     /// Waits until the data plane has ended by itself.
@@ -474,6 +506,13 @@ impl Drop for Gateway {
             assert!(!said.contains("panicked at"), "a plane panicked\n{said}");
         }
     }
+}
+
+/// Sends a signal to a child that has not been waited for, so that its id is still its own.
+pub fn send_signal(pid: u32, signal: i32) {
+    // SAFETY: kill(2) takes two numbers.
+    let sent = unsafe { libc::kill(pid as i32, signal) };
+    assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
 }
 
 /// Ends a child and forgets it.
