@@ -1,119 +1,247 @@
-//! Large and awkward streams: payloads are intact, and the gateway's memory does not notice their size.
+//! Do bytes survive the journey, however they are cut and packed? And what do streams cost while they pass?
+//!
+//! Cuts are made over Unix sockets, where a sender can see that everything so far has been read: each cut is then one
+//! between two reads of the gateway, and no accident of timing. Packing and one-byte writes go over TCP.
 
-use std::io::{Read, Write};
+mod memory;
+mod wire;
+
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::time::Instant;
 
 use socket2::Socket;
 
-use crate::kit::frame::LengthForm;
-use crate::kit::{Driver, EchoBackend, Frame, Opcode, Random, RawUpstream, Setup, on_both_drivers};
+use crate::kit::{DEADLINE, Driver, Frame, Gateway, Opcode, Peer, Random, RawUpstream, Setup, on_both_drivers};
 
-on_both_drivers!(
-    a_gibibyte_in_one_frame,
-    a_message_of_large_fragments_comes_back_from_an_echo,
+on_both_drivers![
+    a_session_cut_at_any_byte_is_the_same_session,
+    a_close_frame_cut_at_any_byte_is_the_same_close,
+    long_frames_may_be_cut_in_headers_and_payloads,
+    keys_are_replaced_wherever_frames_are_cut,
+    one_byte_at_a_time_is_fast_enough_to_understand,
+    many_frames_in_one_write_stay_apart_and_in_order,
     frames_of_every_length_form_share_their_reads,
     both_directions_at_once,
-);
+];
 
-const GIBIBYTE: usize = 1 << 30;
-/// What the gateway may take for a stream of any length.
-const STREAM_BYTES_MAX: u64 = 4 << 20;
-const NO_CEILINGS: &str = "limits: { max_frame: 0, max_message: 0 }";
+/// Control frames come as fast as the test can send them.
+const LIMITS: &str = "limits: { control_frames_per_second: 0 }";
 
-/// The same block again and again, so that the test spends its time in the kernel and not in comparing.
-struct Blocks {
-    block: Vec<u8>,
+/// A gateway with Unix sockets on both sides.
+struct Local {
+    gateway: Gateway,
+    public: PathBuf,
+    upstream: RawUpstream,
 }
 
-impl Blocks {
-    fn new() -> Self {
-        Self { block: Random::fixed(11).bytes(1 << 20) }
+impl Local {
+    /// With more members of the upstream, as a YAML flow mapping without its braces.
+    fn start(driver: Driver, upstream_members: &str) -> Self {
+        let setup = Setup::new(driver);
+        let public = setup.directory().join("public.sock");
+        let upstream = RawUpstream::listen_unix(setup.directory().join("upstream.sock"));
+        let url = upstream.url("/");
+        let gateway = setup
+            .another_listener(&format!("name: local, bind: \"unix:{}\"", public.display()))
+            .upstream(&format!("name: there, endpoints: [{{ url: \"{url}\" }}]{upstream_members}"))
+            .api(&format!("name: cut, context: /cut, endpoints: {{ production: {{ upstream: there }} }}, {LIMITS}"))
+            .start();
+        Self { gateway, public, upstream }
     }
 
-    fn write(&self, mut socket: &Socket, total: usize) {
-        for _ in 0..total / self.block.len() {
-            socket.write_all(&self.block).expect("a stream is taken");
-        }
-    }
-
-    fn expect(&self, mut socket: &Socket, total: usize) {
-        let mut block = vec![0; self.block.len()];
-        for index in 0..total / self.block.len() {
-            socket.read_exact(&mut block).expect("a stream comes");
-            assert!(block == self.block, "block {index} was altered");
-        }
+    /// A session: client, then upstream.
+    #[track_caller]
+    fn session(&self) -> [Peer; 2] {
+        let mut client = Peer::connect_unix(&self.public);
+        client.send(&crate::kit::Upgrade::to("/cut").encode());
+        let mut backend = self.upstream.accept();
+        backend.agree();
+        client.upgraded();
+        [client, backend]
     }
 }
 
-fn a_gibibyte_in_one_frame(driver: Driver) {
+/// Sends the bytes with a cut: what follows it is sent when the gateway has read what stands before it.
+#[track_caller]
+fn send_cut(speaker: &mut Peer, bytes: &[u8], cut: usize) {
+    speaker.send(&bytes[..cut]);
+    let start = Instant::now();
+    while unread_bytes(speaker) > 0 {
+        assert!(start.elapsed() < DEADLINE, "the gateway does not read");
+        std::thread::yield_now();
+    }
+    speaker.send(&bytes[cut..]);
+}
+
+/// Bytes that the other end of a Unix socket has not read yet.
+fn unread_bytes(peer: &Peer) -> i32 {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ writes one int, which `bytes` is.
+    let outcome = unsafe { libc::ioctl(peer.socket().as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };
+    assert_eq!(outcome, 0, "{}", std::io::Error::last_os_error());
+    bytes
+}
+
+/// What one side says: every kind of frame that may pass, at the edge of the one-byte lengths too.
+fn transcript() -> Vec<Frame> {
+    let mut random = Random::fixed(42);
+    vec![
+        Frame::text("one, two, κόσμε"),
+        Frame::binary(random.bytes(33)),
+        Frame::text("first, ").unfinished(),
+        Frame::ping("between"),
+        Frame::continuation("second, ").unfinished(),
+        Frame::pong(""),
+        Frame::continuation(""),
+        Frame::binary(""),
+        Frame::binary(random.bytes(125)),
+        Frame::ping(random.bytes(125)),
+        Frame::binary(random.bytes(126)),
+        Frame::text("last"),
+    ]
+}
+
+fn on_the_wire(frames: &[Frame]) -> Vec<u8> {
+    frames.iter().flat_map(Frame::encode).collect()
+}
+
+/// Two sides, each of them speaking once: the speaker's place among the peers, and the hearer's.
+const DIRECTIONS: [(usize, usize); 2] = [(0, 1), (1, 0)];
+
+fn a_session_cut_at_any_byte_is_the_same_session(driver: Driver) {
+    let mut local = Local::start(driver, "");
+    let mut peers = local.session();
+    for (speaker, hearer) in DIRECTIONS {
+        let length =
+            on_the_wire(&transcript().iter().map(|frame| peers[speaker].dressed(frame)).collect::<Vec<_>>()).len();
+        for cut in 1..length {
+            let frames: Vec<_> = transcript().iter().map(|frame| peers[speaker].dressed(frame)).collect();
+            send_cut(&mut peers[speaker], &on_the_wire(&frames), cut);
+            for frame in &frames {
+                // The client's own key is part of what is compared.
+                assert_eq!(peers[hearer].frame(), *frame, "cut at {cut}, from peer {speaker}");
+            }
+        }
+    }
+    local.gateway.probe();
+}
+
+fn a_close_frame_cut_at_any_byte_is_the_same_close(driver: Driver) {
+    let mut local = Local::start(driver, "");
+    for (speaker, hearer) in DIRECTIONS {
+        let farewell = [Frame::text("and"), Frame::close(4321, "that is all")];
+        let length = on_the_wire(&farewell).len() + if speaker == 0 { 8 } else { 0 };
+        for cut in 1..length {
+            let mut peers = local.session();
+            let farewell = farewell.each_ref().map(|frame| peers[speaker].dressed(frame));
+            send_cut(&mut peers[speaker], &on_the_wire(&farewell), cut);
+            peers[hearer].expect(Opcode::TEXT, b"and");
+            assert_eq!(peers[hearer].expect_close(4321), "that is all", "cut at {cut}");
+            peers[hearer].send_frame(&Frame::close(4321, ""));
+            peers[speaker].expect_close(4321);
+        }
+    }
+    local.gateway.probe();
+}
+
+fn long_frames_may_be_cut_in_headers_and_payloads(driver: Driver) {
+    let mut local = Local::start(driver, "");
+    let mut peers = local.session();
+    let mut random = Random::fixed(1);
+    for (speaker, hearer) in DIRECTIONS {
+        for payload in [125, 126, 65_535, 65_536].map(|length| random.bytes(length)) {
+            let length = peers[speaker].dressed(&Frame::binary(payload.clone())).encode().len();
+            // Everywhere near the ends; inside the payload at steps that meet every phase of the key.
+            let near_ends = |cut: &usize| *cut < 20 || *cut > length - 6;
+            for cut in (1..length).filter(|cut| near_ends(cut) || cut.is_multiple_of(4093)) {
+                let frame = peers[speaker].dressed(&Frame::binary(payload.clone()));
+                send_cut(&mut peers[speaker], &frame.encode(), cut);
+                let heard = peers[hearer].frame();
+                assert!(heard == frame, "{} bytes, cut at {cut}, from peer {speaker}", payload.len());
+            }
+        }
+    }
+    local.gateway.probe();
+}
+
+fn keys_are_replaced_wherever_frames_are_cut(driver: Driver) {
+    let chosen: [fn(&mut Random) -> [u8; 4]; 3] = [|_| [0; 4], |_| [1, 2, 3, 4], Random::key];
+    let mut plain = Local::start(driver, "");
+    let mut fresh = Local::start(driver, ", mask: fresh");
+    let mut random = Random::fixed(3);
+    for (local, choose) in [(&plain, chosen[0]), (&plain, chosen[1]), (&fresh, chosen[2])] {
+        let [mut client, mut backend] = local.session();
+        client.send_frame(&Frame::text("x").masked([1, 2, 3, 4]));
+        backend.expect(Opcode::TEXT, b"x");
+        let keyed = |random: &mut Random| {
+            transcript().into_iter().map(|frame| frame.masked(choose(random))).collect::<Vec<_>>()
+        };
+        let length = on_the_wire(&keyed(&mut random)).len();
+        for cut in 1..length {
+            let frames = keyed(&mut random);
+            send_cut(&mut client, &on_the_wire(&frames), cut);
+            for frame in frames {
+                let heard = backend.frame();
+                if frame.opcode.0 < 8 {
+                    assert_ne!(heard.mask, frame.mask, "cut at {cut}: {heard:?}");
+                }
+                assert_eq!(Frame { mask: None, ..heard }, Frame { mask: None, ..frame }, "cut at {cut}");
+            }
+        }
+    }
+    plain.gateway.probe();
+    fresh.gateway.probe();
+}
+
+fn one_byte_at_a_time_is_fast_enough_to_understand(driver: Driver) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), NO_CEILINGS).start();
-    for to_upstream in [true, false] {
-        let (client, backend) = gateway.session("/chat", &upstream);
-        let (mut from, mut to) = if to_upstream { (client, backend) } else { (backend, client) };
-        let memory = gateway.rss_bytes();
-        let header = Frame::binary("").length_form(LengthForm::Claimed(GIBIBYTE as u64));
-        from.send_frame(&header);
-        let blocks = Blocks::new();
-        let mut grown = 0;
-        std::thread::scope(|scope| {
-            let reader = scope.spawn(|| {
-                let mut header = [0; 14];
-                let length = if to_upstream { 14 } else { 10 };
-                to.socket().set_read_timeout(Some(crate::kit::DEADLINE)).expect("a read timeout");
-                let mut socket: &Socket = to.socket();
-                socket.read_exact(&mut header[..length]).expect("a header comes");
-                assert_eq!(header[..2], [0x82, if to_upstream { 0xff } else { 0x7f }]);
-                // The payload passes under the mask that the client chose, so its bytes are those that were sent.
-                blocks.expect(to.socket(), GIBIBYTE);
-            });
-            for _ in 0..4 {
-                blocks.write(from.socket(), GIBIBYTE / 4);
-                grown = grown.max(gateway.rss_bytes().saturating_sub(memory));
-            }
-            reader.join().expect("the stream arrives");
-        });
-        assert!(grown < STREAM_BYTES_MAX, "memory grew by {grown} bytes");
-        // The session is as good as before.
-        from.send_frame(&Frame::text("was that all?"));
-        to.expect(Opcode::TEXT, b"was that all?");
-        gateway.probe();
+    let mut gateway = Setup::new(driver).api_to("bytes", &upstream.url("/"), LIMITS).start();
+    let (client, backend) = gateway.session("/bytes", &upstream);
+    let mut peers = [client, backend];
+    let mut random = Random::fixed(2);
+    let frames = [transcript(), vec![Frame::binary(random.bytes(5000)), Frame::text("end")]].concat();
+    for (speaker, hearer) in DIRECTIONS {
+        let frames: Vec<_> = frames.iter().map(|frame| peers[speaker].dressed(frame)).collect();
+        peers[speaker].send_in_pieces(&on_the_wire(&frames), 1);
+        for frame in &frames {
+            assert_eq!(peers[hearer].frame(), *frame, "from peer {speaker}");
+        }
     }
+    gateway.probe();
 }
 
-fn a_message_of_large_fragments_comes_back_from_an_echo(driver: Driver) {
-    let echo = EchoBackend::start();
-    let mut gateway = Setup::new(driver).api_to("echo", &echo.url("/"), NO_CEILINGS).start();
-    let memory = gateway.rss_bytes();
-    let mut client = gateway.connect();
-    client.upgrade("/echo");
-    const FRAGMENTS: usize = 64;
-    let blocks = Blocks::new();
-    let mut masked = blocks.block.clone();
-    crate::kit::frame::mask(&mut masked, [9, 8, 7, 6]);
-    let masked = Blocks { block: masked };
-    std::thread::scope(|scope| {
-        let socket = client.socket();
-        scope.spawn(move || {
-            let mut socket: &Socket = socket;
-            for index in 0..FRAGMENTS {
-                let opcode = if index == 0 { Opcode::BINARY } else { Opcode::CONTINUATION };
-                let claimed = LengthForm::Claimed(masked.block.len() as u64);
-                let frame = Frame { fin: index + 1 == FRAGMENTS, ..Frame::new(opcode, "") };
-                socket.write_all(&frame.length_form(claimed).masked([9, 8, 7, 6]).encode()).expect("a header is taken");
-                masked.write(socket, masked.block.len());
+fn many_frames_in_one_write_stay_apart_and_in_order(driver: Driver) {
+    const WRITES: usize = 40;
+    let upstream = RawUpstream::listen();
+    let mut gateway = Setup::new(driver).api_to("packed", &upstream.url("/"), LIMITS).start();
+    let (client, backend) = gateway.session("/packed", &upstream);
+    let mut peers = [client, backend];
+    let mut random = Random::announced("many_frames_in_one_write_stay_apart_and_in_order");
+    for (speaker, hearer) in DIRECTIONS {
+        for pack in [2, 16] {
+            for write in 0..WRITES {
+                let length = |random: &mut Random| [0, 1, 125, 126, 700, 4000][random.below(6)];
+                let frames: Vec<_> = (0..pack)
+                    .map(|_| {
+                        let length = length(&mut random);
+                        let payload = random.bytes(length);
+                        let frame = if random.below(8) == 0 && length < 126 {
+                            Frame::ping(payload)
+                        } else {
+                            Frame::binary(payload)
+                        };
+                        peers[speaker].dressed(&frame)
+                    })
+                    .collect();
+                peers[speaker].send(&on_the_wire(&frames));
+                for frame in &frames {
+                    assert_eq!(peers[hearer].frame(), *frame, "write {write} of {pack} frames from peer {speaker}");
+                }
             }
-        });
-        let mut socket: &Socket = client.socket();
-        for index in 0..FRAGMENTS {
-            let mut header = [0; 10];
-            socket.read_exact(&mut header).expect("a header comes");
-            let first = u8::from(index + 1 == FRAGMENTS) << 7 | if index == 0 { 2 } else { 0 };
-            assert_eq!(header[..2], [first, 127], "fragment {index}");
-            blocks.expect(socket, blocks.block.len());
         }
-    });
-    let grown = gateway.rss_bytes().saturating_sub(memory);
-    assert!(grown < STREAM_BYTES_MAX, "memory grew by {grown} bytes");
+    }
     gateway.probe();
 }
 
