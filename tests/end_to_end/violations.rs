@@ -152,9 +152,12 @@ fn commit_bytes(
 
     other.expect_close(1011);
     other.send_frame(&Frame::close(1011, ""));
-    other.expect_end();
     let reason = offender.expect_close(code);
     assert!(!reason.is_empty(), "{what}");
+    // Both have what they need; neither waits for the other to hang up first.
+    other.finish();
+    offender.finish();
+    other.expect_end();
     offender.expect_end();
 
     assert_eq!(gateway.metric("framegate_violations_total", &labels), counted + 1.0, "{what}");

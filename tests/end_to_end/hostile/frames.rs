@@ -34,6 +34,14 @@ fn both_ways(gateway: &Gateway, upstream: &RawUpstream) -> [(Peer, Peer); 2] {
     [(client, backend), (other_backend, other_client)]
 }
 
+/// The other peer hears that its partner failed, and answers; then the offender hears why.
+#[track_caller]
+fn expect_verdict(offender: &mut Peer, other: &mut Peer, code: u16) {
+    other.expect_close(1011);
+    other.send_frame(&Frame::close(1011, ""));
+    offender.expect_close(code);
+}
+
 const NO_CEILINGS: &str = "limits: { max_frame: 0, max_message: 0, control_frames_per_second: 0 }";
 
 fn lengths_near_the_end_of_the_number_line(driver: Driver) {
@@ -42,8 +50,7 @@ fn lengths_near_the_end_of_the_number_line(driver: Driver) {
         for (mut offender, mut other) in both_ways(&gateway, &upstream) {
             let frame = Frame::binary("xy").length_form(LengthForm::Claimed(length));
             offender.send_frame(&frame);
-            offender.expect_close(1002);
-            other.expect_close(1011);
+            expect_verdict(&mut offender, &mut other, 1002);
         }
         gateway.probe();
     }
@@ -83,8 +90,7 @@ fn a_reserved_opcode_is_refused_before_its_payload(driver: Driver) {
     for opcode in [3, 7, 11, 15] {
         for (mut offender, mut other) in both_ways(&gateway, &upstream) {
             offender.send_frame(&Frame::new(Opcode(opcode), "").length_form(LengthForm::Claimed(1 << 40)));
-            offender.expect_close(1002);
-            other.expect_close(1011);
+            expect_verdict(&mut offender, &mut other, 1002);
         }
         gateway.probe();
     }
@@ -132,8 +138,7 @@ fn close_codes_and_reasons_are_checked_in_both_directions(driver: Driver) {
     for (frame, code) in wrong {
         for (mut offender, mut other) in both_ways(&gateway, &upstream) {
             offender.send_frame(&frame);
-            offender.expect_close(code);
-            other.expect_close(1011);
+            expect_verdict(&mut offender, &mut other, code);
         }
     }
     gateway.probe();
@@ -147,6 +152,8 @@ fn close_codes_that_may_be_sent_pass_unchanged(driver: Driver) {
             assert_eq!(second.expect_close(code), "because");
             second.send_frame(&Frame::close(code, "then so be it"));
             assert_eq!(first.expect_close(code), "then so be it");
+            first.finish();
+            second.finish();
             first.expect_end();
             second.expect_end();
         }
