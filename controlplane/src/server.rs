@@ -1,7 +1,7 @@
 //! The control socket: who may connect, and what each connection turns out to be.
 //!
 //! A data plane begins with Hello and stays; an operator begins with Request and is answered once. The rest of both
-//! conversations is in [`node`] and [`operator`].
+//! conversations is in `node` and `operator`.
 
 mod node;
 mod operator;

@@ -2,7 +2,7 @@
 //!
 //! One set of serde types for YAML, JSON and MessagePack. Every struct refuses unknown fields, and a field at its
 //! default is not sent, so that an older node reads a newer snapshot that uses nothing new and rejects one that does.
-//! What the fields *mean together* is decided in [`check`]; how a snapshot travels is in [`section`].
+//! What the fields *mean together* is decided in `check`; how a snapshot travels is in `section`.
 
 /// Serde for a type that travels as its `Display` text and is read by its `FromStr`; with a format and a description,
 /// its JSON Schema too. A reader that knows the format can say what `FromStr` says, at the value's place.

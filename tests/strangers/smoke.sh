@@ -6,8 +6,7 @@ python="${CARGO_TARGET_DIR:-target}/strangers/venv/bin/python"
 folder="$(mktemp -d)"
 said="$folder/said"
 
-FRAMEGATE_STATE_DIR="$folder/state" FRAMEGATE_CONTROL="$folder/control.sock" \
-    cargo run --release --quiet -- run > "$said" 2>&1 &
+cargo run --release --quiet -- run > "$said" 2>&1 &
 gateway=$!
 trap 'kill -9 "$gateway" 2> /dev/null || true; rm -rf "$folder"' EXIT
 

@@ -130,7 +130,7 @@ impl Resolver {
     ///
     /// An answer is used for as long as its TTL says, but for no longer than `ttl_max`. When the name servers fail, the
     /// last answer is used for up to an hour more. May be awaited on any runtime; the answer, or the error, comes
-    /// within about [`LOOKUP_DEADLINE`](lookup::LOOKUP_DEADLINE).
+    /// within about `lookup::LOOKUP_DEADLINE`.
     pub async fn resolve(&self, host: &str, ttl_max: Duration) -> Result<Addresses, ResolveError> {
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok([address].into());

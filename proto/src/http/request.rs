@@ -109,7 +109,7 @@ impl<'a> RequestView<'a> {
         self.head.target.text(self.fields.buf)
     }
 
-    /// The path as it was written, sound in the sense of [`target`](super::target); `/` if the target has none.
+    /// The path as it was written, sound in the sense of `http::target`; `/` if the target has none.
     pub fn path(&self) -> &'a str {
         match self.head.parts.path.text(self.fields.buf) {
             "" => "/",
