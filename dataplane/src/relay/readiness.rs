@@ -421,7 +421,8 @@ impl Engine {
                 let wire = &mut entry.legs[leg as usize];
                 let Some(fd) = wire.fd.as_ref().map(AsRawFd::as_raw_fd) else { continue };
                 match state {
-                    LegState::Cut => {
+                    LegState::Severed if !wire.backlog.is_empty() => {}
+                    LegState::Severed | LegState::Gone => {
                         wire.fd = None;
                         // Whoever waited for this leg to take something waits no more.
                         engine.unfinished.push_back(Key { index, epoch, leg: leg.other() });

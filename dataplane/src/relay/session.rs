@@ -134,8 +134,10 @@ pub enum LegState {
     Open,
     /// Both close frames have passed: what has been sent is flushed, then the connection ends.
     Finished,
-    /// The peer is gone, or nothing sensible can be sent to it any more: drop it.
-    Cut,
+    /// It stands inside a frame of which the rest will not come: what has been sent is flushed, then it is dropped.
+    Severed,
+    /// The peer is gone: drop it.
+    Gone,
 }
 
 /// What the engine knows about a leg, for judging it by the clock.
@@ -719,8 +721,10 @@ impl Session {
     /// How the leg's connection stands.
     pub fn leg(&self, leg: Leg) -> LegState {
         let (inbound, outbound) = (&self.inbound[leg as usize], &self.outbound[leg as usize]);
-        if inbound.lost || outbound.cut {
-            LegState::Cut
+        if inbound.lost {
+            LegState::Gone
+        } else if outbound.cut {
+            LegState::Severed
         } else if outbound.close == CloseState::Sent && (inbound.closed || inbound.ignored) {
             LegState::Finished
         } else {

@@ -80,7 +80,7 @@ fn a_peer_that_answers_with_nothing_is_dead() {
         let side = if leg == Leg::Client { Side::Client } else { Side::Upstream };
         let ending = Ending { code: CloseCode::ABNORMAL, side, cause: Cause::PingTimeout };
         assert_eq!(bench.session.ending(), Some(ending));
-        assert_eq!(bench.session.leg(leg), LegState::Cut);
+        assert_eq!(bench.session.leg(leg), LegState::Gone);
         let reason = if leg == Leg::Client { "client connection lost" } else { "service connection lost" };
         bench.assert_saw(leg.other(), &[&format!("close 1011 {reason}")]);
     }

@@ -110,7 +110,7 @@ fn a_loss_without_a_close_frame_is_told_as_one() {
                 bench.assert_saw(leg.other(), &expected);
                 bench.assert_saw(leg, &[]);
                 assert_eq!(ending(&bench), (1006, side(leg), Cause::Lost));
-                assert_eq!(bench.session.leg(leg), LegState::Cut);
+                assert_eq!(bench.session.leg(leg), LegState::Gone);
                 bench.feed(leg.other(), [text(leg.other(), "?"), close(leg.other(), 1011, "")].concat());
                 bench.assert_saw(leg, &[]);
                 assert_eq!(bench.session.leg(leg.other()), LegState::Finished);
@@ -127,7 +127,7 @@ fn a_loss_inside_a_frame_cuts_the_other_leg() {
         bench.feed(leg, &frame[..frame.len() - 1]);
         bench.end_of_stream(leg);
         bench.assert_saw(leg.other(), &["9 of 10"]);
-        assert_eq!(bench.session.leg(leg.other()), LegState::Cut);
+        assert_eq!(bench.session.leg(leg.other()), LegState::Severed);
         assert_eq!(ending(&bench), (1006, side(leg), Cause::Lost));
     }
 }
@@ -157,7 +157,10 @@ fn a_loss_behind_a_close_frame_changes_nothing_for_the_other() {
     bench.feed(Leg::Client, close(Leg::Client, 1001, ""));
     bench.assert_saw(Leg::Client, &["close 1001 going"]);
     bench.assert_saw(Leg::Upstream, &[]);
-    assert_eq!((bench.session.leg(Leg::Client), bench.session.leg(Leg::Upstream)), (LegState::Finished, LegState::Cut));
+    assert_eq!(
+        (bench.session.leg(Leg::Client), bench.session.leg(Leg::Upstream)),
+        (LegState::Finished, LegState::Gone)
+    );
     assert_eq!(ending(&bench), (1001, Side::Upstream, Cause::Closed));
 }
 

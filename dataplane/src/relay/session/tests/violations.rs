@@ -77,7 +77,7 @@ fn every_breach_closes_the_offender_with_its_code_and_the_other_with_1011() {
                 if one_by_one && violation == Violation::NotUtf8 {
                     // The start of the frame has been sent on: no close frame may stand there.
                     assert_eq!(other[1..], ["3 of 4"]);
-                    assert_eq!(bench.session.leg(leg.other()), LegState::Cut);
+                    assert_eq!(bench.session.leg(leg.other()), LegState::Severed);
                     bench.assert_saw(leg, &[&verdict]);
                 } else {
                     assert_eq!(other.last().unwrap(), blame(leg), "{violation:?} of the {leg:?}");
@@ -122,7 +122,7 @@ fn a_breach_inside_a_frame_that_was_partly_sent_cuts_the_other_leg() {
         bench.feed(leg, &frame[frame.len() - 8..]);
         bench.assert_saw(leg.other(), &["6 of 14"]);
         bench.assert_saw(leg, &["close 1007 not UTF-8"]);
-        assert_eq!(bench.session.leg(leg.other()), LegState::Cut);
+        assert_eq!(bench.session.leg(leg.other()), LegState::Severed);
         assert_eq!(bench.session.leg(leg), LegState::Finished);
     }
 }
@@ -136,7 +136,7 @@ fn when_both_directions_are_inside_a_frame_a_breach_cuts_both() {
     bench.feed(Leg::Client, &text[..7]);
     bench.feed(Leg::Client, &text[7..]);
     for leg in Leg::BOTH {
-        assert_eq!(bench.session.leg(leg), LegState::Cut, "{leg:?}");
+        assert_eq!(bench.session.leg(leg), LegState::Severed, "{leg:?}");
     }
 }
 
