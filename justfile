@@ -13,15 +13,16 @@ test:
 
 # One fuzz target for a minute, or for as many seconds as said: `just fuzz frame 600`. Needs cargo-fuzz and g++.
 fuzz target seconds="60":
-    mkdir -p proto/fuzz/corpus/{{target}}
-    CARGO_TARGET_DIR=target/fuzz RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir proto/fuzz {{target}} proto/fuzz/corpus/{{target}} proto/fuzz/seeds/{{target}} -- -max_total_time={{seconds}}
+    folder=$(dirname $(dirname */fuzz/bodies/{{target}}.rs)) && mkdir -p $folder/corpus/{{target}} && \
+    CARGO_TARGET_DIR=target/fuzz RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir $folder {{target}} \
+        $folder/corpus/{{target}} $folder/seeds/{{target}} -- -max_total_time={{seconds}}
 
 # One bench: `just bench frames`.
 bench name:
     cargo bench --bench {{name}}
 
 # More seeds and longer runs of the simulation.
-sim seeds="1000":
+sim seeds="100000":
     FRAMEGATE_SIMULATION_SEEDS={{seeds}} cargo test --test simulation -- --nocapture
 
 # Licences, banned crates, sources. Needs cargo-deny.

@@ -1,0 +1,9 @@
+//! The fuzz bodies of the data plane, in the form of those of proto: see there.
+
+mod session;
+
+/// What must hold for any bytes.
+type Run = fn(&[u8]);
+
+/// Every body by its name.
+pub const BODIES: &[(&str, Run)] = &[("session", session::run)];

@@ -1,0 +1,229 @@
+//! An engine in memory, with the contract of the data plane's readiness engine: what it reads it lets the session look
+//! at and sends on at once, what does not go out is kept, and who waits for it is not read.
+
+use std::sync::Arc;
+
+use dataplane::record::{ApiCounters, Record};
+use dataplane::relay::session::{CONTROL_FRAME_MAX, Facts, LegState, LegView};
+use dataplane::relay::{Ending, Keys, Leg, Session, Totals};
+use proto::snapshot::SessionOptions;
+
+use crate::kit::Random;
+use crate::network::{Found, Socket};
+
+pub struct Engine {
+    pub session: Session,
+    pub options: SessionOptions,
+    pub due_ms: u64,
+    counters: Arc<ApiCounters>,
+    keys: Keys,
+    wires: [Wire; 2],
+}
+
+#[derive(Default)]
+struct Wire {
+    dropped: bool,
+    backlog: Vec<u8>,
+    ended: bool,
+    shut: bool,
+    broken: bool,
+    given_bytes: u64,
+    taken_bytes: u64,
+}
+
+impl Engine {
+    pub fn new(session: Session, options: SessionOptions, keys: Keys, now_ms: u64) -> Self {
+        let counters = Record::new(1, 1).shard(0).api("simulated", "");
+        Self { session, options, due_ms: now_ms, counters, keys, wires: Default::default() }
+    }
+
+    /// The first thing that began the end, and what passed; once both connections are dropped.
+    pub fn outcome(&self) -> Option<(Ending, [Totals; 2])> {
+        let over = self.wires.iter().all(|wire| wire.dropped);
+        over.then(|| {
+            let ending = self.session.ending().expect("a session that is over has ended for a reason");
+            (ending, Leg::BOTH.map(|leg| self.session.totals(leg)))
+        })
+    }
+
+    /// Whether the kernel would have something to tell about this leg.
+    pub fn has_news(&self, leg: Leg, sockets: &[Socket; 2]) -> bool {
+        let (wire, socket) = (&self.wires[leg as usize], &sockets[leg as usize]);
+        let readable = self.may_read(leg) && !wire.ended && socket.to_gateway.has_news();
+        !wire.dropped && (readable || (!wire.backlog.is_empty() && socket.from_gateway.has_room()))
+    }
+
+    fn may_read(&self, from: Leg) -> bool {
+        let other = &self.wires[from.other() as usize];
+        !self.wires[from as usize].dropped && (other.backlog.is_empty() || other.dropped)
+    }
+
+    /// The kernel has something to tell about this leg.
+    pub fn wake(&mut self, leg: Leg, sockets: &mut [Socket; 2], now_ms: u64, random: &mut Random) {
+        self.flush(leg, sockets, now_ms);
+        if self.may_read(leg) && !self.wires[leg as usize].ended {
+            self.read(leg, sockets, now_ms, random);
+        }
+        self.settle(sockets);
+    }
+
+    fn read(&mut self, from: Leg, sockets: &mut [Socket; 2], now_ms: u64, random: &mut Random) {
+        let room = self.session.limits().send_budget.as_bytes() as usize;
+        let most = if random.below(4) == 0 { 1 + random.below(40) } else { room };
+        match sockets[from as usize].to_gateway.read(most.min(room)) {
+            Found::Nothing => {}
+            Found::Bytes(bytes) => self.process(from, &bytes, sockets, now_ms),
+            Found::End => {
+                self.wires[from as usize].ended = true;
+                if self.wires[from as usize].broken {
+                    self.with_facts(now_ms, |session, facts| session.lost(from, facts));
+                } else {
+                    self.with_facts(now_ms, |session, facts| session.end_of_stream(from, facts));
+                }
+                self.drain(from.other(), sockets, now_ms);
+            }
+            Found::Torn => self.lost(from, sockets, now_ms),
+        }
+    }
+
+    fn process(&mut self, from: Leg, bytes: &[u8], sockets: &mut [Socket; 2], now_ms: u64) {
+        let to = from.other();
+        let mut buffer = vec![0; CONTROL_FRAME_MAX];
+        buffer.extend_from_slice(bytes);
+        let held = self.session.take_held(from, &mut buffer[..CONTROL_FRAME_MAX]);
+        assert!(held < CONTROL_FRAME_MAX, "what is held is less than the longest control frame");
+        let mut at = CONTROL_FRAME_MAX - held;
+        while at < buffer.len() {
+            let step = self.with_facts(now_ms, |session, facts| session.receive(from, &mut buffer[at..], facts));
+            assert!(0 < step.consumed && step.send <= step.consumed && step.consumed <= buffer.len() - at, "{step:?}");
+            let sent: Vec<u8> = buffer[at..at + step.send].to_vec();
+            self.send(to, &sent, sockets, now_ms);
+            self.drain(to, sockets, now_ms);
+            self.drain(from, sockets, now_ms);
+            at += step.consumed;
+        }
+    }
+
+    /// Looks at the clock.
+    pub fn tick(&mut self, sockets: &mut [Socket; 2], now_ms: u64) {
+        let views = self.views(sockets);
+        let due_ms = self.with_facts(now_ms, |session, facts| session.tick(views, facts));
+        for leg in Leg::BOTH {
+            self.drain(leg, sockets, now_ms);
+        }
+        match due_ms {
+            None => Leg::BOTH.into_iter().for_each(|leg| self.drop_leg(leg, sockets)),
+            Some(due_ms) => {
+                assert!(due_ms > now_ms, "a look at the clock asks for another in the future");
+                self.due_ms = due_ms;
+            }
+        }
+        self.settle(sockets);
+    }
+
+    /// The configuration changes underneath.
+    pub fn change(&mut self, sockets: &mut [Socket; 2], now_ms: u64, change: impl FnOnce(&mut Session)) {
+        change(&mut self.session);
+        self.tick(sockets, now_ms);
+    }
+
+    fn with_facts<T>(&mut self, now_ms: u64, work: impl FnOnce(&mut Session, &mut Facts<'_>) -> T) -> T {
+        let mut facts = Facts { now_ms, options: &self.options, counters: &self.counters, keys: &mut self.keys };
+        work(&mut self.session, &mut facts)
+    }
+
+    fn lost(&mut self, leg: Leg, sockets: &mut [Socket; 2], now_ms: u64) {
+        self.with_facts(now_ms, |session, facts| session.lost(leg, facts));
+        self.drain(leg.other(), sockets, now_ms);
+    }
+
+    fn drain(&mut self, to: Leg, sockets: &mut [Socket; 2], now_ms: u64) {
+        while self.session.has_output(to) {
+            let clogged = !self.wires[to as usize].backlog.is_empty();
+            let frame = self.with_facts(now_ms, |session, facts| session.output(to, clogged, facts));
+            let Some(frame) = frame else { return };
+            self.send(to, frame.as_bytes(), sockets, now_ms);
+        }
+    }
+
+    fn send(&mut self, to: Leg, bytes: &[u8], sockets: &mut [Socket; 2], now_ms: u64) {
+        let wire = &mut self.wires[to as usize];
+        if wire.dropped || wire.broken || bytes.is_empty() {
+            return;
+        }
+        wire.given_bytes += bytes.len() as u64;
+        let mut sent = 0;
+        if wire.backlog.is_empty() {
+            match sockets[to as usize].from_gateway.write(bytes) {
+                Ok(taken) => sent = taken,
+                Err(_) => return self.broke(to, sockets, now_ms),
+            }
+        }
+        wire.backlog.extend_from_slice(&bytes[sent..]);
+        let budget = self.session.limits().send_budget.as_bytes() as usize;
+        assert!(wire.backlog.len() <= budget + 4 * CONTROL_FRAME_MAX, "the send budget holds");
+    }
+
+    fn flush(&mut self, to: Leg, sockets: &mut [Socket; 2], now_ms: u64) {
+        let wire = &mut self.wires[to as usize];
+        if wire.dropped || wire.backlog.is_empty() {
+            return;
+        }
+        match sockets[to as usize].from_gateway.write(&wire.backlog) {
+            Ok(sent) => drop(wire.backlog.drain(..sent)),
+            Err(_) => return self.broke(to, sockets, now_ms),
+        }
+        if wire.backlog.is_empty() {
+            self.drain(to, sockets, now_ms);
+        }
+    }
+
+    fn broke(&mut self, leg: Leg, sockets: &mut [Socket; 2], now_ms: u64) {
+        let wire = &mut self.wires[leg as usize];
+        wire.broken = true;
+        wire.backlog.clear();
+        if wire.ended {
+            self.lost(leg, sockets, now_ms);
+        }
+    }
+
+    fn views(&mut self, sockets: &[Socket; 2]) -> [LegView; 2] {
+        let clogged = [0, 1].map(|leg| !self.wires[leg].backlog.is_empty());
+        [0, 1].map(|leg: usize| {
+            let wire = &mut self.wires[leg];
+            let waiting = (wire.backlog.len() + sockets[leg].from_gateway.len()) as u64;
+            let taken_bytes = wire.given_bytes.saturating_sub(waiting);
+            let before = std::mem::replace(&mut wire.taken_bytes, taken_bytes);
+            LegView { unread: clogged[1 - leg], clogged: clogged[leg], draining: waiting > 0 && taken_bytes > before }
+        })
+    }
+
+    fn settle(&mut self, sockets: &mut [Socket; 2]) {
+        for leg in Leg::BOTH {
+            let wire = &mut self.wires[leg as usize];
+            let sent = wire.backlog.is_empty();
+            match self.session.leg(leg) {
+                _ if wire.dropped => {}
+                LegState::Severed if !sent => {}
+                LegState::Severed | LegState::Gone => self.drop_leg(leg, sockets),
+                LegState::Finished if sent && wire.ended => self.drop_leg(leg, sockets),
+                LegState::Finished if sent && leg == Leg::Client && !wire.shut => {
+                    wire.shut = true;
+                    sockets[leg as usize].from_gateway.end();
+                }
+                LegState::Finished | LegState::Open => {}
+            }
+        }
+        if let Some(close_by_ms) = self.session.close_by_ms() {
+            self.due_ms = self.due_ms.min(close_by_ms);
+        }
+    }
+
+    fn drop_leg(&mut self, leg: Leg, sockets: &mut [Socket; 2]) {
+        let wire = &mut self.wires[leg as usize];
+        if !std::mem::replace(&mut wire.dropped, true) {
+            wire.backlog.clear();
+            sockets[leg as usize].drop_by_gateway();
+        }
+    }
+}
