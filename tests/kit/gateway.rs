@@ -59,6 +59,7 @@ impl Driver {
 pub struct Setup {
     driver: Driver,
     workers: usize,
+    cpus: Option<String>,
     control_plane: bool,
     descriptors: Option<u64>,
     environment: Vec<(&'static str, &'static str, String)>,
@@ -79,6 +80,7 @@ impl Setup {
         Self {
             driver,
             workers: 1,
+            cpus: None,
             control_plane: true,
             descriptors: None,
             environment: Vec::new(),
@@ -96,6 +98,12 @@ impl Setup {
 
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
+        self
+    }
+
+    /// The CPUs of the workers, as the flag has them.
+    pub fn cpus(mut self, cpus: &str) -> Self {
+        self.cpus = Some(cpus.into());
         self
     }
 
@@ -386,6 +394,9 @@ impl Gateway {
             self.setup.driver.word(),
         ]);
         command.args(["--workers", &self.setup.workers.to_string()]);
+        if let Some(cpus) = &self.setup.cpus {
+            command.args(["--cpus", cpus]);
+        }
         command.arg("--log").arg(self.setup.directory().join("sessions.log"));
         if let Some(max) = self.setup.descriptors {
             let limit = libc::rlimit { rlim_cur: max, rlim_max: max };

@@ -1,0 +1,77 @@
+//! What an idle session costs in user memory: the data plane's anonymous memory with thousands of sessions that have
+//! each echoed a message, against before, divided. And whether the process rests while they do.
+//!
+//! `cargo bench --bench idle_memory`. The kernel's socket buffers are not in it; the session log is written.
+
+#[path = "../tests/kit/mod.rs"]
+mod kit;
+mod load;
+
+use std::time::Duration;
+
+use kit::{Driver, Setup};
+use load::client::Round;
+use load::{Client, Echo, machine};
+
+/// Sessions, where the limit of open files has room for both ends of both their legs.
+const SESSIONS: u64 = 4000;
+/// What an idle session may cost.
+const BYTES_MAX: u64 = 2500;
+/// Descriptors that are not sessions'.
+const RESERVE: u64 = 200;
+/// How long the process is watched while nothing happens.
+const REST: Duration = Duration::from_secs(2);
+
+fn main() {
+    if !std::env::args().any(|argument| argument == "--bench") {
+        println!("a measurement, no test: cargo bench --bench idle_memory");
+        return;
+    }
+    let sessions = SESSIONS.min(machine::raise_open_files().saturating_sub(RESERVE) / 2);
+    println!("idle memory: {}", machine::describe());
+    let dear: Vec<_> = [Driver::Uring, Driver::Epoll]
+        .into_iter()
+        .filter(|driver| driver.is_available())
+        .map(|driver| measure(driver, sessions))
+        .filter(|bytes| *bytes > BYTES_MAX)
+        .collect();
+    assert!(dear.is_empty(), "an idle session costs {dear:?} bytes; {BYTES_MAX} are allowed");
+}
+
+/// Opens the sessions and prints their row. Returns the bytes of one.
+fn measure(driver: Driver, sessions: u64) -> u64 {
+    let echo = Echo::start(None);
+    let mut gateway = Setup::new(driver).api_to("echo", &echo.url(), "").start();
+    gateway.probe();
+    let mut round = Round::new(1, 1024);
+    let open = |round: &mut Round| {
+        let mut client = Client::connect(gateway.address(), "/echo");
+        client.play(round);
+        client
+    };
+    let first = open(&mut round);
+    std::thread::sleep(REST);
+    let before = machine::anonymous_bytes(gateway.pid());
+    let mut clients: Vec<_> = (0..sessions / 2).map(|_| open(&mut round)).collect();
+    // What the allocator gives back it gives back within a moment.
+    std::thread::sleep(REST);
+    let half = machine::anonymous_bytes(gateway.pid());
+    clients.extend((sessions / 2..sessions).map(|_| open(&mut round)));
+    std::thread::sleep(REST);
+    let after = machine::anonymous_bytes(gateway.pid());
+    let cpu_before = machine::cpu_time(gateway.pid());
+    std::thread::sleep(REST);
+    let cpu = machine::cpu_time(gateway.pid()).saturating_sub(cpu_before);
+    let bytes = after.saturating_sub(before) / sessions;
+    println!(
+        "{:<6} {sessions} idle sessions: {bytes} bytes each, {} in the second half ({} KiB before, {} KiB with them); \
+         {} us of CPU in {REST:?}",
+        driver.word(),
+        after.saturating_sub(half) / (sessions - sessions / 2),
+        before / 1024,
+        after / 1024,
+        cpu.as_micros(),
+    );
+    drop((first, clients));
+    bytes
+}

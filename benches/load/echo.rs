@@ -1,0 +1,231 @@
+//! A WebSocket echo on one thread: any number of connections, one buffer.
+//!
+//! A payload goes back as it stood on the wire, still masked under its client's key, which the client expects: neither
+//! end spends time on masking. Data frames only; anything else ends the connection.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+
+use tungstenite::handshake::derive_accept_key;
+
+use super::machine;
+
+/// Bytes read at a time.
+const BUFFER_BYTES: usize = 512 * 1024;
+/// The longest header of a client's frame.
+const HEADER_MAX: usize = 14;
+
+/// A listening echo; it serves until the process ends.
+pub struct Echo {
+    address: SocketAddr,
+}
+
+impl Echo {
+    /// Starts on a free port of the loopback interface, and on this CPU if one is named.
+    pub fn start(cpu: Option<usize>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        std::thread::spawn(move || {
+            if let Some(cpu) = cpu {
+                machine::pin(cpu);
+            }
+            Server::new(listener).serve();
+        });
+        Self { address }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// As an endpoint of a configuration.
+    pub fn url(&self) -> String {
+        format!("ws://{}/", self.address)
+    }
+}
+
+struct Server {
+    listener: TcpListener,
+    epoll: i32,
+    connections: Vec<Option<Connection>>,
+    buffer: Vec<u8>,
+}
+
+struct Connection {
+    stream: TcpStream,
+    /// The request head as far as it has come; `None` once it is answered.
+    head: Option<Vec<u8>>,
+    /// The start of a frame header.
+    held: Vec<u8>,
+    /// Payload bytes of the current frame that are still to come.
+    remaining: u64,
+    /// What the socket would not take; nothing is read before that has gone.
+    unsent: Vec<u8>,
+}
+
+impl Server {
+    fn new(listener: TcpListener) -> Self {
+        listener.set_nonblocking(true).expect("a socket need not block");
+        // SAFETY: a plain system call; the outcome is checked.
+        let epoll = unsafe { libc::epoll_create1(0) };
+        assert!(epoll >= 0, "{}", std::io::Error::last_os_error());
+        let mut this = Self { listener, epoll, connections: Vec::new(), buffer: vec![0; HEADER_MAX + BUFFER_BYTES] };
+        this.watch(libc::EPOLL_CTL_ADD, this.listener.as_raw_fd(), libc::EPOLLIN);
+        this
+    }
+
+    fn watch(&mut self, operation: i32, fd: i32, events: i32) {
+        let mut event = libc::epoll_event { events: events as u32, u64: fd as u64 };
+        // SAFETY: `event` is valid for the duration of the call.
+        let outcome = unsafe { libc::epoll_ctl(self.epoll, operation, fd, &mut event) };
+        assert_eq!(outcome, 0, "{}", std::io::Error::last_os_error());
+    }
+
+    fn serve(mut self) {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 256];
+        loop {
+            // SAFETY: `events` has room for as many as the call is told.
+            let count = unsafe { libc::epoll_wait(self.epoll, events.as_mut_ptr(), events.len() as i32, -1) };
+            for event in &events[..usize::try_from(count).unwrap_or(0)] {
+                let fd = event.u64 as i32;
+                if fd == self.listener.as_raw_fd() {
+                    self.accept();
+                } else {
+                    self.handle(fd);
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            stream.set_nonblocking(true).expect("a socket need not block");
+            stream.set_nodelay(true).expect("TCP_NODELAY");
+            let fd = stream.as_raw_fd();
+            let connection =
+                Connection { stream, head: Some(Vec::new()), held: Vec::new(), remaining: 0, unsent: Vec::new() };
+            let index = fd as usize;
+            if self.connections.len() <= index {
+                self.connections.resize_with(index + 1, || None);
+            }
+            self.connections[index] = Some(connection);
+            self.watch(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN);
+        }
+    }
+
+    fn handle(&mut self, fd: i32) {
+        let Some(connection) = self.connections[fd as usize].as_mut() else { return };
+        let clogged = !connection.unsent.is_empty();
+        let alive = if clogged { connection.flush() } else { connection.converse(&mut self.buffer) };
+        let clogged_now = !connection.unsent.is_empty();
+        if !alive {
+            self.connections[fd as usize] = None;
+        } else if clogged != clogged_now {
+            self.watch(libc::EPOLL_CTL_MOD, fd, if clogged_now { libc::EPOLLOUT } else { libc::EPOLLIN });
+        }
+    }
+}
+
+impl Connection {
+    /// Reads once and answers. `false`: the connection is over.
+    fn converse(&mut self, buffer: &mut [u8]) -> bool {
+        let start = HEADER_MAX - self.held.len();
+        buffer[start..HEADER_MAX].copy_from_slice(&self.held);
+        self.held.clear();
+        match self.stream.read(&mut buffer[HEADER_MAX..]) {
+            Ok(count) if count > 0 => match &mut self.head {
+                Some(head) => {
+                    head.extend_from_slice(&buffer[HEADER_MAX..HEADER_MAX + count]);
+                    self.switch()
+                }
+                None => match self.turn_round(buffer, start, HEADER_MAX + count) {
+                    Some((from, to)) => self.send(&buffer[from..to]),
+                    None => false,
+                },
+            },
+            Err(error) => error.kind() == ErrorKind::WouldBlock,
+            Ok(_) => false,
+        }
+    }
+
+    /// Answers the request once its head is whole. Nothing may follow it before the answer.
+    fn switch(&mut self) -> bool {
+        let Some(head) = self.head.take_if(|head| head.ends_with(b"\r\n\r\n")) else { return true };
+        let text = String::from_utf8(head).expect("a head in UTF-8");
+        let fields = text.lines().filter_map(|line| line.split_once(": "));
+        let key = fields.filter(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-key")).map(|(_, key)| key).next();
+        let accept = derive_accept_key(key.expect("a key").as_bytes());
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n\r\n"
+        );
+        self.send(answer.as_bytes())
+    }
+
+    /// Makes answers of the frames at `at..end`, in place: where they then stand. `None`: not a data frame.
+    ///
+    /// An answer's header is four bytes shorter. The first header moves up to its payload; later frames move down.
+    fn turn_round(&mut self, buffer: &mut [u8], mut at: usize, end: usize) -> Option<(usize, usize)> {
+        let mut start = at;
+        let mut out = at;
+        loop {
+            let payload = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(end - at);
+            if out != at {
+                buffer.copy_within(at..at + payload, out);
+            }
+            self.remaining -= payload as u64;
+            at += payload;
+            out += payload;
+            let (header, length) = match header(&buffer[at..end]) {
+                Some(found) if self.remaining == 0 => found,
+                _ => {
+                    self.held.extend_from_slice(&buffer[at..end]);
+                    return Some((start, out));
+                }
+            };
+            if buffer[at] & 0x0f > 2 {
+                return None;
+            }
+            if out == start {
+                start = at + 4;
+                out = start;
+            }
+            buffer.copy_within(at..at + header - 4, out);
+            buffer[out + 1] &= 0x7f;
+            at += header;
+            out += header - 4;
+            self.remaining = length;
+        }
+    }
+
+    fn send(&mut self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            match self.stream.write(bytes) {
+                Ok(sent) => bytes = &bytes[sent..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.unsent.extend_from_slice(bytes);
+                    return true;
+                }
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    fn flush(&mut self) -> bool {
+        let unsent = std::mem::take(&mut self.unsent);
+        self.send(&unsent)
+    }
+}
+
+/// Length of a masked header and of its payload, once the header is whole.
+fn header(bytes: &[u8]) -> Option<(usize, u64)> {
+    let (header, length) = match bytes.get(1)? & 0x7f {
+        126 => (8, u64::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?))),
+        127 => (14, u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?)),
+        length => (6, u64::from(length)),
+    };
+    (bytes.len() >= header).then_some((header, length))
+}

@@ -1,0 +1,53 @@
+//! What stands beside a number: the machine, and what a process has used of it.
+
+use std::fs;
+use std::time::Duration;
+
+/// CPU model, number of CPUs, kernel.
+pub fn describe() -> String {
+    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let count = cpus.lines().filter(|line| line.starts_with("processor")).count();
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("{} x {}, Linux {}", count, model.map_or("unknown CPU", |(_, name)| name), kernel.trim())
+}
+
+/// Time on a CPU of all threads of a process, those that have ended not included.
+pub fn cpu_time(pid: u32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a process has tasks");
+    let nanoseconds = tasks.filter_map(|task| {
+        let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanoseconds.sum())
+}
+
+/// Memory of a process that belongs to no file: heap, stacks, buffers.
+pub fn anonymous_bytes(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("a process has a memory map");
+    let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).expect("Anonymous");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of KiB") * 1024
+}
+
+/// Binds this thread, and those it starts from now on, to a CPU.
+pub fn pin(cpu: usize) {
+    // SAFETY: a cpu_set_t is plain bits, for which zero is a value.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the number is below CPU_SETSIZE.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: `set` is valid for reads of the size that the call is told.
+    let outcome = unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) };
+    assert_eq!(outcome, 0, "CPU {cpu} is not ours: {}", std::io::Error::last_os_error());
+}
+
+/// Raises the soft limit of open files to the hard one, and says it.
+pub fn raise_open_files() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid rlimit for the duration of both calls.
+    unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+        limit.rlim_cur = limit.rlim_max;
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+    }
+    limit.rlim_max
+}

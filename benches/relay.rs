@@ -1,0 +1,117 @@
+//! What the gateway adds to an echo over loopback: time and CPU per message, beside the same echo without a gateway.
+//!
+//! `cargo bench --bench relay`. The gateway is the executable with one worker on CPU 0; generator and backend share
+//! CPU 1. One connection: what is measured at depth 1 is mostly the scheduler waking processes, in both columns.
+
+#[path = "../tests/kit/mod.rs"]
+mod kit;
+mod load;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, Throughput};
+
+use kit::{Driver, Gateway, Setup};
+use load::client::Round;
+use load::{Client, Echo, machine};
+
+const SIZES: [usize; 4] = [64, 1024, 16 * 1024, 256 * 1024];
+const DEPTHS: [usize; 2] = [1, 16];
+
+/// One way from the client to the echo.
+struct Way {
+    name: &'static str,
+    address: SocketAddr,
+    target: &'static str,
+    gateway: Option<Gateway>,
+}
+
+/// What a cell of the table took in all.
+#[derive(Default, Clone, Copy)]
+struct Spent {
+    messages: u64,
+    time: Duration,
+    cpu: Duration,
+}
+
+fn main() {
+    machine::raise_open_files();
+    let apart = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
+    let ours = apart.then_some(1);
+    let echo = Echo::start(ours);
+    let mut ways = vec![Way { name: "direct", address: echo.address(), target: "/", gateway: None }];
+    for driver in [Driver::Uring, Driver::Epoll].into_iter().filter(|driver| driver.is_available()) {
+        let gateway = Setup::new(driver).cpus("0").api_to("echo", &echo.url(), "").start();
+        ways.push(Way { name: driver.word(), address: gateway.address(), target: "/echo", gateway: Some(gateway) });
+    }
+    if let Some(cpu) = ours {
+        machine::pin(cpu);
+    }
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_millis(1200))
+        .sample_size(20)
+        .configure_from_args();
+    let table = RefCell::new(BTreeMap::new());
+    for size in SIZES {
+        for depth in DEPTHS {
+            cell(&mut criterion, &ways, size, depth, &table);
+        }
+    }
+    criterion.final_summary();
+    print(&ways, &table.into_inner(), apart);
+}
+
+type Table = BTreeMap<(usize, usize, &'static str), Spent>;
+
+fn cell(criterion: &mut Criterion, ways: &[Way], size: usize, depth: usize, table: &RefCell<Table>) {
+    let mut group = criterion.benchmark_group(format!("echo of {size} bytes"));
+    group.throughput(Throughput::Elements(depth as u64));
+    for way in ways {
+        let mut client = Client::connect(way.address, way.target);
+        let mut round = Round::new(depth, size);
+        let pid = way.gateway.as_ref().map(Gateway::pid);
+        let cpu = || pid.map_or(Duration::ZERO, machine::cpu_time);
+        group.bench_function(BenchmarkId::new(way.name, format!("{depth} in flight")), |bencher| {
+            bencher.iter_custom(|rounds| {
+                let (cpu_before, start) = (cpu(), Instant::now());
+                for _ in 0..rounds {
+                    client.play(&mut round);
+                }
+                let (time, cpu) = (start.elapsed(), cpu().saturating_sub(cpu_before));
+                let mut table = table.borrow_mut();
+                let spent: &mut Spent = table.entry((size, depth, way.name)).or_default();
+                spent.messages += rounds * depth as u64;
+                spent.time += time;
+                spent.cpu += cpu;
+                time
+            });
+        });
+    }
+    group.finish();
+}
+
+/// The table: microseconds per message, and their ratio to the echo without a gateway.
+fn print(ways: &[Way], table: &Table, apart: bool) {
+    let place = if apart { "gateway on CPU 0, generator and echo on CPU 1" } else { "everything on the same CPUs" };
+    println!("\nrelay: one connection over loopback, 1 worker, {place}");
+    println!("{}", machine::describe());
+    println!("microseconds per echoed message: wall time (ratio to direct), the gateway's CPU time");
+    for size in SIZES {
+        for depth in DEPTHS {
+            let Some(direct) = table.get(&(size, depth, "direct")) else { continue };
+            let per_message = |time: Duration, spent: &Spent| time.as_secs_f64() * 1e6 / spent.messages as f64;
+            let base = per_message(direct.time, direct);
+            let mut row = format!("{size:>7} B  depth {depth:>2}  direct {base:>8.2}");
+            for way in &ways[1..] {
+                let Some(spent) = table.get(&(size, depth, way.name)) else { continue };
+                let (wall, cpu) = (per_message(spent.time, spent), per_message(spent.cpu, spent));
+                row += &format!("  {} {wall:>8.2} ({:.2}x) cpu {cpu:>7.2}", way.name, wall / base);
+            }
+            println!("{row}");
+        }
+    }
+}
