@@ -202,14 +202,21 @@ impl Process {
         let window = self.node.gateway.drain(window);
         notify::stopping(window + DRAIN_GRACE, "draining");
         tracing::info!(connections = self.node.gateway.connections(), ?window, "draining");
-        let deadline = Instant::now() + window + DRAIN_GRACE;
+        let mut deadline = Instant::now() + window + DRAIN_GRACE;
         while self.node.gateway.connections() > 0 {
             if Instant::now() > deadline {
                 tracing::warn!(connections = self.node.gateway.connections(), "dropped at the end of the drain window");
                 return;
             }
-            if let Ok(Event::End) = self.events.recv_timeout(LOOK_EVERY) {
-                return;
+            match self.events.recv_timeout(LOOK_EVERY) {
+                Ok(Event::End) => return,
+                // An operator's long drain, and then the service manager's: the window that ends first holds.
+                Ok(Event::Drain(window)) => {
+                    let window = self.node.gateway.drain(window);
+                    tracing::info!(connections = self.node.gateway.connections(), ?window, "draining, asked once more");
+                    deadline = deadline.min(Instant::now() + window + DRAIN_GRACE);
+                }
+                Err(_) => {}
             }
         }
     }

@@ -213,6 +213,7 @@ fn a_peer_that_answers_no_ping_is_dead(driver: Driver) {
         let ping = dead.frame();
         assert_eq!((ping.opcode, ping.payload.len()), (Opcode::PING, 8), "{ping:?}");
         dead.expect_end();
+        drop(other);
         assert_eq!(ending(&gateway), (1006, side.into(), "ping_timeout".into()));
         gateway.probe();
     }
@@ -221,36 +222,53 @@ fn a_peer_that_answers_no_ping_is_dead(driver: Driver) {
 /// Data flows one way until nothing more fits anywhere: its sender is not read, its reader does not read, and neither
 /// can be asked whether it lives. Both are there when it flows again.
 fn a_leg_that_cannot_answer_is_not_judged(driver: Driver) {
-    const MESSAGES: usize = 24;
     let pings = "{ interval: 100ms, timeout: 1s }";
-    let (mut gateway, upstream) =
-        chat(driver, &format!("session: {{ ping: {{ client: {pings}, upstream: {pings} }} }}"));
-    for upwards in [true, false] {
-        let (client, backend) = gateway.session("/chat", &upstream);
-        let (mut sender, mut reader) = if upwards { (client, backend) } else { (backend, client) };
-        let payload: Vec<u8> = (0..1 << 20).map(|at: u32| (at % 251) as u8).collect();
-        let message = sender.dressed(&Frame::binary(payload.clone())).encode();
-        let all = message.repeat(MESSAGES);
-        let taken = sender.send_until_stuck(&all, ms(300));
-        assert!(taken < all.len(), "everything fits between the two");
-        // Longer than a living peer may take.
-        thread::sleep(ms(1400));
-        let reading = thread::spawn(move || {
-            for at in 0..MESSAGES {
-                let frame = frame_behind_pings(&mut reader);
-                assert!(frame.payload == payload, "message {at} is not what was sent: {:?}", frame.opcode);
-            }
-            let close = frame_behind_pings(&mut reader);
-            assert_eq!(close.close_code(), Some((1000, "that was all".into())));
-            reader.send_frame(&Frame::close(1000, "indeed"));
+    let members = format!("session: {{ close_timeout: 10s, ping: {{ client: {pings}, upstream: {pings} }} }}");
+    let (mut gateway, upstream) = chat(driver, &members);
+    let (client, backend) = gateway.session("/chat", &upstream);
+    let (other_client, other_backend) = gateway.session("/chat", &upstream);
+    let flows = [(client, backend), (other_backend, other_client)].map(|(mut sender, reader)| {
+        let kept = || gateway.metric("framegate_buffered_bytes", &[]);
+        let (before, mut last, mut sent) = (kept(), 0.0, 0);
+        let all = sender.dressed(&Frame::binary(payload())).encode().repeat(FLOW_MESSAGES);
+        until("nothing more fits anywhere", || {
+            let more = sender.send_until_stuck(&all[sent..], ms(100));
+            sent += more;
+            let (stuck, now) = (more == 0, kept());
+            stuck && now > before && std::mem::replace(&mut last, now) == now
         });
-        sender.send(&all[taken..]);
-        sender.send_frame(&Frame::close(1000, "that was all"));
-        let close = frame_behind_pings(&mut sender);
-        assert_eq!(close.close_code(), Some((1000, "indeed".into())));
-        reading.join().expect("a reader");
-    }
+        (sender, reader, all[sent..].to_vec())
+    });
+    // Longer than a living peer may take.
+    thread::sleep(ms(1400));
+    let flows = flows.map(|(sender, reader, rest)| {
+        [thread::spawn(move || end_flow(sender, &rest)), thread::spawn(move || expect_flow(reader))]
+    });
+    flows.into_iter().flatten().for_each(|end| end.join().expect("one end of a flow"));
     gateway.probe();
+}
+
+const FLOW_MESSAGES: usize = 24;
+
+fn payload() -> Vec<u8> {
+    (0..1 << 20).map(|at: u32| (at % 251) as u8).collect()
+}
+
+fn end_flow(mut sender: Peer, rest: &[u8]) {
+    sender.send(rest);
+    sender.send_frame(&Frame::close(1000, "that was all"));
+    let close = frame_behind_pings(&mut sender);
+    assert_eq!(close.close_code(), Some((1000, "indeed".into())));
+}
+
+fn expect_flow(mut reader: Peer) {
+    for at in 0..FLOW_MESSAGES {
+        let frame = frame_behind_pings(&mut reader);
+        assert!(frame.payload == payload(), "message {at} is not what was sent: {:?}", frame.opcode);
+    }
+    let close = frame_behind_pings(&mut reader);
+    assert_eq!(close.close_code(), Some((1000, "that was all".into())));
+    reader.send_frame(&Frame::close(1000, "indeed"));
 }
 
 fn pings_of_the_peers_travel_or_are_answered_here(driver: Driver) {
@@ -330,6 +348,7 @@ fn a_flood_of_control_frames_is_a_breach(driver: Driver) {
         // The flood may lie across the border of two seconds.
         assert!((20..=40).contains(&pings), "{pings} of 20 passed");
         assert_eq!(close.close_code().expect("a code").0, 1011);
+        drop((flooder, other));
         assert_eq!(ending(&gateway), (1008, leg.into(), "control_flood".into()));
         gateway.probe();
     }

@@ -1,6 +1,5 @@
 //! Does the door hold: several of them, of every kind, behind a proxy, with no descriptors left, and while they change?
 
-use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
@@ -217,11 +216,15 @@ fn limit_descriptors(gateway: &Gateway, max: u64) {
     assert_eq!(outcome, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// The number that the next descriptor will have.
-fn next_descriptor(gateway: &Gateway) -> u64 {
+/// The ceiling above which no descriptor is possible, but so that the one in reserve is below it: an event descriptor.
+fn just_above_the_reserve(gateway: &Gateway) -> u64 {
     let entries = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).expect("a process has descriptors");
-    let taken: BTreeSet<u64> = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
-    (0..).find(|number| !taken.contains(number)).expect("a number that is free")
+    let events = entries.filter_map(|entry| {
+        let entry = entry.ok()?;
+        let is_event = std::fs::read_link(entry.path()).ok()?.to_str()?.contains("eventfd");
+        is_event.then(|| entry.file_name().to_str()?.parse::<u64>().ok()).flatten()
+    });
+    events.max().expect("an event descriptor") + 1
 }
 
 /// Not the gateway's own count, but the kernel says no: other parts of a process need descriptors too.
@@ -229,8 +232,9 @@ fn without_descriptors_nobody_spins_and_nobody_suffers(driver: Driver) {
     let echo = EchoBackend::start();
     let mut gateway = Setup::new(driver).descriptors(1024).api_to("chat", &echo.url("/"), "").start();
     let mut sessions: Vec<_> = (0..4).map(|_| open(gateway.address(), "/chat")).collect();
+    let settled = gateway.descriptors();
     // From here on no number is left; the one in reserve is of use, so whoever comes is told.
-    limit_descriptors(&gateway, next_descriptor(&gateway));
+    limit_descriptors(&gateway, just_above_the_reserve(&gateway));
     let mut idle = Vec::new();
     let told = |client: &mut Peer| {
         client.socket().set_read_timeout(Some(ms(50))).expect("a read timeout");
@@ -268,10 +272,11 @@ fn without_descriptors_nobody_spins_and_nobody_suffers(driver: Driver) {
         client.try_send(&Upgrade::to("/chat").encode());
         assert!(matches!(client.head().status(), 101 | 503));
     }
-    drop(idle);
+    drop((idle, got_in, waiting));
     gateway.probe();
+    gateway.expect_descriptors_back_to(settled);
     // The reserve is there again.
-    limit_descriptors(&gateway, next_descriptor(&gateway));
+    limit_descriptors(&gateway, just_above_the_reserve(&gateway));
     let mut crowd = Vec::new();
     until("somebody is turned away again", || {
         crowd.push(gateway.connect());

@@ -89,6 +89,7 @@ fn two_lines_tell_a_session_from_door_to_door(driver: Driver) {
     assert_eq!(backend.expect_close(4000), "done");
     backend.send_frame(&Frame::close(4000, ""));
     client.expect_close(4000);
+    drop((client, backend));
     let closed = gateway.logged("close", "chat");
     expect_members(&closed, &who);
     let how: [(&str, Value); 8] = [
@@ -117,6 +118,7 @@ fn the_log_says_who_broke_off(driver: Driver) {
         gone.reset();
         other.expect_close(1011);
         other.send_frame(&Frame::close(1011, ""));
+        drop(other);
         let line = gateway.logged("close", "chat");
         let how = [("code", 1006.into()), ("side", leg.into()), ("reason", "lost".into())];
         expect_members(&line, &how);
@@ -129,6 +131,7 @@ fn the_log_says_who_broke_off(driver: Driver) {
     backend.send_frame(&Frame::new(Opcode::CLOSE, []));
     client.expect(Opcode::CLOSE, b"");
     client.send_frame(&Frame::new(Opcode::CLOSE, []));
+    drop((client, backend));
     expect_members(&gateway.logged("close", "chat"), &[("code", 1005.into()), ("termination", "U-".into())]);
 }
 
@@ -288,7 +291,8 @@ fn metrics_agree_with_what_was_sent(driver: Driver) {
     let upstream = RawUpstream::listen();
     let mut gateway = Setup::new(driver).workers(2).api_to("chat", &upstream.url("/"), "version: v7").start();
     let mut sessions: Vec<_> = (0..3).map(|_| gateway.session("/chat/v7", &upstream)).collect();
-    assert_eq!(gateway.metric("framegate_sessions_active", &[("api", "chat"), ("version", "v7")]), 3.0);
+    let active = || gateway.metric("framegate_sessions_active", &[("api", "chat"), ("version", "v7")]);
+    until("all are counted", || active() == 3.0);
     for (client, backend) in &mut sessions {
         client.send_frame(&Frame::text("12345"));
         client.send_frame(&Frame::binary([0; 100]).unfinished());
