@@ -6,6 +6,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -33,6 +34,8 @@ const ADDRESSES_TRIED_MAX: usize = 4;
 const CONNECT_TIMEOUTS_MAX: u32 = 3;
 /// Bytes read at a time, of heads and of bodies that are relayed.
 const READ_BYTES: usize = 4096;
+/// How often it is looked whether the client still waits.
+const CLIENT_LOOKED_AT_EVERY: Duration = Duration::from_millis(250);
 
 /// The endpoint's side of a session whose handshake is complete.
 pub struct Upstream {
@@ -61,11 +64,11 @@ pub async fn open(
     downstream: &mut Downstream,
 ) -> Result<Upstream, Stop> {
     let patience = Duration::from(route.upstream.config.connect_timeout) * CONNECT_TIMEOUTS_MAX;
-    let (socket, live, endpoint) =
-        match monoio::time::timeout(patience, connect(shard, &route.upstream, downstream)).await {
-            Ok(connected) => connected?,
-            Err(_) => return Err(Refusal::UpstreamConnectTimeout.into()),
-        };
+    let connecting = monoio::time::timeout(patience, connect(shard, &route.upstream, downstream));
+    let (socket, live, endpoint) = match while_waited_for(&downstream.socket, connecting).await? {
+        Ok(connected) => connected?,
+        Err(_) => return Err(Refusal::UpstreamConnectTimeout.into()),
+    };
     downstream.seen.endpoint = endpoint.url.without_query();
     let offer = offer(route, request);
     let key = Key::from_random(shard.keys.borrow_mut().next_octets());
@@ -75,7 +78,8 @@ pub async fn open(
         socket.send_all(&head).await.map_err(|_| Refusal::UpstreamClosed)?;
         read_response(&socket).await
     };
-    let (response, mut bytes) = match monoio::time::timeout(timeout, answer).await {
+    let answer = monoio::time::timeout(timeout, answer);
+    let (response, mut bytes) = match while_waited_for(&downstream.socket, answer).await? {
         Ok(answer) => answer?,
         Err(_) => return Err(Refusal::UpstreamHandshakeTimeout.into()),
     };
@@ -95,6 +99,20 @@ pub async fn open(
         }
         Err(SwitchFault::NotOffered) => Err(Refusal::UpstreamNotOffered.into()),
         Err(_) => Err(Refusal::UpstreamBadAccept.into()),
+    }
+}
+
+/// Does the work for as long as the client is there: an endpoint is not kept busy for nobody.
+///
+/// The client is looked at now and then, because what it sends early stays unread, and its socket readable, until the 101.
+async fn while_waited_for<T>(client: &Socket, work: impl Future<Output = T>) -> Result<T, Stop> {
+    let mut work = pin!(work);
+    loop {
+        match monoio::time::timeout(CLIENT_LOOKED_AT_EVERY, work.as_mut()).await {
+            Ok(done) => return Ok(done),
+            Err(_) if client.is_hung_up() => return Err(Stop::Gone),
+            Err(_) => {}
+        }
     }
 }
 
@@ -213,7 +231,11 @@ fn upgrade_request(
     if let Some(forwarded_for) = &forwarded_for {
         extra.push(("X-Forwarded-For", forwarded_for));
     }
-    let withheld: Vec<&str> = downstream.listener.environment_header.as_deref().into_iter().collect();
+    let mut withheld: Vec<&str> = downstream.listener.environment_header.as_deref().into_iter().collect();
+    if !downstream.seen.continues_trace {
+        // It belongs to a trace that ended here.
+        withheld.push("tracestate");
+    }
     let target = route::resource(&endpoint.url, route.suffix.as_deref(), view.query());
     let mut head = Vec::with_capacity(1024);
     let written = write_upgrade_request(

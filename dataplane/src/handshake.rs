@@ -72,6 +72,8 @@ pub struct Seen {
     pub session: SessionId,
     /// The trace it belongs to, with this gateway's span.
     pub trace: Option<TraceParent>,
+    /// Whether that trace is the client's.
+    pub continues_trace: bool,
     /// The request id, taken over or made.
     pub request_id: String,
     /// The client: the peer, or whom a trusted proxy names.
@@ -152,6 +154,7 @@ impl Seen {
             accepted: Instant::now(),
             session: SessionId(0),
             trace: None,
+            continues_trace: false,
             request_id: String::new(),
             client,
             host: String::new(),
@@ -296,7 +299,9 @@ fn note(shard: &Shard, downstream: &mut Downstream, view: &RequestView<'_>) {
     let given = id_header.as_deref().and_then(|name| view.header_str(name)).filter(|id| is_request_id(id));
     let seen = &mut downstream.seen;
     seen.session = SessionId(u64::from_le_bytes(keys.next_octets()));
-    seen.trace = Some(match view.header_str("traceparent").and_then(forwarding::parse_traceparent) {
+    let parent = trace_parent(view);
+    seen.continues_trace = parent.is_some();
+    seen.trace = Some(match parent {
         Some(parent) => parent.child(keys.next_octets()),
         None => TraceParent::new(keys.next_octets(), keys.next_octets()),
     });
@@ -304,6 +309,12 @@ fn note(shard: &Shard, downstream: &mut Downstream, view: &RequestView<'_>) {
     seen.client = client;
     seen.target = view.target().to_owned();
     seen.host = view.header_str("host").unwrap_or("").to_owned();
+}
+
+/// The client's trace. Of two that contradict each other neither is continued, as W3C Trace Context has it.
+fn trace_parent(view: &RequestView<'_>) -> Option<TraceParent> {
+    let value = view.fields().only("traceparent").ok().flatten()?;
+    std::str::from_utf8(value).ok().and_then(forwarding::parse_traceparent)
 }
 
 /// Visible characters that need no quoting anywhere.
