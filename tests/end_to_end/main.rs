@@ -6,13 +6,16 @@
 mod kit;
 
 mod drain;
+mod headers;
 mod hostile;
 mod kit_itself;
 mod life;
 mod listeners;
 mod records;
 mod refusals;
+mod routes;
 mod strangers;
 mod streams;
 mod systemd;
+mod upstreams;
 mod violations;

@@ -8,6 +8,7 @@
 pub mod echo;
 pub mod frame;
 pub mod gateway;
+pub mod name_server;
 pub mod peer;
 pub mod ports;
 pub mod random;
@@ -17,6 +18,7 @@ pub mod wait;
 pub use echo::EchoBackend;
 pub use frame::{Frame, Opcode};
 pub use gateway::{Driver, Gateway, Outcome, Setup};
+pub use name_server::NameServer;
 pub use peer::{Head, Peer, Upgrade};
 pub use ports::Port;
 pub use random::Random;

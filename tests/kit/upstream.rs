@@ -20,9 +20,13 @@ pub struct RawUpstream {
 impl RawUpstream {
     /// Listens on a free port of the loopback interface.
     pub fn listen() -> Self {
-        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        listener.bind(&any.into()).expect("a free port");
+        Self::listen_at((Ipv4Addr::LOCALHOST, 0).into())
+    }
+
+    /// Listens at an address; port 0 stands for a free one.
+    pub fn listen_at(address: SocketAddr) -> Self {
+        let listener = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
+        listener.bind(&address.into()).unwrap_or_else(|error| panic!("cannot listen at {address}: {error}"));
         let address = listener.local_addr().expect("an address").as_socket();
         Self::on(listener, address, None)
     }
@@ -70,7 +74,8 @@ impl RawUpstream {
         }
     }
 
-    fn try_accept(&self) -> Option<Peer> {
+    /// The next connection that the gateway has opened, if there is one.
+    pub fn try_accept(&self) -> Option<Peer> {
         let (socket, _) = self.listener.accept().ok()?;
         Some(Peer::new(socket, Side::Upstream))
     }
