@@ -5,6 +5,7 @@
 #[path = "../kit/mod.rs"]
 mod kit;
 
+mod control_protocol;
 mod drain;
 mod headers;
 mod hostile;

@@ -183,23 +183,32 @@ impl Setup {
         self.public.address()
     }
 
+    /// The backend of the API `probe`, as an endpoint of a configuration.
+    pub fn probe_url(&self) -> String {
+        self.probe.url("/")
+    }
+
     /// The whole configuration.
     pub fn yaml(&self) -> String {
+        self.yaml_with(&[], &[], &[])
+    }
+
+    /// The whole configuration, and these listeners, upstreams and APIs.
+    pub fn yaml_with(&self, listeners: &[String], upstreams: &[String], apis: &[String]) -> String {
         let comma = if self.listener.is_empty() { "" } else { ", " };
         let public = format!("name: public, bind: \"{}\"{comma}{}", self.public.address(), self.listener);
-        let probe = format!(
-            "name: probe, context: /probe, endpoints: {{ production: {{ url: \"{}\" }} }}",
-            self.probe.url("/")
-        );
+        let probe =
+            format!("name: probe, context: /probe, endpoints: {{ production: {{ url: \"{}\" }} }}", self.probe_url());
         let list = |items: &mut dyn Iterator<Item = &String>| {
             items.map(|item| format!("\n  - {{ {item} }}")).collect::<String>()
         };
+        let upstreams: Vec<_> = self.upstreams.iter().chain(upstreams).collect();
         format!(
             "version: 1\nsettings: {{ {} }}\nlisteners:{}\nupstreams:{}\napis:{}\n",
             self.settings,
-            list(&mut [&public].into_iter().chain(&self.listeners)),
-            if self.upstreams.is_empty() { " []".into() } else { list(&mut self.upstreams.iter()) },
-            list(&mut [&probe].into_iter().chain(&self.apis)),
+            list(&mut [&public].into_iter().chain(&self.listeners).chain(listeners)),
+            if upstreams.is_empty() { " []".into() } else { list(&mut upstreams.into_iter()) },
+            list(&mut [&probe].into_iter().chain(&self.apis).chain(apis)),
         )
     }
 
@@ -223,6 +232,14 @@ pub struct Outcome {
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
+}
+
+impl Outcome {
+    /// What `--json` put on standard output.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
+    }
 }
 
 /// A running gateway. Ends with its value, at once.
@@ -287,15 +304,7 @@ impl Gateway {
 
     /// Runs a verb against this gateway's control plane; the arguments follow the verb.
     pub fn verb(&self, verb: &str, arguments: &[&str]) -> Outcome {
-        let control = self.setup.control_path();
-        let mut command = Command::new(FRAMEGATE);
-        command.arg(verb).args(arguments).arg("--control").arg(control).stdin(Stdio::null());
-        let output = command.output().expect("the executable runs");
-        Outcome {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8(output.stdout).expect("output in UTF-8"),
-            stderr: String::from_utf8(output.stderr).expect("output in UTF-8"),
-        }
+        ask_control_plane(&self.setup.control_path(), verb, arguments)
     }
 
     /// Applies another configuration with the operator's verb.
@@ -524,6 +533,22 @@ pub fn send_signal(pid: u32, signal: i32) {
     // SAFETY: kill(2) takes two numbers.
     let sent = unsafe { libc::kill(pid as i32, signal) };
     assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Runs the executable to its end.
+pub fn framegate(arguments: &[&str]) -> Outcome {
+    let output = Command::new(FRAMEGATE).args(arguments).stdin(Stdio::null()).output().expect("the executable runs");
+    Outcome {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8(output.stdout).expect("output in UTF-8"),
+        stderr: String::from_utf8(output.stderr).expect("output in UTF-8"),
+    }
+}
+
+/// Runs a verb against the control plane on this socket; the arguments follow the verb.
+pub fn ask_control_plane(control: &Path, verb: &str, arguments: &[&str]) -> Outcome {
+    let control = control.to_str().expect("a path in UTF-8");
+    framegate(&[&[verb], arguments, &["--control", control]].concat())
 }
 
 /// Ends a child and forgets it.
