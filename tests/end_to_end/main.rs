@@ -7,6 +7,7 @@ mod kit;
 
 mod control_protocol;
 mod drain;
+mod drills;
 mod headers;
 mod hostile;
 mod kit_itself;
@@ -14,6 +15,7 @@ mod life;
 mod listeners;
 mod records;
 mod refusals;
+mod restarts;
 mod routes;
 mod strangers;
 mod streams;
