@@ -19,6 +19,8 @@ mod restarts;
 mod routes;
 mod strangers;
 mod streams;
+mod supervision;
 mod systemd;
 mod upstreams;
+mod verbs;
 mod violations;
