@@ -36,6 +36,10 @@ const CONNECT_TIMEOUTS_MAX: u32 = 3;
 const READ_BYTES: usize = 4096;
 /// How often it is looked whether the client still waits.
 const CLIENT_LOOKED_AT_EVERY: Duration = Duration::from_millis(250);
+/// Bytes of a body that are relayed before everybody else has a turn: neither side need ever be waited for.
+const BODY_TURN_BYTES: usize = 256 * 1024;
+/// The shortest rest that the clock knows.
+const BODY_REST: Duration = Duration::from_millis(1);
 
 /// The endpoint's side of a session whose handshake is complete.
 pub struct Upstream {
@@ -148,8 +152,9 @@ fn order(upstream: &UpstreamEntry) -> Vec<usize> {
     let first = upstream.turn();
     let mut order: Vec<usize> = (0..count).map(|step| (first + step) % count).collect();
     if upstream.config.balance == Balance::LeastSessions {
-        // Stable: among equals, in turn.
-        order.sort_by_key(|index| upstream.endpoints[*index].live.load(Ordering::Relaxed));
+        // Stable: among equals, in turn. Cached: other workers count at the same time, and an order that changes while
+        // it is sorted by is none.
+        order.sort_by_cached_key(|index| upstream.endpoints[*index].live.load(Ordering::Relaxed));
     }
     order
 }
@@ -213,7 +218,7 @@ fn upgrade_request(
 ) -> Result<Vec<u8>, Refusal> {
     let view = request.view();
     let believed = downstream.is_trusted();
-    let client_host = view.header_str("host").unwrap_or("");
+    let client_host = view.authority();
     let peer: Option<IpAddr> = downstream.peer().map(|peer| peer.ip().to_canonical());
     let existing = |name| view.header_values(name).filter(move |_| believed);
     let forwarded_for = peer.map(|peer| append_list(existing("x-forwarded-for"), &peer.to_string()));
@@ -289,11 +294,17 @@ async fn relay_answer(
     client.send_all(&head).await.map_err(|_| Stop::Gone)?;
     let mut body = Body::new(body);
     let mut piece = bytes[response.length()..].to_vec();
+    let mut turn = 0;
     loop {
         let belongs = body.take(&piece).map_err(|_| Stop::Gone)?;
         client.send_all(&piece[..belongs]).await.map_err(|_| Stop::Gone)?;
         if body.is_over() {
             return Ok(());
+        }
+        turn += belongs;
+        if turn >= BODY_TURN_BYTES {
+            turn = 0;
+            monoio::time::sleep(BODY_REST).await;
         }
         piece.resize(READ_BYTES, 0);
         match socket.receive(&mut piece).await {
@@ -346,5 +357,43 @@ impl Body {
 
     fn ends_with_connection(&self) -> bool {
         matches!(self, Self::UntilClose)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use proto::control::message::Generation;
+    use proto::snapshot::{Config, Snapshot, Upstream as Group};
+
+    use super::*;
+
+    /// A worker that sorts by numbers which change meanwhile finds no order, and the standard library panics.
+    #[test]
+    fn endpoints_are_put_in_order_while_other_workers_count() {
+        let urls = (0..64).map(|port| format!("ws://127.0.0.1:{}/", 9000 + port).parse().unwrap()).collect();
+        let group = Group { balance: Balance::LeastSessions, ..Group::new("many", urls) };
+        let snapshot = Snapshot::check(Config { version: 1, upstreams: vec![group], ..Config::default() }).unwrap();
+        let tables = Tables::build(Generation { source: "test".into(), number: 1 }, &snapshot, None);
+        let upstream = tables.upstream("many").unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut random = 1_u64;
+                while !done.load(Ordering::Relaxed) {
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    upstream.endpoints[(random >> 58) as usize].live.store(random >> 32 & 63, Ordering::Relaxed);
+                }
+            });
+            for _ in 0..20_000 {
+                let order = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| order(upstream)));
+                if order.is_err() {
+                    done.store(true, Ordering::Relaxed);
+                }
+                assert_eq!(order.unwrap().len(), 64);
+            }
+            done.store(true, Ordering::Relaxed);
+        });
     }
 }

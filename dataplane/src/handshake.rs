@@ -308,7 +308,7 @@ fn note(shard: &Shard, downstream: &mut Downstream, view: &RequestView<'_>) {
     seen.request_id = given.map_or_else(|| format!("{:032x}", u128::from_le_bytes(keys.next_octets())), str::to_owned);
     seen.client = client;
     seen.target = view.target().to_owned();
-    seen.host = view.header_str("host").unwrap_or("").to_owned();
+    seen.host = view.authority().to_owned();
 }
 
 /// The client's trace. Of two that contradict each other neither is continued, as W3C Trace Context has it.

@@ -55,6 +55,7 @@ fn targets_in_absolute_form_name_their_host() {
         let view = head.view(bytes.as_bytes());
         assert_eq!((view.path(), view.query()), (path, query), "{target}");
         assert_eq!(view.host().unwrap().name, host, "{target}");
+        assert!(view.authority().to_ascii_lowercase().starts_with(host), "{target}");
         assert_eq!(view.route_path(), path.replace("%63", "c"));
     }
 }

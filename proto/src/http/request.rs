@@ -143,6 +143,14 @@ impl<'a> RequestView<'a> {
         }
     }
 
+    /// What [`host`](Self::host) was read from, as it was written; empty if there is nothing of the kind.
+    pub fn authority(&self) -> &'a str {
+        match self.head.parts.authority {
+            Some(authority) => authority.text(self.fields.buf),
+            None => self.header_str("host").unwrap_or_default(),
+        }
+    }
+
     /// The header fields.
     pub fn fields(&self) -> Fields<'a> {
         self.fields

@@ -24,6 +24,7 @@ on_both_drivers!(
     slow_heads_are_cut_on_time_while_others_are_served,
     origins_are_compared_whole,
     a_client_cannot_speak_for_a_proxy,
+    the_host_that_was_routed_is_the_host_that_is_told,
 );
 
 /// A gateway whose API `chat` leads to a scripted upstream.
@@ -473,4 +474,19 @@ fn a_client_cannot_speak_for_a_proxy(driver: Driver) {
     assert_eq!(head.header("X-Forwarded-For"), Some("203.0.113.9, 127.0.0.1"), "{head}");
     assert_eq!(head.header("X-Forwarded-Proto"), Some("https"), "{head}");
     client.upgraded();
+}
+
+/// A target in absolute form overrides `Host`, RFC 9112 §3.2.2: for the route, and so for everybody behind it.
+fn the_host_that_was_routed_is_the_host_that_is_told(driver: Driver) {
+    let upstream = RawUpstream::listen();
+    let kept = format!("name: kept, preserve_host: true, endpoints: [{{ url: \"{}\" }}]", upstream.url("/"));
+    let api = "name: chat, context: /chat, hosts: [outside.test], endpoints: { production: { upstream: kept } }";
+    let mut gateway = Setup::new(driver).upstream(&kept).api(api).start();
+    let mut client = gateway.connect();
+    client.send(&Upgrade::to("http://outside.test:8080/chat").set("Host", "inside.test").encode());
+    let head = upstream.accept().agree();
+    assert_eq!(head.header("Host"), Some("outside.test:8080"), "{head}");
+    assert!(!head.to_string().contains("inside.test"), "{head}");
+    client.upgraded();
+    gateway.probe();
 }
