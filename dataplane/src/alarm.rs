@@ -89,6 +89,19 @@ impl Turnstile {
     }
 }
 
+/// What the future comes to, and whether it had to wait for that. Who did not wait has not been to the driver, and
+/// nobody else has had a turn.
+pub async fn waited<T>(future: impl Future<Output = T>) -> (bool, T) {
+    let mut future = pin!(future);
+    let mut waited = false;
+    poll_fn(|context| {
+        let outcome = future.as_mut().poll(context);
+        waited |= outcome.is_pending();
+        outcome.map(|output| (waited, output))
+    })
+    .await
+}
+
 /// A nonblocking eventfd.
 pub fn event_fd() -> io::Result<OwnedFd> {
     // SAFETY: a plain system call; the outcome is checked, and the descriptor is nobody else's.

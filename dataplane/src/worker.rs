@@ -30,6 +30,8 @@ use crate::shard::{ConnectionCount, Shard, Shared};
 use crate::socket::{self, Socket};
 use crate::tables::{Fate, Tables};
 
+/// Turns of the engine before everybody else has one.
+const TURNS_MAX: u32 = 4;
 /// Connections accepted before everybody else has a turn.
 const ACCEPTS_MAX: usize = 64;
 /// How long an accept loop rests when even the spare descriptor does not help.
@@ -238,20 +240,25 @@ fn prepare(number: usize, shared: Arc<Shared>, record: Arc<ShardRecord>, inbox: 
 
 /// Runs the engine whenever the kernel has something for it.
 async fn turn(shard: Rc<Shard>, epoll: Socket, turnstile: Turnstile) {
+    let mut turns = 0;
     loop {
-        if let Err(error) = epoll.readable().await {
+        let (waited, ready) = alarm::waited(epoll.readable()).await;
+        if let Err(error) = ready {
             tracing::error!(%error, "the engine's epoll set cannot be awaited");
             return;
         }
-        loop {
-            let more = shard.engine.borrow_mut().turn(shard.now_ms());
-            if !more {
-                break;
-            }
+        turns = if waited { 1 } else { turns + 1 };
+        while shard.engine.borrow_mut().turn(shard.now_ms()) {
             turnstile.pass().await;
+            turns = 1;
         }
         // A session may have begun its end, and with it a nearer deadline.
         shard.alarm.ring_if_earlier(shard.engine.borrow().due_ms());
+        if turns >= TURNS_MAX {
+            // Busy sessions may always have something ready; handshakes, orders and timers want their turn too.
+            turnstile.pass().await;
+            turns = 0;
+        }
     }
 }
 
@@ -268,10 +275,11 @@ async fn sweep(shard: Rc<Shard>) {
         let now_ms = shard.now_ms();
         if shard.engine.borrow().due_ms() <= now_ms {
             shard.engine.borrow_mut().sweep(now_ms);
-            while shard.engine.borrow().has_unfinished() {
-                turnstile.pass().await;
-                shard.engine.borrow_mut().turn(shard.now_ms());
-            }
+        }
+        // What a sweep, or an order before it, has left behind: the kernel will not tell of it.
+        while shard.engine.borrow().has_unfinished() {
+            turnstile.pass().await;
+            shard.engine.borrow_mut().turn(shard.now_ms());
         }
     }
 }
@@ -366,13 +374,19 @@ async fn accept_loop(shard: Rc<Shard>, door: Rc<Door>, socket: OwnedFd) {
         Err(error) => return tracing::error!(%error, "a listener cannot be watched"),
     };
     while !door.closed.get() {
-        let ready = monoio::select! {
-            ready = socket.readable() => ready,
-            () = door.closing.rung() => Ok(()),
-        };
+        let (waited, ready) = alarm::waited(async {
+            monoio::select! {
+                ready = socket.readable() => ready,
+                () = door.closing.rung() => Ok(()),
+            }
+        })
+        .await;
         if let Err(error) = ready {
             tracing::error!(%error, "a listener cannot be awaited");
             return;
+        }
+        if !waited {
+            turnstile.pass().await;
         }
         while accept_batch(&shard, &door, fd).await {
             turnstile.pass().await;
@@ -405,12 +419,17 @@ async fn accept_batch(shard: &Rc<Shard>, door: &Door, fd: RawFd) -> bool {
                 // The queue can only be shortened with a descriptor; one is kept for that.
                 drop(shard.spare.take());
                 let outcome = listen::accept(fd);
-                let helped = !matches!(outcome, Accepted::NoDescriptors);
+                let rests = matches!(outcome, Accepted::NoDescriptors);
+                // Without a descriptor the kernel does not say that the queue is empty; it says so now.
+                let is_over = matches!(outcome, Accepted::Nobody);
                 if let Accepted::Connection(connection, _) = outcome {
                     shed(shard, door, connection);
                 }
                 keep_spare(shard);
-                if !helped {
+                if is_over {
+                    return false;
+                }
+                if rests {
                     monoio::time::sleep(ACCEPT_REST).await;
                     return true;
                 }
