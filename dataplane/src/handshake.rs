@@ -375,7 +375,7 @@ pub async fn dismiss(shard: &Rc<Shard>, downstream: Downstream, stop: Stop) {
     let tables = shard.tables();
     let secrets = tables.as_ref().map_or(&[][..], |tables| &tables.settings().secret_query_parameters);
     match stop {
-        Stop::Gone => {}
+        Stop::Gone => shard.record.abandoned(),
         Stop::Healthy => say(&downstream, 200, &[], "ok").await,
         Stop::Refused(refusal) => {
             shard.record.refused(refusal);

@@ -249,6 +249,7 @@ struct ShardCounts {
     refusals: [Counter; Refusal::ALL.len()],
     /// By the hundred of the status, 1xx to 5xx.
     upstream_answers: [Counter; 5],
+    abandoned: Counter,
     handshakes_begun: Counter,
     handshakes_ended: Counter,
     handshake_us: Histogram<LATENCY_BUCKETS>,
@@ -318,6 +319,11 @@ impl ShardRecord {
     pub fn answered_by_upstream(&self, status: u16) {
         let hundred = usize::from(status / 100).clamp(1, 5);
         self.counts.upstream_answers[hundred - 1].add(1);
+    }
+
+    /// The client went away before its handshake was answered.
+    pub fn abandoned(&self) {
+        self.counts.abandoned.add(1);
     }
 
     /// Bytes were put aside for a peer that reads slowly.
@@ -440,6 +446,7 @@ fn add_all(sums: &mut [u64], values: &[u64]) {
 pub struct Totals {
     pub(super) refusals: [u64; Refusal::ALL.len()],
     pub(super) upstream_answers: [u64; 5],
+    pub(super) abandoned: u64,
     pub(super) handshakes_active: u64,
     pub(super) handshake_us: Tally<LATENCY_BUCKETS>,
     pub(super) buffered_bytes: u64,
@@ -469,6 +476,7 @@ impl Totals {
         let counts = &shard.counts;
         add_all(&mut self.refusals, &values(&counts.refusals));
         add_all(&mut self.upstream_answers, &values(&counts.upstream_answers));
+        self.abandoned += counts.abandoned.value();
         // The end is read first: a handshake that ends between the two reads counts as active, never as minus one.
         let ended = counts.handshakes_ended.value();
         self.handshakes_active += counts.handshakes_begun.value().saturating_sub(ended);

@@ -94,6 +94,11 @@ impl Text {
             let row = refusal.row();
             self.sample("refusals_total", &[("reason", row.word), ("blame", row.blame.word())], count);
         }
+        self.counter(
+            "handshakes_abandoned_total",
+            "Connections whose client went before its answer.",
+            totals.abandoned,
+        );
         self.family("upstream_answers_total", "counter", "Answers of upstreams other than 101, by class of status.");
         for (class, count) in ["1xx", "2xx", "3xx", "4xx", "5xx"].iter().zip(totals.upstream_answers) {
             self.sample("upstream_answers_total", &[("status", class)], count);
@@ -339,6 +344,7 @@ mod tests {
         let shard = record.shard(0);
         shard.refused(Refusal::NoApi);
         shard.answered_by_upstream(403);
+        shard.abandoned();
         shard.api("chat", "v1").violation(Violation::Unmasked, Direction::ToUpstream);
         shard.api("chat", "v1").session_closed(1002, Side::Client, Duration::from_secs(61));
         record
@@ -359,6 +365,7 @@ mod tests {
             "framegate_handshake_seconds_sum 0.006",
             "framegate_handshake_seconds_count 2",
             r#"framegate_refusals_total{reason="no_api",blame="client"} 1"#,
+            "framegate_handshakes_abandoned_total 1",
             r#"framegate_upstream_answers_total{status="4xx"} 1"#,
             r#"framegate_sessions_active{api="chat",version="v1"} 1"#,
             r#"framegate_sessions_total{api="chat",version="v1"} 2"#,
