@@ -3,6 +3,7 @@
 //! `cargo bench --bench codec`. Masking has the plain form beside ours: the reason that ours exists is the ratio.
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use proto::http::{RequestHead, RequestScan};
@@ -88,5 +89,9 @@ fn handshakes(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, headers, masking, text, handshakes);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(2));
+    targets = headers, masking, text, handshakes
+}
 criterion_main!(benches);

@@ -1,7 +1,7 @@
 //! What the gateway adds to an echo over loopback: time and CPU per message, beside the same echo without a gateway.
 //!
 //! `cargo bench --bench relay`. The gateway is the executable with one worker on CPU 0; generator and backend share
-//! CPU 1. One connection: what is measured at depth 1 is mostly the scheduler waking processes, in both columns.
+//! CPU 1. One connection with one message in flight measures mostly how the machine wakes a process that sleeps.
 
 #[path = "../tests/kit/mod.rs"]
 mod kit;
@@ -19,7 +19,10 @@ use load::client::Round;
 use load::{Client, Echo, machine};
 
 const SIZES: [usize; 4] = [64, 1024, 16 * 1024, 256 * 1024];
-const DEPTHS: [usize; 2] = [1, 16];
+/// Connections, and messages in flight on each.
+const MIXES: [(usize, usize); 3] = [(1, 1), (1, 16), (64, 1)];
+/// Larger messages than these do not fit a socket that nobody reads, which many connections at a time need.
+const SIZE_MAX_OF_MANY: usize = 16 * 1024;
 
 /// One way from the client to the echo.
 struct Way {
@@ -57,34 +60,39 @@ fn main() {
         .configure_from_args();
     let table = RefCell::new(BTreeMap::new());
     for size in SIZES {
-        for depth in DEPTHS {
-            cell(&mut criterion, &ways, size, depth, &table);
+        for mix in MIXES.into_iter().filter(|(connections, _)| *connections == 1 || size <= SIZE_MAX_OF_MANY) {
+            cell(&mut criterion, &ways, size, mix, &table);
         }
     }
     criterion.final_summary();
     print(&ways, &table.into_inner(), apart);
 }
 
-type Table = BTreeMap<(usize, usize, &'static str), Spent>;
+type Table = BTreeMap<(usize, (usize, usize), &'static str), Spent>;
 
-fn cell(criterion: &mut Criterion, ways: &[Way], size: usize, depth: usize, table: &RefCell<Table>) {
+fn cell(criterion: &mut Criterion, ways: &[Way], size: usize, mix: (usize, usize), table: &RefCell<Table>) {
+    let (connections, depth) = mix;
+    let messages = (connections * depth) as u64;
     let mut group = criterion.benchmark_group(format!("echo of {size} bytes"));
-    group.throughput(Throughput::Elements(depth as u64));
+    group.throughput(Throughput::Elements(messages));
     for way in ways {
-        let mut client = Client::connect(way.address, way.target);
+        let mut clients: Vec<_> = (0..connections).map(|_| Client::connect(way.address, way.target)).collect();
         let mut round = Round::new(depth, size);
         let pid = way.gateway.as_ref().map(Gateway::pid);
         let cpu = || pid.map_or(Duration::ZERO, machine::cpu_time);
-        group.bench_function(BenchmarkId::new(way.name, format!("{depth} in flight")), |bencher| {
+        group.bench_function(BenchmarkId::new(way.name, format!("{connections} x {depth} in flight")), |bencher| {
             bencher.iter_custom(|rounds| {
                 let (cpu_before, start) = (cpu(), Instant::now());
                 for _ in 0..rounds {
-                    client.play(&mut round);
+                    match &mut clients[..] {
+                        [client] => client.play(&mut round),
+                        clients => Client::play_all(clients, &mut round),
+                    }
                 }
                 let (time, cpu) = (start.elapsed(), cpu().saturating_sub(cpu_before));
                 let mut table = table.borrow_mut();
-                let spent: &mut Spent = table.entry((size, depth, way.name)).or_default();
-                spent.messages += rounds * depth as u64;
+                let spent: &mut Spent = table.entry((size, mix, way.name)).or_default();
+                spent.messages += rounds * messages;
                 spent.time += time;
                 spent.cpu += cpu;
                 time
@@ -97,17 +105,17 @@ fn cell(criterion: &mut Criterion, ways: &[Way], size: usize, depth: usize, tabl
 /// The table: microseconds per message, and their ratio to the echo without a gateway.
 fn print(ways: &[Way], table: &Table, apart: bool) {
     let place = if apart { "gateway on CPU 0, generator and echo on CPU 1" } else { "everything on the same CPUs" };
-    println!("\nrelay: one connection over loopback, 1 worker, {place}");
+    println!("\nrelay over loopback, 1 worker, {place}; cN dM: N connections, M messages in flight on each");
     println!("{}", machine::describe());
     println!("microseconds per echoed message: wall time (ratio to direct), the gateway's CPU time");
     for size in SIZES {
-        for depth in DEPTHS {
-            let Some(direct) = table.get(&(size, depth, "direct")) else { continue };
+        for mix in MIXES {
+            let Some(direct) = table.get(&(size, mix, "direct")) else { continue };
             let per_message = |time: Duration, spent: &Spent| time.as_secs_f64() * 1e6 / spent.messages as f64;
             let base = per_message(direct.time, direct);
-            let mut row = format!("{size:>7} B  depth {depth:>2}  direct {base:>8.2}");
+            let mut row = format!("{size:>7} B  c{:<2} d{:<2}  direct {base:>8.2}", mix.0, mix.1);
             for way in &ways[1..] {
-                let Some(spent) = table.get(&(size, depth, way.name)) else { continue };
+                let Some(spent) = table.get(&(size, mix, way.name)) else { continue };
                 let (wall, cpu) = (per_message(spent.time, spent), per_message(spent.cpu, spent));
                 row += &format!("  {} {wall:>8.2} ({:.2}x) cpu {cpu:>7.2}", way.name, wall / base);
             }

@@ -3,6 +3,7 @@
 //! Every API has two versions, one of them the default; a tenth is bound to a host, and topics have a parameter.
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use dataplane::route::{RouteRequest, select};
@@ -57,5 +58,9 @@ fn routing(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, routing);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(2));
+    targets = routing
+}
 criterion_main!(benches);

@@ -71,7 +71,23 @@ impl Client {
     /// Sends the round's messages and receives their answers.
     pub fn play(&mut self, round: &mut Round) {
         round.refresh_keys();
-        let (mut sent, mut received) = (0, 0);
+        self.finish(round, 0);
+    }
+
+    /// One round on each of many connections: all send, then all receive. A round is small enough for a socket.
+    pub fn play_all(clients: &mut [Self], round: &mut Round) {
+        for client in &mut *clients {
+            round.refresh_keys();
+            assert_eq!(client.send_now(&round.sent), round.sent.len(), "a socket does not take a round");
+        }
+        for client in clients {
+            client.finish(round, round.sent.len());
+        }
+    }
+
+    /// Sends what has not been sent yet, and receives the answers.
+    fn finish(&mut self, round: &mut Round, mut sent: usize) {
+        let mut received = 0;
         while received < round.answers.len() {
             if sent < round.sent.len() {
                 sent += self.send_now(&round.sent[sent..]);
