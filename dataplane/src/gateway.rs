@@ -26,6 +26,11 @@ const WORKER_DESCRIPTORS: u64 = 16;
 /// How long workers may take to follow a new generation before that is said in the log; they follow all the same.
 const FOLLOW_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a process that serves nothing yet waits for an address: its predecessor may have been killed just now.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(3);
+/// How long one that serves waits: a worker may still be giving a listener up that the generation before took away.
+const BIND_PATIENCE: Duration = Duration::from_millis(200);
+
 /// What the workers need to know before any snapshot.
 pub struct Setting {
     /// Which driver runs them.
@@ -77,8 +82,9 @@ impl Gateway {
             return Err(vec!["this node is draining and takes no new configuration".into()]);
         }
         let listeners = snapshot.listeners();
-        let prepared = bound.prepare(listeners, self.workers.len())?;
-        let before = Option::clone(&self.shared.tables.load());
+        let before = self.tables();
+        let patience = if before.is_some() { BIND_PATIENCE } else { PREDECESSOR_PATIENCE };
+        let prepared = bound.prepare(listeners, self.workers.len(), patience)?;
         let tables = Arc::new(Tables::build(generation.clone(), snapshot, before.as_deref()));
         self.shared.tables.store(Arc::new(Some(Arc::clone(&tables))));
         let mut sockets = bound.commit(prepared, listeners);

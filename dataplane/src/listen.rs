@@ -10,9 +10,13 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use proto::snapshot::{Bind, Listener};
 use socket2::{Domain, SockAddr, Socket, Type};
+
+/// How long after an address was found in use it is tried again.
+const BIND_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// The listening sockets of the process, by what they are bound to: one descriptor for each worker.
 #[derive(Default)]
@@ -28,13 +32,15 @@ pub struct Prepared {
 }
 
 impl Bound {
-    /// Binds what these listeners need and what is not bound yet. Every failure is named; then nothing has changed.
-    pub fn prepare(&self, listeners: &[Listener], workers: usize) -> Result<Prepared, Vec<String>> {
+    /// Binds what these listeners need and what is not bound yet. An address that is in use may be let go within
+    /// `patience`. Every failure is named; then nothing has changed.
+    pub fn prepare(&self, listeners: &[Listener], workers: usize, patience: Duration) -> Result<Prepared, Vec<String>> {
+        let until = Instant::now() + patience;
         let mut fresh = HashMap::new();
         let mut handed: Vec<HashMap<Bind, OwnedFd>> = (0..workers).map(|_| HashMap::new()).collect();
         let mut reasons = Vec::new();
         for listener in listeners.iter().filter(|listener| !self.sockets.contains_key(&listener.bind)) {
-            let bound = self.bind(listener, workers).and_then(|sockets| {
+            let bound = self.bind_patiently(listener, workers, until).and_then(|sockets| {
                 let handed: io::Result<Vec<OwnedFd>> = sockets.iter().map(OwnedFd::try_clone).collect();
                 Ok((sockets, handed?))
             });
@@ -79,6 +85,19 @@ impl Bound {
     /// Gives all sockets up.
     pub fn close(&mut self) {
         discard(std::mem::take(&mut self.sockets));
+    }
+
+    /// A socket outlives the process that was killed with it: the kernel takes an io_uring, and what it watches, apart
+    /// some time after whoever waits for the process has been told.
+    fn bind_patiently(&self, listener: &Listener, workers: usize, until: Instant) -> io::Result<Vec<OwnedFd>> {
+        loop {
+            match self.bind(listener, workers) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                    std::thread::sleep(BIND_AGAIN_AFTER);
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     fn bind(&self, listener: &Listener, workers: usize) -> io::Result<Vec<OwnedFd>> {
@@ -206,4 +225,25 @@ pub fn accept(listener: RawFd) -> Accepted {
 /// A descriptor to hold in reserve.
 pub fn spare_descriptor() -> io::Result<OwnedFd> {
     crate::alarm::event_fd()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_waited_for_as_long_as_was_said() {
+        let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = holder.local_addr().unwrap();
+        let listeners = [Listener::new("public", Bind::Tcp(address))];
+        let bound = Bound::default();
+        let Err(reasons) = bound.prepare(&listeners, 1, Duration::ZERO) else { panic!("the address is taken") };
+        assert!(reasons[0].starts_with(&format!("listener public: cannot bind {address}: ")), "{reasons:?}");
+        let letting_go = std::thread::spawn(move || {
+            std::thread::sleep(BIND_AGAIN_AFTER * 3);
+            drop(holder);
+        });
+        assert!(bound.prepare(&listeners, 1, Duration::from_secs(10)).is_ok());
+        letting_go.join().unwrap();
+    }
 }

@@ -10,7 +10,10 @@ use crate::drills::{raise_descriptors, until_stored};
 use crate::kit::gateway::ask_control_plane;
 use crate::kit::{Driver, EchoBackend, Gateway, Setup, Upgrade, aloud, on_both_drivers, until};
 
-on_both_drivers!(after_a_restart_with_no_control_plane_new_sessions_work_at_once);
+on_both_drivers!(
+    after_a_restart_with_no_control_plane_new_sessions_work_at_once,
+    a_successor_waits_until_the_kernel_has_taken_the_killed_one_apart,
+);
 
 fn after_a_restart_with_no_control_plane_new_sessions_work_at_once(driver: Driver) {
     raise_descriptors();
@@ -35,6 +38,21 @@ fn after_a_restart_with_no_control_plane_new_sessions_work_at_once(driver: Drive
         aloud(&format!("{}: ready {ready:.0?} after its start, then {} messages", driver.word(), tally.messages));
         assert_eq!(gateway.metric("framegate_control_connected", &[]), 0.0);
         assert_eq!(gateway.metric("framegate_refusals_total", &[]), 0.0);
+    }
+}
+
+/// The sockets of a process that was killed live on for a moment, more so with io_uring.
+fn a_successor_waits_until_the_kernel_has_taken_the_killed_one_apart(driver: Driver) {
+    let mut gateway = Setup::new(driver).start();
+    until_stored(&gateway);
+    gateway.kill_control_plane();
+    for _ in 0..8 {
+        let idle: Vec<_> = (0..20).map(|_| gateway.connect()).collect();
+        gateway.probe();
+        gateway.kill_data_plane();
+        drop(idle);
+        gateway.start_data_plane();
+        gateway.probe();
     }
 }
 
