@@ -1,5 +1,6 @@
 //! The operator's verbs against a running pair: what people read, what programs read, and the exit codes.
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::Path;
 
@@ -191,10 +192,11 @@ fn sitting(gateway: &Gateway) -> crate::kit::Peer {
     client
 }
 
-/// A verb that takes a file.
+/// A verb that takes a file: a new one each time, because the one that was applied last is watched.
 fn verb(gateway: &Gateway, verb: &str, yaml: &str, is_json: bool) -> Outcome {
-    let path = gateway.setup().directory().join("candidate.yaml");
-    std::fs::write(&path, yaml).expect("a file can be written");
+    let mut file = tempfile::Builder::new().suffix(".yaml").tempfile_in(gateway.setup().directory()).expect("a file");
+    file.write_all(yaml.as_bytes()).expect("a file can be written");
+    let (_, path) = file.keep().expect("a file can stay");
     let path = path.to_str().expect("a path in UTF-8");
     if is_json { gateway.verb(verb, &[path, "--json"]) } else { gateway.verb(verb, &[path]) }
 }
