@@ -7,7 +7,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use proto::control::message::Generation;
@@ -25,6 +25,8 @@ const PROCESS_DESCRIPTORS: u64 = 64;
 const WORKER_DESCRIPTORS: u64 = 16;
 /// How long workers may take to follow a new generation before that is said in the log; they follow all the same.
 const FOLLOW_PATIENCE: Duration = Duration::from_secs(2);
+/// How often it is looked whether the workers have ended.
+const STOP_LOOK: Duration = Duration::from_millis(2);
 
 /// How long a process that serves nothing yet waits for an address: its predecessor may have been killed just now.
 const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(3);
@@ -128,14 +130,16 @@ impl Gateway {
     }
 
     /// Ends every session and every worker now.
-    pub fn stop(self) {
+    pub fn stop(&self) {
         for worker in &self.workers {
             worker.order(Order::Stop);
         }
-        for worker in self.workers {
-            if worker.join().is_err() {
-                tracing::error!("a worker panicked");
+        let deadline = Instant::now() + FOLLOW_PATIENCE;
+        while self.workers.iter().any(Worker::is_alive) {
+            if Instant::now() > deadline {
+                return tracing::error!("a worker does not end");
             }
+            std::thread::sleep(STOP_LOOK);
         }
     }
 

@@ -225,10 +225,7 @@ impl Process {
         if let Some(link) = self.link {
             link.stop();
         }
-        // The link and the watchdog have let go of it.
-        if let Some(node) = Arc::into_inner(self.node) {
-            node.gateway.stop();
-        }
+        self.node.gateway.stop();
         self.bridge.stop();
         if !self.log.finish(LOG_PATIENCE) {
             tracing::warn!("the session log could not be written to its end");

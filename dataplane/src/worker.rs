@@ -141,11 +141,6 @@ impl Worker {
     pub fn is_alive(&self) -> bool {
         !self.thread.is_finished()
     }
-
-    /// Waits for its end, after [`Order::Stop`].
-    pub fn join(self) -> std::thread::Result<()> {
-        self.thread.join()
-    }
 }
 
 fn uring(deferred: bool) -> monoio::RuntimeBuilder<monoio::time::TimeDriver<monoio::IoUringDriver>> {

@@ -50,9 +50,12 @@ pub struct Engine {
     due_ms: u64,
 }
 
-/// A place for a session. The epoch tells a session from those that had its place before.
+/// A place for a session. What a sweep asks of every session stands here, side by side.
 struct Slot {
+    /// Tells a session from those that had its place before.
     epoch: u32,
+    /// When the session is to be judged by the clock.
+    due_ms: u64,
     entry: Option<Box<Entry>>,
 }
 
@@ -60,7 +63,6 @@ struct Entry {
     session: Session,
     legs: [Wire; 2],
     resident: Resident,
-    due_ms: u64,
 }
 
 /// One leg's socket.
@@ -75,6 +77,8 @@ struct Wire {
     shut: bool,
     /// It takes nothing any more; what its peer has sent is still read.
     broken: bool,
+    /// It stands among the unfinished.
+    noted: bool,
     /// Bytes that were to be sent to the peer, modulo 2^32.
     given_bytes: u32,
     /// Those of them that the peer had taken at the last look, modulo 2^32.
@@ -82,7 +86,7 @@ struct Wire {
 }
 
 // What an idle session costs beside its two sockets; the texts of its record come on top.
-const _: () = assert!(size_of::<Entry>() <= 700 && size_of::<Slot>() <= 16);
+const _: () = assert!(size_of::<Entry>() <= 700 && size_of::<Slot>() <= 24);
 
 impl Wire {
     fn new(fd: OwnedFd) -> Self {
@@ -94,6 +98,7 @@ impl Wire {
             ended: false,
             shut: false,
             broken: false,
+            noted: false,
             given_bytes: 0,
             taken_bytes: 0,
         }
@@ -127,6 +132,8 @@ impl Backlog {
     }
 
     fn push(&mut self, bytes: &[u8]) {
+        // Exactly, or a second push could keep twice the budget.
+        self.bytes.reserve_exact(bytes.len());
         self.bytes.extend_from_slice(bytes);
     }
 
@@ -204,13 +211,13 @@ impl Engine {
     /// Takes over a session whose handshakes are complete, with what has already come from both peers.
     pub fn begin(&mut self, handover: Handover, now_ms: u64) {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.entries.push(Slot { epoch: 0, entry: None });
+            self.entries.push(Slot { epoch: 0, due_ms: 0, entry: None });
             u32::try_from(self.entries.len() - 1).expect("descriptors run out long before indices")
         });
         let Handover { session, client, upstream, client_early, upstream_early, resident } = handover;
         let legs = [Wire::new(client), Wire::new(upstream)];
         let slot = &mut self.entries[index as usize];
-        slot.entry = Some(Box::new(Entry { session, legs, resident, due_ms: now_ms }));
+        slot.entry = Some(Box::new(Entry { session, legs, resident }));
         let epoch = slot.epoch;
         self.live += 1;
         for leg in Leg::BOTH {
@@ -245,6 +252,7 @@ impl Engine {
         for _ in 0..self.unfinished.len() {
             let Some(key) = self.unfinished.pop_front() else { break };
             if self.is_current(key) {
+                self.with_entry(key.index, |_, entry| entry.legs[key.leg as usize].noted = false);
                 self.pump(key, now_ms);
                 self.settle(key.index, now_ms);
             }
@@ -285,16 +293,20 @@ impl Engine {
     /// Reads one leg for as long as it has something, the other takes it, and its turn lasts.
     fn pump(&mut self, key: Key, now_ms: u64) {
         let mut left = TURN_BYTES;
-        let more = self.with_entry(key.index, |engine, entry| {
+        self.with_entry(key.index, |engine, entry| {
             while entry.may_read(key.leg) {
                 if left == 0 {
-                    return true;
+                    engine.come_back(entry, key);
+                    return;
                 }
                 left = left.saturating_sub(engine.read(entry, key.leg, now_ms));
             }
-            false
         });
-        if more == Some(true) {
+    }
+
+    /// Notes that a leg has more to read; once, however often that is found out.
+    fn come_back(&mut self, entry: &mut Entry, key: Key) {
+        if !std::mem::replace(&mut entry.legs[key.leg as usize].noted, true) {
             self.unfinished.push_back(key);
         }
     }
@@ -358,27 +370,29 @@ impl Engine {
     pub fn sweep(&mut self, now_ms: u64) {
         self.due_ms = u64::MAX;
         for index in 0..self.entries.len() as u32 {
-            let Some(entry) = &self.entries[index as usize].entry else { continue };
-            if entry.due_ms <= now_ms {
-                self.judge(index, now_ms);
-            } else {
-                self.due_ms = self.due_ms.min(entry.due_ms);
+            let slot = &self.entries[index as usize];
+            match slot.entry {
+                None => {}
+                Some(_) if slot.due_ms <= now_ms => self.judge(index, now_ms),
+                Some(_) => self.due_ms = self.due_ms.min(slot.due_ms),
             }
         }
     }
 
     /// Judges one session by the clock, and notes when it is to be judged again.
     fn judge(&mut self, index: u32, now_ms: u64) {
-        let over = self.with_entry(index, |engine, entry| {
+        let due_ms = self.with_entry(index, |engine, entry| {
             let views = entry.views();
             let due_ms = entry.with_facts(engine, now_ms, |session, facts| session.tick(views, facts));
-            entry.due_ms = due_ms.unwrap_or(now_ms);
             Leg::BOTH.into_iter().for_each(|leg| entry.drain(leg, engine, now_ms));
-            due_ms.is_none()
+            due_ms
         });
-        match over {
-            Some(true) => self.end(index, now_ms),
-            Some(false) => self.settle(index, now_ms),
+        match due_ms {
+            Some(Some(due_ms)) => {
+                self.entries[index as usize].due_ms = due_ms;
+                self.settle(index, now_ms);
+            }
+            Some(None) => self.end(index, now_ms),
             None => {}
         }
     }
@@ -388,8 +402,9 @@ impl Engine {
         for index in 0..self.entries.len() as u32 {
             self.with_entry(index, |engine, entry| {
                 change(&mut entry.session, &mut entry.resident, &mut engine.keys);
-                entry.due_ms = entry.due_ms.min(now_ms);
             });
+            let slot = &mut self.entries[index as usize];
+            slot.due_ms = slot.due_ms.min(now_ms);
         }
         self.sweep(now_ms);
     }
@@ -425,7 +440,7 @@ impl Engine {
                     LegState::Severed | LegState::Gone => {
                         wire.fd = None;
                         // Whoever waited for this leg to take something waits no more.
-                        engine.unfinished.push_back(Key { index, epoch, leg: leg.other() });
+                        engine.come_back(entry, Key { index, epoch, leg: leg.other() });
                     }
                     LegState::Finished if wire.backlog.is_empty() && wire.ended => wire.fd = None,
                     // The server ends the connection first (RFC 6455 §7.1.1): towards the client that is us.
@@ -436,14 +451,17 @@ impl Engine {
                     LegState::Finished | LegState::Open => {}
                 }
             }
-            if let Some(close_by_ms) = entry.session.close_by_ms() {
-                entry.due_ms = entry.due_ms.min(close_by_ms);
-            }
-            engine.due_ms = engine.due_ms.min(entry.due_ms);
-            entry.legs.iter().all(|wire| wire.fd.is_none())
+            let close_by_ms = entry.session.close_by_ms().unwrap_or(u64::MAX);
+            (entry.legs.iter().all(|wire| wire.fd.is_none()), close_by_ms)
         });
-        if over == Some(true) {
-            self.end(index, now_ms);
+        match over {
+            Some((true, _)) => self.end(index, now_ms),
+            Some((false, close_by_ms)) => {
+                let slot = &mut self.entries[index as usize];
+                slot.due_ms = slot.due_ms.min(close_by_ms);
+                self.due_ms = self.due_ms.min(slot.due_ms);
+            }
+            None => {}
         }
     }
 
