@@ -131,8 +131,8 @@ proptest! {
 
 /// The rules of resolution, said once more: every API is looked at, the best place wins.
 fn shadow(config: &Config, request: &RouteRequest<'_>) -> Answer {
-    let known = config.listeners.iter().any(|listener| listener.name == request.listener);
-    if !known || !request.path.starts_with('/') || has_dot_segment(request.path) {
+    // A listener that is not known was closed a moment ago: it still leads to what every listener leads to.
+    if !request.path.starts_with('/') || has_dot_segment(request.path) {
         return Err(Refusal::NoApi);
     }
     let path = segments(request.path.strip_suffix('/').unwrap_or(request.path));
