@@ -27,7 +27,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::client::{self, ClientError};
-use crate::server::chain;
+use proto::errors::with_sources;
 
 /// What a verb found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +93,7 @@ impl Asking {
                 print(&text);
                 judge(&answer).into()
             }
-            Err(error) => cannot(self.json, &chain(&error)),
+            Err(error) => cannot(self.json, &with_sources(&error)),
         }
     }
 }

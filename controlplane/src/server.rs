@@ -7,8 +7,6 @@ mod node;
 mod operator;
 mod wire;
 
-pub(crate) use wire::chain;
-
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -16,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::control::Message;
+use proto::errors::with_sources;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
@@ -139,7 +138,7 @@ async fn serve_one(stream: UnixStream, owner: u32, office: &Arc<Office>) {
     let first = match tokio::time::timeout(FIRST_MESSAGE_WITHIN, reader.message()).await {
         Ok(Ok(Some(message))) => message,
         Ok(Ok(None)) => return,
-        Ok(Err(error)) => return tracing::warn!(error = wire::chain(&error), "a control connection is ended"),
+        Ok(Err(error)) => return tracing::warn!(error = with_sources(&error), "a control connection is ended"),
         Err(_) => return tracing::warn!("a control connection that said nothing is ended"),
     };
     match first {
@@ -147,7 +146,7 @@ async fn serve_one(stream: UnixStream, owner: u32, office: &Arc<Office>) {
         Message::Request(request) => {
             let response = operator::answer(request, office).await;
             if let Err(error) = writer.message(&Message::Response(response)).await {
-                tracing::debug!(error = wire::chain(&error), "an operator did not wait for the answer");
+                tracing::debug!(error = with_sources(&error), "an operator did not wait for the answer");
             }
         }
         other => tracing::warn!(

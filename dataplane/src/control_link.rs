@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use proto::control::message::{Ack, Drain, Generation, Hello, Push, Reject, Report, Welcome};
 use proto::control::{EnvelopeError, Message, PROTOCOL_VERSION};
+use proto::errors::with_sources;
 use proto::limits::PROBLEMS_MAX;
 use proto::snapshot::{Digest, Section, Snapshot};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -323,12 +324,6 @@ fn bounded(mut reasons: Vec<String>) -> Vec<String> {
         reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
     }
     reasons
-}
-
-/// An error and what it came from, in one line.
-fn with_sources(error: &dyn std::error::Error) -> String {
-    std::iter::successors(error.source(), |error| error.source())
-        .fold(error.to_string(), |text, source| format!("{text}: {source}"))
 }
 
 /// The socket, one envelope at a time.

@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use proto::control::message::{Generation, Report};
+use proto::errors::with_sources;
 use proto::snapshot::Snapshot;
 
 use crate::bridge::{self, Bridge, NameServers};
@@ -255,7 +256,7 @@ fn pinned(options: &Options, cpus: &[usize]) -> Vec<Option<usize>> {
 
 fn open_store(options: &Options) -> Result<Option<Store>, String> {
     let Some(directory) = &options.state_dir else { return Ok(None) };
-    Store::open(directory).map(Some).map_err(|error| chain(&error))
+    Store::open(directory).map(Some).map_err(|error| with_sources(&error))
 }
 
 fn start_bridge(
@@ -265,7 +266,7 @@ fn start_bridge(
     health: &Arc<Health>,
     log: &Log,
 ) -> Result<Bridge, String> {
-    let operator = options.operator.0.map(bridge::bind).transpose().map_err(|error| chain(&error))?;
+    let operator = options.operator.0.map(bridge::bind).transpose().map_err(|error| with_sources(&error))?;
     let name_servers = NameServers { servers: options.name_servers.clone(), ..NameServers::default() };
     let parts = bridge::Parts {
         operator,
@@ -284,11 +285,11 @@ fn resume(store: &mut Store, node: &Arc<Node>) -> Option<(Generation, Snapshot)>
     let (generation, snapshot) = match store.load() {
         Ok(stored) => stored?,
         Err(error @ StoreError::Unusable { .. }) => {
-            tracing::error!("{}; going on without it", chain(&error));
+            tracing::error!("{}; going on without it", with_sources(&error));
             return None;
         }
         Err(error) => {
-            tracing::error!("the stored snapshot cannot be read: {}", chain(&error));
+            tracing::error!("the stored snapshot cannot be read: {}", with_sources(&error));
             return None;
         }
     };
@@ -326,16 +327,4 @@ fn start_link(
 fn watch(node: &Arc<Node>) -> std::io::Result<()> {
     let node: Weak<Node> = Arc::downgrade(node);
     notify::watchdog(move || node.upgrade().is_none_or(|node| node.gateway.answers(ANSWER_PATIENCE)))
-}
-
-/// An error and what it came from, in one sentence.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

@@ -50,7 +50,9 @@ pub fn hand_over(shard: &Shard, downstream: Downstream, established: Established
     let counters = shard.record.api(&api.api.name, &api.api.version);
     counters.session_opened();
     shard.record.handshake_accepted(downstream.seen.accepted.elapsed());
-    shard.shared.log.write(Line::Opened(Box::new(record.clone())));
+    if shard.shared.log.is_on() {
+        shard.shared.log.write(Line::Opened(Box::new(record.clone())));
+    }
     let birth = Birth {
         limits: Arc::clone(&api.limits),
         rsv1: upstream.agreed().deflate,

@@ -4,6 +4,7 @@
 //! argument; what parses bytes answers with offsets, because the buffers belong to the kernel as often as to us.
 
 pub mod control;
+pub mod errors;
 pub mod http;
 pub mod limits;
 pub mod parse;

@@ -10,8 +10,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Verdict, absolute, cannot, default_control, default_state_directory};
 use crate::office::Office;
-use crate::server::{Server, chain};
+use crate::server::Server;
 use crate::watch;
+use proto::errors::with_sources;
 
 /// Options of `controlplane`.
 #[derive(Debug, clap::Args)]
@@ -51,7 +52,7 @@ async fn serve(options: Options) -> ExitCode {
     };
     let server = match Server::open(&control) {
         Ok(server) => server,
-        Err(error) => return cannot(false, &chain(&error)),
+        Err(error) => return cannot(false, &with_sources(&error)),
     };
     let office = Arc::new(Office::new(absolute(&options.file), state_directory, run_name(), Instant::now()));
     tracing::info!(control = %server.path().display(), pid = std::process::id(), "the control plane is up");

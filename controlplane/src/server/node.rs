@@ -14,7 +14,9 @@ use proto::control::{Message, PROTOCOL_VERSION};
 use proto::snapshot::Digest;
 use tokio::sync::mpsc;
 
-use super::wire::{Reader, WireError, Writer, chain};
+use proto::errors::with_sources;
+
+use super::wire::{Reader, WireError, Writer};
 use crate::office::Office;
 use crate::publish::{NodeId, Published, Publisher};
 
@@ -45,7 +47,7 @@ pub async fn serve(hello: Hello, reader: Reader, mut writer: Writer, office: &Of
     });
     let (node, pid) = (hello.node.clone(), hello.pid);
     if let Err(error) = writer.message(&welcome).await {
-        return tracing::warn!(node, pid, error = chain(&error), "a node left before it was welcomed");
+        return tracing::warn!(node, pid, error = with_sources(&error), "a node left before it was welcomed");
     }
     if hello.protocol != PROTOCOL_VERSION {
         let (theirs, ours) = (hello.protocol, PROTOCOL_VERSION);
@@ -65,7 +67,7 @@ pub async fn serve(hello: Hello, reader: Reader, mut writer: Writer, office: &Of
     let id = conversation.id;
     match conversation.hold(reader, received).await {
         Ok(()) => tracing::info!(node, pid, "a node has disconnected"),
-        Err(error) => tracing::warn!(node, pid, error = chain(&error), "a node's connection is ended"),
+        Err(error) => tracing::warn!(node, pid, error = with_sources(&error), "a node's connection is ended"),
     }
     publisher.disconnected(id);
 }

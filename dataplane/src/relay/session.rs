@@ -296,13 +296,15 @@ impl Session {
         let to = from.other();
         self.inbound[from as usize].heard_ms = facts.now_ms;
         let discards = self.discards(from);
+        // As it was before these bytes: a close frame among them still goes out.
+        let sent = |bytes| if discards { 0 } else { bytes };
         let mut at = 0;
         // Where the frame began that is being looked at, if it began in these bytes.
         let mut frame_at = None;
         while at < bytes.len() {
             let inbound = &self.inbound[from as usize];
             if inbound.ignored || inbound.closed || inbound.lost {
-                return Step { send: if discards { 0 } else { at }, consumed: bytes.len() };
+                return Step { send: sent(at), consumed: bytes.len() };
             }
             if inbound.remaining == 0 {
                 match self.frame_start(from, bytes, at, facts) {
@@ -314,15 +316,15 @@ impl Session {
                         at += length;
                     }
                     Ok(Start::Keep { length }) => {
-                        return Step { send: if discards { 0 } else { at }, consumed: at + length };
+                        return Step { send: sent(at), consumed: at + length };
                     }
                     Ok(Start::Hold) => {
                         self.hold(from, &bytes[at..]);
-                        return Step { send: if discards { 0 } else { at }, consumed: bytes.len() };
+                        return Step { send: sent(at), consumed: bytes.len() };
                     }
                     Err(violation) => {
                         self.violate(from, violation, false, facts);
-                        return Step { send: if discards { 0 } else { at }, consumed: bytes.len() };
+                        return Step { send: sent(at), consumed: bytes.len() };
                     }
                 }
             }
@@ -331,14 +333,14 @@ impl Session {
                 if let Err(violation) = self.payload(from, &mut bytes[at..end], facts) {
                     // What began in these bytes has not been sent: then the other leg is still at a frame's boundary.
                     self.violate(from, violation, frame_at.is_none(), facts);
-                    return Step { send: if discards { 0 } else { frame_at.unwrap_or(0) }, consumed: bytes.len() };
+                    return Step { send: sent(frame_at.unwrap_or(0)), consumed: bytes.len() };
                 }
                 at = end;
             }
             if self.inbound[from as usize].remaining == 0 {
                 if let Err(violation) = self.frame_end(from, facts) {
                     self.violate(from, violation, frame_at.is_none(), facts);
-                    return Step { send: if discards { 0 } else { frame_at.unwrap_or(0) }, consumed: bytes.len() };
+                    return Step { send: sent(frame_at.unwrap_or(0)), consumed: bytes.len() };
                 }
                 frame_at = None;
                 if self.outbound[to as usize].wants() {
@@ -346,7 +348,7 @@ impl Session {
                 }
             }
         }
-        Step { send: if discards { 0 } else { at }, consumed: at }
+        Step { send: sent(at), consumed: at }
     }
 
     /// Whether what this leg sends goes nowhere any more.
