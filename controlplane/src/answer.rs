@@ -88,8 +88,12 @@ pub struct NodeStatus {
     pub in_flight: Option<Generation>,
     /// The last push that it refused, until it accepts one.
     pub last_reject: Option<Rejected>,
-    /// `io_uring` or `epoll`; empty before its first report, as are the counts.
+    /// `io_uring`, `io_uring_plain` or `epoll`; empty before its first report, as are the counts.
     pub driver: String,
+    /// `uring` or `readiness`; empty before its first report.
+    pub engine: String,
+    /// Whether large frames are spliced.
+    pub splice: bool,
     /// Workers.
     pub workers: u32,
     /// Seconds since it started.

@@ -262,6 +262,8 @@ impl Node {
                 .as_ref()
                 .map(|reject| Rejected { generation: reject.generation.clone(), reasons: reject.reasons.clone() }),
             driver: report.driver,
+            engine: report.engine,
+            splice: report.splice,
             workers: report.workers,
             uptime_s: report.uptime_s,
             draining: report.draining,

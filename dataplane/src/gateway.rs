@@ -14,11 +14,12 @@ use proto::control::message::Generation;
 use proto::snapshot::{Listener, Snapshot};
 
 use crate::bridge::Resolver;
+use crate::choice::Choice;
 use crate::listen::Bound;
 use crate::record::{Log, Record};
 use crate::shard::Shared;
 use crate::tables::Tables;
-use crate::worker::{Driver, Order, Worker};
+use crate::worker::{Order, Worker};
 
 /// Descriptors that are not for connections: what the process itself and each worker hold.
 const PROCESS_DESCRIPTORS: u64 = 64;
@@ -35,8 +36,8 @@ const BIND_PATIENCE: Duration = Duration::from_millis(200);
 
 /// What the workers need to know before any snapshot.
 pub struct Setting {
-    /// Which driver runs them.
-    pub driver: Driver,
+    /// What runs them, and what moves their bytes.
+    pub choice: Choice,
     /// A CPU for each worker, or none for a worker that is not pinned; at least one worker.
     pub cpus: Vec<Option<usize>>,
     /// Open files that the process may have.
@@ -71,7 +72,7 @@ impl Gateway {
             log: setting.log,
         });
         let start = |(number, cpu): (usize, &Option<usize>)| {
-            Worker::start(number, *cpu, setting.driver, Arc::clone(&shared), setting.record.shard(number))
+            Worker::start(number, *cpu, setting.choice, Arc::clone(&shared), setting.record.shard(number))
         };
         let workers = setting.cpus.iter().enumerate().map(start).collect::<io::Result<Vec<_>>>()?;
         Ok(Self { shared, workers, bound: Mutex::default() })

@@ -4,10 +4,12 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use proto::control::message::Generation;
+
+use crate::choice::Choice;
 
 /// How the process stands. One for the process, behind an `Arc`.
 #[derive(Debug)]
@@ -16,6 +18,7 @@ pub struct Health {
     pub started_at: SystemTime,
     started: Instant,
     generation: Mutex<Option<Generation>>,
+    choice: OnceLock<Choice>,
     draining: AtomicBool,
     pub(crate) control_connected: AtomicBool,
     pub(crate) generations_applied: AtomicU64,
@@ -49,6 +52,7 @@ impl Health {
             started_at,
             started,
             generation: Mutex::default(),
+            choice: OnceLock::new(),
             draining: AtomicBool::new(false),
             control_connected: AtomicBool::new(false),
             generations_applied: AtomicU64::new(0),
@@ -56,6 +60,16 @@ impl Health {
             store_failures: AtomicU64::new(0),
             bridge_restarts: AtomicU64::new(0),
         }
+    }
+
+    /// How the workers wait for sockets and move bytes has been chosen; the first word holds.
+    pub fn served_by(&self, choice: Choice) {
+        self.choice.get_or_init(|| choice);
+    }
+
+    /// How the workers wait for sockets and move bytes; `None` before that is chosen.
+    pub fn choice(&self) -> Option<Choice> {
+        self.choice.get().copied()
     }
 
     /// This generation is being served from now on: pushed, or found in the store at start.

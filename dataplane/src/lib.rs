@@ -10,6 +10,7 @@
 pub mod admit;
 pub mod alarm;
 pub mod bridge;
+pub mod choice;
 pub mod connect;
 pub mod control_link;
 pub mod gateway;

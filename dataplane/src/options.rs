@@ -11,6 +11,7 @@ use std::{fs, io};
 use clap::{Args, ValueEnum};
 use proto::limits::{METRIC_APIS_MAX, NAME_BYTES_MAX};
 
+use crate::choice::Asked;
 use crate::record::LogTarget;
 
 /// CPUs that a kernel of this build can name.
@@ -41,9 +42,19 @@ pub struct Options {
     #[arg(long, env = "FRAMEGATE_CPUS", value_name = "LIST")]
     pub cpus: Option<CpuList>,
 
-    /// How workers wait for sockets: io_uring, epoll, or io_uring where the kernel allows it and epoll elsewhere
+    /// How workers wait for sockets: io_uring, io_uring without deferred task work, epoll, or the first of these that
+    /// the kernel allows
     #[arg(long, env = "FRAMEGATE_DRIVER", value_name = "DRIVER", default_value = "auto")]
     pub driver: DriverChoice,
+
+    /// What moves the bytes of sessions: a ring of its own, readiness and plain system calls, or the ring where driver
+    /// and kernel have it
+    #[arg(long, env = "FRAMEGATE_ENGINE", value_name = "ENGINE", default_value = "auto")]
+    pub engine: EngineChoice,
+
+    /// Whether what is left of a large frame is moved inside the kernel, by splice(2), and not copied
+    #[arg(long, env = "FRAMEGATE_SPLICE", value_name = "SWITCH", default_value = "on")]
+    pub splice: Switch,
 
     /// Address of the operator listener with /health, /ready and /metrics, or off. It is up before any snapshot
     #[arg(long, env = "FRAMEGATE_OPERATOR", value_name = "ADDR", default_value = "127.0.0.1:9901")]
@@ -84,6 +95,11 @@ impl Options {
         }
     }
 
+    /// What was asked for of drivers and engines.
+    pub fn asked(&self) -> Asked {
+        Asked { driver: self.driver, engine: self.engine, splice: self.splice == Switch::On }
+    }
+
     /// The CPU of each worker; workers beyond the CPUs share them. The error is a sentence for the operator.
     pub fn worker_cpus(&self) -> Result<Vec<usize>, String> {
         assign(
@@ -100,10 +116,31 @@ impl Options {
 pub enum DriverChoice {
     /// io_uring where the kernel allows it, epoll elsewhere.
     Auto,
-    /// io_uring, or an error.
+    /// io_uring, with deferred task work where the kernel has it, or an error.
     Uring,
+    /// io_uring without deferred task work, or an error.
+    UringPlain,
     /// epoll.
     Epoll,
+}
+
+/// What moves the bytes of sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EngineChoice {
+    /// The uring engine where driver and kernel have it, the readiness engine elsewhere.
+    Auto,
+    /// The uring engine, or an error.
+    Uring,
+    /// The readiness engine.
+    Readiness,
+}
+
+/// On or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "each variant is its name")]
+pub enum Switch {
+    On,
+    Off,
 }
 
 /// Where operators call.
@@ -210,6 +247,7 @@ mod tests {
         let options = parse(&[]).unwrap();
         assert_eq!(options.operator, OperatorAddress(Some("127.0.0.1:9901".parse().unwrap())));
         assert_eq!((options.driver, options.log.clone()), (DriverChoice::Auto, LogTarget::Stdout));
+        assert_eq!((options.engine, options.splice), (EngineChoice::Auto, Switch::On));
         assert_eq!((options.control.clone(), options.state_dir.clone(), options.metric_apis), (None, None, 1000));
         assert!(!options.node_name().unwrap().is_empty());
         assert!(!options.worker_cpus().unwrap().is_empty());
@@ -223,7 +261,9 @@ mod tests {
             "--state-dir=/var/lib/f",
             "--workers=3",
             "--cpus=0",
-            "--driver=epoll",
+            "--driver=uring-plain",
+            "--engine=readiness",
+            "--splice=off",
             "--operator=off",
             "--operator-host=a.example,b.example",
             "--operator-host=c.example",
@@ -234,6 +274,8 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(options.node_name().unwrap(), "edge-1");
+        assert_eq!((options.driver, options.engine), (DriverChoice::UringPlain, EngineChoice::Readiness));
+        assert_eq!(options.splice, Switch::Off);
         assert_eq!(options.operator, OperatorAddress(None));
         assert_eq!(options.operator_hosts, ["a.example", "b.example", "c.example"]);
         assert_eq!(options.log, LogTarget::File("/var/log/f".into()));
@@ -251,7 +293,9 @@ mod tests {
             (["--cpus=5000"], "such as 0-3,8"),
             (["--operator=localhost:80"], "IP:PORT"),
             (["--workers=0"], "1..=1024"),
-            (["--driver=kqueue"], "uring"),
+            (["--driver=kqueue"], "uring-plain"),
+            (["--engine=steam"], "readiness"),
+            (["--splice=maybe"], "off"),
             (["--name-server=10.0.0.2"], "invalid socket address"),
             (["--metric-apis=99999999"], "10000"),
         ] {

@@ -15,12 +15,14 @@ use proto::errors::with_sources;
 use proto::snapshot::Snapshot;
 
 use crate::bridge::{self, Bridge, NameServers};
+use crate::choice::{self, Choice};
 use crate::control_link::{self, Apply, ControlLink};
 use crate::gateway::{Gateway, Setting};
 use crate::health::Health;
 use crate::notify;
-use crate::options::{DriverChoice, Options};
+use crate::options::Options;
 use crate::record::{Log, LogThread, Record};
+use crate::relay::EngineKind;
 use crate::rlimit;
 use crate::signals::{OnSignal, SignalThread};
 use crate::store::{Store, StoreError};
@@ -76,7 +78,7 @@ struct Node {
     gateway: Gateway,
     health: Arc<Health>,
     record: Record,
-    driver: Driver,
+    choice: Choice,
     workers: u32,
     started: Instant,
     events: Sender<Event>,
@@ -95,7 +97,9 @@ impl Apply for Node {
         Report {
             uptime_s: self.started.elapsed().as_secs(),
             workers: self.workers,
-            driver: self.driver.word().into(),
+            driver: self.choice.driver.word().into(),
+            engine: self.choice.means.engine.word().into(),
+            splice: self.choice.means.splice,
             draining: self.gateway.is_draining(),
             ..self.record.report()
         }
@@ -135,7 +139,8 @@ impl Process {
         let cpus = options.worker_cpus()?;
         let name =
             options.node_name().map_err(|error| format!("the host's name cannot be read; give --node: {error}"))?;
-        let driver = choose(options.driver)?;
+        let choice = choose(options)?;
+        health.served_by(choice);
         let mut store = open_store(options)?;
         let (log, log_thread) = Log::open(options.log.clone())
             .map_err(|error| format!("the session log cannot be opened ({:?}): {error}", options.log))?;
@@ -145,24 +150,26 @@ impl Process {
             .map_err(|error| format!("signals cannot be received: {error}"))?;
         let bridge = start_bridge(options, &name, &record, &health, &log)?;
         let gateway = Gateway::start(Setting {
-            driver,
+            choice,
             cpus: pinned(options, &cpus),
             descriptors_max,
             resolver: bridge.resolver(),
             log,
             record: record.clone(),
         })
-        .map_err(|error| format!("the workers cannot be started ({}): {error}", driver.word()))?;
+        .map_err(|error| format!("the workers cannot be started ({}): {error}", choice.driver.word()))?;
         let workers = cpus.len() as u32;
         tracing::info!(
             node = name,
             workers,
-            driver = driver.word(),
+            driver = choice.driver.word(),
+            engine = choice.means.engine.word(),
+            splice = choice.means.splice,
             descriptors_max,
             "data plane {}",
             env!("CARGO_PKG_VERSION")
         );
-        let node = Arc::new(Node { gateway, health: Arc::clone(&health), record, driver, workers, started, events });
+        let node = Arc::new(Node { gateway, health: Arc::clone(&health), record, choice, workers, started, events });
         let serving = store.as_mut().and_then(|store| resume(store, &node));
         let link = match &options.control {
             Some(control) => Some(start_link(control, &name, &node, store, serving)?),
@@ -235,17 +242,14 @@ impl Process {
     }
 }
 
-/// The driver that was asked for, or the best that this kernel and container allow.
-fn choose(choice: DriverChoice) -> Result<Driver, String> {
-    let best = [Driver::UringDeferred, Driver::Uring].into_iter().find(|driver| driver.is_available());
-    match (choice, best) {
-        (DriverChoice::Epoll, _) | (DriverChoice::Auto, None) => Ok(Driver::Epoll),
-        (_, Some(driver)) => Ok(driver),
-        (DriverChoice::Uring, None) => {
-            Err("io_uring is not available here (kernel, seccomp or kernel.io_uring_disabled); use --driver epoll"
-                .into())
-        }
+/// What was asked for, or the best that this kernel and container allow; says why where that is less than the best.
+fn choose(options: &Options) -> Result<Choice, String> {
+    let engine = |deferred| EngineKind::Uring.is_available(deferred);
+    let (choice, why) = choice::choose(options.asked(), Driver::attempt, engine)?;
+    if let Some(why) = why {
+        tracing::info!("{why}");
     }
+    Ok(choice)
 }
 
 /// Workers that have a CPU each are pinned to it; workers that would share one are left to the scheduler.

@@ -7,6 +7,7 @@ pub mod keys;
 pub mod readiness;
 pub mod session;
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,6 +26,48 @@ use crate::record::{ApiCounters, Cause, Closed, Direction, Line, Log, SessionRec
 use crate::route::Route;
 use crate::shard::{ConnectionCount, Shard};
 use crate::tables::{ApiEntry, EndpointEntry, Fate, Tables};
+
+/// Which engine moves the bytes of a worker's sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineKind {
+    /// A ring of its own, into which the kernel receives.
+    Uring,
+    /// Readiness, and a system call for each step.
+    Readiness,
+}
+
+impl EngineKind {
+    /// As a word for flags, logs and reports.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Uring => "uring",
+            Self::Readiness => "readiness",
+        }
+    }
+
+    /// Whether this kernel, and this build, lets a worker have it; `deferred` as in [`Means`].
+    pub fn is_available(self, _deferred: bool) -> bool {
+        self.check().is_ok()
+    }
+
+    fn check(self) -> io::Result<()> {
+        match self {
+            Self::Readiness => Ok(()),
+            Self::Uring => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+}
+
+/// How a worker's bytes are moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Means {
+    /// What moves them.
+    pub engine: EngineKind,
+    /// What is left of a large frame stays in the kernel.
+    pub splice: bool,
+    /// The engine's own ring may defer its task work, as the driver's does.
+    pub deferred: bool,
+}
 
 /// The evidence of a whole journey: both handshakes are complete.
 pub struct Established {

@@ -20,11 +20,12 @@ use crossbeam::queue::SegQueue;
 use proto::snapshot::{Bind, Listener};
 
 use crate::alarm::{self, Alarm, Turnstile};
+use crate::choice::Choice;
 use crate::handshake::{Arrival, RETRY_AFTER};
 use crate::listen::{self, Accepted};
 use crate::record::{Cause, ListenerCounters, ShardRecord};
 use crate::refusal::Refusal;
-use crate::relay::{Engine, Keys, Resident, Session};
+use crate::relay::{Engine, Keys, Means, Resident, Session};
 use crate::serve;
 use crate::shard::{ConnectionCount, Shard, Shared};
 use crate::socket::{self, Socket};
@@ -56,19 +57,20 @@ impl Driver {
     /// As a word for logs and reports.
     pub const fn word(self) -> &'static str {
         match self {
-            Self::UringDeferred | Self::Uring => "io_uring",
+            Self::UringDeferred => "io_uring",
+            Self::Uring => "io_uring_plain",
             Self::Epoll => "epoll",
         }
     }
 
-    /// Whether this kernel, and this container, lets a worker have it.
-    pub fn is_available(self) -> bool {
+    /// Tries whether this kernel, and this container, lets a worker have it.
+    pub fn attempt(self) -> io::Result<()> {
         let outcome = std::thread::spawn(move || match self {
             Self::UringDeferred => uring(true).build().map(drop),
             Self::Uring => uring(false).build().map(drop),
             Self::Epoll => Ok(()),
         });
-        outcome.join().is_ok_and(|built| built.is_ok())
+        outcome.join().unwrap_or_else(|_| Err(io::Error::other("the driver cannot be built")))
     }
 }
 
@@ -102,7 +104,7 @@ impl Worker {
     pub fn start(
         number: usize,
         cpu: Option<usize>,
-        driver: Driver,
+        choice: Choice,
         shared: Arc<Shared>,
         record: Arc<ShardRecord>,
     ) -> io::Result<Self> {
@@ -113,8 +115,8 @@ impl Worker {
             if let Some(cpu) = cpu {
                 pin(cpu);
             }
-            let main = run(number, shared, record, for_thread, started.clone());
-            let built = match driver {
+            let main = run(number, choice.means, shared, record, for_thread, started.clone());
+            let built = match choice.driver {
                 Driver::UringDeferred => uring(true).build().map(|mut runtime| runtime.block_on(main)),
                 Driver::Uring => uring(false).build().map(|mut runtime| runtime.block_on(main)),
                 Driver::Epoll => epoll().build().map(|mut runtime| runtime.block_on(main)),
@@ -164,12 +166,13 @@ fn pin(cpu: usize) {
 /// The worker's main task: sets the shard up, then carries out orders until it is told to stop.
 async fn run(
     number: usize,
+    means: Means,
     shared: Arc<Shared>,
     record: Arc<ShardRecord>,
     inbox: Arc<Inbox>,
     started: Sender<io::Result<()>>,
 ) {
-    let parts = prepare(number, shared, record, &inbox);
+    let parts = prepare(number, means, shared, record, &inbox);
     let (shard, orders, epoll, turnstile) = match parts {
         Ok(parts) => parts,
         Err(error) => {
@@ -215,8 +218,14 @@ async fn run(
 
 type Parts = (Rc<Shard>, Socket, Socket, Turnstile);
 
-fn prepare(number: usize, shared: Arc<Shared>, record: Arc<ShardRecord>, inbox: &Inbox) -> io::Result<Parts> {
-    let engine = Engine::new(Keys::from_system(), Arc::clone(&record))?;
+fn prepare(
+    number: usize,
+    means: Means,
+    shared: Arc<Shared>,
+    record: Arc<ShardRecord>,
+    inbox: &Inbox,
+) -> io::Result<Parts> {
+    let engine = Engine::new(means, Keys::from_system(), Arc::clone(&record))?;
     let epoll = Socket::from_fd(engine.descriptor()?)?;
     let orders = Socket::from_fd(inbox.event.try_clone()?)?;
     let shard = Rc::new(Shard {

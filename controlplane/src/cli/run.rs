@@ -49,9 +49,15 @@ pub struct Options {
     /// The CPUs that workers are pinned to, such as 0-3,6
     #[arg(long, value_name = "LIST")]
     cpus: Option<String>,
-    /// How the data plane talks to the kernel: auto, uring or epoll
+    /// How the data plane talks to the kernel: auto, uring, uring-plain or epoll
     #[arg(long, value_name = "DRIVER")]
     driver: Option<String>,
+    /// What moves the bytes of sessions: auto, uring or readiness
+    #[arg(long, value_name = "ENGINE")]
+    engine: Option<String>,
+    /// Whether large frames are moved inside the kernel: on or off
+    #[arg(long, value_name = "SWITCH")]
+    splice: Option<String>,
     /// Where session records go: a file, or - for standard output
     #[arg(long, value_name = "FILE")]
     log: Option<String>,
@@ -170,6 +176,8 @@ fn passed_on(options: &Options) -> Vec<OsString> {
         ("--workers", &options.workers),
         ("--cpus", &options.cpus),
         ("--driver", &options.driver),
+        ("--engine", &options.engine),
+        ("--splice", &options.splice),
         ("--log", &options.log),
     ];
     let given = flags.into_iter().filter_map(|(flag, value)| Some([flag.into(), value.as_ref()?.into()]));

@@ -41,7 +41,7 @@ fn show(status: &Status, text: &mut String) {
         let _ = writeln!(text, "no data plane is connected");
         return;
     }
-    let heading = ["NODE", "PID", "VERSION", "GENERATION", "SESSIONS", "DRIVER", "WORKERS", "UP", "STATE"];
+    let heading = ["NODE", "PID", "VERSION", "GENERATION", "SESSIONS", "DRIVER", "ENGINE", "WORKERS", "UP", "STATE"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     rows.extend(status.nodes.iter().map(|node| row(node, one.generation.as_ref())));
     let _ = write!(text, "\n{}", table(&rows));
@@ -79,8 +79,14 @@ fn row(node: &NodeStatus, current: Option<&Generation>) -> Vec<String> {
         generation,
         node.sessions.to_string(),
         node.driver.clone(),
+        engine(node),
         node.workers.to_string(),
         time(node.uptime_s),
         state.into(),
     ]
+}
+
+/// What moves the node's bytes, with what it does beside that.
+fn engine(node: &NodeStatus) -> String {
+    if node.splice { format!("{}, splice", node.engine) } else { node.engine.clone() }
 }

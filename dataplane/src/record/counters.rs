@@ -254,6 +254,7 @@ struct ShardCounts {
     handshakes_ended: Counter,
     handshake_us: Histogram<LATENCY_BUCKETS>,
     buffered_bytes: Counter,
+    spliced_bytes: Counter,
 }
 
 type ApiName = (Box<str>, Box<str>);
@@ -334,6 +335,12 @@ impl ShardRecord {
     /// Bytes that were put aside have gone, or their session has.
     pub fn unbuffered(&self, bytes: u64) {
         self.counts.buffered_bytes.subtract(bytes);
+    }
+
+    /// Bytes of a large frame were handed on inside the kernel.
+    #[inline]
+    pub fn spliced(&self, bytes: u64) {
+        self.counts.spliced_bytes.add(bytes);
     }
 
     /// Live sessions of this shard.
@@ -450,6 +457,7 @@ pub struct Totals {
     pub(super) handshakes_active: u64,
     pub(super) handshake_us: Tally<LATENCY_BUCKETS>,
     pub(super) buffered_bytes: u64,
+    pub(super) spliced_bytes: u64,
     /// By listener: accepted, shed.
     pub(super) listeners: BTreeMap<Box<str>, [u64; 2]>,
     /// By name and version.
@@ -482,6 +490,7 @@ impl Totals {
         self.handshakes_active += counts.handshakes_begun.value().saturating_sub(ended);
         self.handshake_us.add(&counts.handshake_us);
         self.buffered_bytes += counts.buffered_bytes.value();
+        self.spliced_bytes += counts.spliced_bytes.value();
         for (name, listener) in lock(&shard.listeners).iter() {
             let sums = self.listeners.entry(name.clone()).or_default();
             add_all(sums, &[listener.counts.accepted.value(), listener.counts.shed.value()]);

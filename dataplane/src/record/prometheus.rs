@@ -15,6 +15,7 @@ use super::counters::{
 };
 use super::{Direction, Log, Side};
 use crate::bridge::ResolverCounts;
+use crate::choice::Choice;
 use crate::health::Health;
 use crate::refusal::Refusal;
 
@@ -37,6 +38,12 @@ impl Text {
     fn process(&mut self, record: &Record, health: &Health, now: Instant) {
         self.family("build_info", "gauge", "The software; the value is 1.");
         self.sample("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+        self.family("driver_info", "gauge", "How workers wait for sockets and move bytes; the value is 1.");
+        if let Some(Choice { driver, means }) = health.choice() {
+            let splice = if means.splice { "on" } else { "off" };
+            let labels = [("driver", driver.word()), ("engine", means.engine.word()), ("splice", splice)];
+            self.sample("driver_info", &labels, 1);
+        }
         self.gauge("ready", "1 if new connections are welcome: a snapshot is applied and nothing drains.", {
             u8::from(health.ready().is_ok())
         });
@@ -104,6 +111,8 @@ impl Text {
             self.sample("upstream_answers_total", &[("status", class)], count);
         }
         self.gauge("buffered_bytes", "Bytes kept for peers that read slowly.", totals.buffered_bytes);
+        let help = "Bytes of large frames that were handed on inside the kernel, without a copy.";
+        self.counter("spliced_bytes_total", help, totals.spliced_bytes);
     }
 
     fn apis(&mut self, totals: &Totals) {
@@ -316,10 +325,14 @@ mod tests {
 
     use super::*;
     use crate::record::LogTarget;
+    use crate::relay::{EngineKind, Means};
+    use crate::worker::Driver;
 
     fn rendered(record: &Record) -> String {
         let now = Instant::now();
         let health = Health::new(now, SystemTime::now());
+        let means = Means { engine: EngineKind::Readiness, splice: false, deferred: true };
+        health.served_by(Choice { driver: Driver::UringDeferred, means });
         health.serving(Generation { source: "a\"b\\c".into(), number: 7 });
         let (log, _) = Log::open(LogTarget::Off).unwrap();
         render(record, &health, &log, &ResolverCounts::default(), now)
@@ -345,6 +358,7 @@ mod tests {
         shard.refused(Refusal::NoApi);
         shard.answered_by_upstream(403);
         shard.abandoned();
+        shard.spliced(65_536);
         shard.api("chat", "v1").violation(Violation::Unmasked, Direction::ToUpstream);
         shard.api("chat", "v1").session_closed(1002, Side::Client, Duration::from_secs(61));
         record
@@ -354,6 +368,8 @@ mod tests {
     fn what_happened_is_in_the_text() {
         let text = rendered(&busy());
         for line in [
+            r#"framegate_driver_info{driver="io_uring",engine="readiness",splice="off"} 1"#,
+            "framegate_spliced_bytes_total 65536",
             "framegate_ready 1",
             "framegate_workers 2",
             r#"framegate_generation_info{source="a\"b\\c"} 7"#,

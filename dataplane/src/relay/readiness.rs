@@ -17,7 +17,7 @@ use std::sync::Arc;
 use proto::ws::CloseCode;
 
 use super::session::{CONTROL_FRAME_MAX, Facts, Leg, LegState, LegView, Session};
-use super::{Handover, Resident};
+use super::{Handover, Means, Resident};
 use crate::record::{Cause, ShardRecord};
 use crate::relay::keys::Keys;
 use crate::socket;
@@ -173,7 +173,8 @@ impl Key {
 
 impl Engine {
     /// An engine without sessions.
-    pub fn new(keys: Keys, record: Arc<ShardRecord>) -> io::Result<Self> {
+    pub fn new(means: Means, keys: Keys, record: Arc<ShardRecord>) -> io::Result<Self> {
+        means.engine.check()?;
         // SAFETY: a plain system call; the outcome is checked.
         let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         if epoll < 0 {

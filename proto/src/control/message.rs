@@ -209,9 +209,15 @@ pub struct Report {
     /// Workers.
     #[serde(default)]
     pub workers: u32,
-    /// `io_uring` or `epoll`.
+    /// `io_uring`, `io_uring_plain` or `epoll`.
     #[serde(default)]
     pub driver: String,
+    /// `uring` or `readiness`.
+    #[serde(default)]
+    pub engine: String,
+    /// Whether large frames are spliced.
+    #[serde(default)]
+    pub splice: bool,
     /// Whether it is draining.
     #[serde(default)]
     pub draining: bool,
