@@ -4,6 +4,7 @@
 //! pair of sockets over and its task ends: an established session is an entry of the worker's engine.
 
 pub mod keys;
+pub mod pipes;
 pub mod readiness;
 pub mod session;
 
