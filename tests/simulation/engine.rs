@@ -1,5 +1,6 @@
-//! An engine in memory, with the contract of the data plane's readiness engine: what it reads it lets the session look
-//! at and sends on at once, what does not go out is kept, and who waits for it is not read.
+//! An engine in memory, with the contract of the data plane's engines: what it reads it lets the session look at and
+//! sends on at once, what does not go out is kept, and who waits for it is not read. In half of the runs it moves a part
+//! of the payload past the session, as splice(2) does.
 
 use std::sync::Arc;
 
@@ -15,6 +16,9 @@ pub struct Engine {
     pub session: Session,
     pub options: SessionOptions,
     pub due_ms: u64,
+    /// Payload bytes that the session was only told of.
+    pub unseen_bytes: u64,
+    splices: bool,
     counters: Arc<ApiCounters>,
     keys: Keys,
     wires: [Wire; 2],
@@ -32,9 +36,9 @@ struct Wire {
 }
 
 impl Engine {
-    pub fn new(session: Session, options: SessionOptions, keys: Keys, now_ms: u64) -> Self {
+    pub fn new(session: Session, options: SessionOptions, keys: Keys, splices: bool, now_ms: u64) -> Self {
         let counters = Record::new(1, 1).shard(0).api("simulated", "");
-        Self { session, options, due_ms: now_ms, counters, keys, wires: Default::default() }
+        Self { session, options, due_ms: now_ms, unseen_bytes: 0, splices, counters, keys, wires: Default::default() }
     }
 
     /// The first thing that began the end, and what passed; once both connections are dropped.
@@ -70,8 +74,11 @@ impl Engine {
     fn read(&mut self, from: Leg, sockets: &mut [Socket; 2], now_ms: u64, random: &mut Random) {
         let room = self.session.limits().send_budget.as_bytes() as usize;
         let most = if random.below(4) == 0 { 1 + random.below(40) } else { room };
-        match sockets[from as usize].to_gateway.read(most.min(room)) {
+        let unseen = if self.splices && random.below(2) == 0 { self.session.unseen(from) as usize } else { 0 };
+        let most = most.min(room).min(if unseen > 0 { unseen } else { usize::MAX });
+        match sockets[from as usize].to_gateway.read(most) {
             Found::Nothing => {}
+            Found::Bytes(bytes) if unseen > 0 => self.pass(from, &bytes, sockets, now_ms),
             Found::Bytes(bytes) => self.process(from, &bytes, sockets, now_ms),
             Found::End => {
                 self.wires[from as usize].ended = true;
@@ -84,6 +91,15 @@ impl Engine {
             }
             Found::Torn => self.lost(from, sockets, now_ms),
         }
+    }
+
+    /// Payload goes from the one socket to the other, and the session is told how much.
+    fn pass(&mut self, from: Leg, bytes: &[u8], sockets: &mut [Socket; 2], now_ms: u64) {
+        self.unseen_bytes += bytes.len() as u64;
+        self.with_facts(now_ms, |session, facts| session.pass_unseen(from, bytes.len() as u64, facts));
+        self.send(from.other(), bytes, sockets, now_ms);
+        self.drain(from.other(), sockets, now_ms);
+        self.drain(from, sockets, now_ms);
     }
 
     fn process(&mut self, from: Leg, bytes: &[u8], sockets: &mut [Socket; 2], now_ms: u64) {

@@ -20,6 +20,7 @@ pub struct Tally {
     pings: u32,
     answers: u32,
     keys_replaced: u32,
+    unseen_bytes: u64,
 }
 
 impl Tally {
@@ -28,7 +29,7 @@ impl Tally {
             assert!(self.causes.contains_key(cause), "no session ended by {cause}: {self:?}");
         }
         let counts = [self.frames_relayed as u32, self.cuts, self.pings, self.answers, self.keys_replaced];
-        assert!(counts.iter().all(|count| *count > 0), "{self:?}");
+        assert!(counts.iter().all(|count| *count > 0) && self.unseen_bytes > 0, "{self:?}");
     }
 }
 
@@ -36,6 +37,7 @@ impl Tally {
 pub fn judge(world: &World, tally: &mut Tally) {
     let (ending, totals) = world.engine.outcome().expect("the session is over");
     *tally.causes.entry(ending.cause.word()).or_default() += 1;
+    tally.unseen_bytes += world.engine.unseen_bytes;
     check_ending(world, ending);
     for leg in Leg::BOTH {
         let flow = Flow::new(world, leg);

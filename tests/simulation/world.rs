@@ -77,7 +77,7 @@ impl World {
             octets.copy_from_slice(&drawn);
         });
         let drain_at_ms = (random.below(5) == 0).then(|| now_ms + random.below(10_000) as u64);
-        let engine = Engine::new(session, options, keys, now_ms);
+        let engine = Engine::new(session, options, keys, random.below(2) == 0, now_ms);
         Self { engine, peers, sockets, random, now_ms, drain_at_ms, haste_ms }
     }
 

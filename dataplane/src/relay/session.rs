@@ -14,6 +14,9 @@
 //! while let Some(frame) = session.output(from) { send(from, frame) }
 //! ```
 //!
+//! Payload that needs no look need not come here: where [`Session::unseen`] allows it, an engine may move so many bytes
+//! past user memory and only say so ([`Session::pass_unseen`]).
+//!
 //! Budget per frame on the pass-through path: no allocation, no copy, one look at the header. Masking: client frames
 //! keep the key their client chose (RFC 6455 §10.3 wants bytes on the wire that no script can choose: a browser's key
 //! is unpredictable to its scripts, and nobody new learns it here); a key that is zero or repeated is replaced.
@@ -287,8 +290,24 @@ impl Session {
     /// How many of the next bytes of this leg would pass unseen: payload that needs no look and no new key.
     pub fn unseen(&self, from: Leg) -> u64 {
         let inbound = &self.inbound[from as usize];
-        let seen = inbound.checked || inbound.remask.is_some() || inbound.ignored || self.discards(from);
+        let seen =
+            inbound.checked || inbound.remask.is_some() || inbound.ignored || inbound.lost || self.discards(from);
         if seen { 0 } else { inbound.remaining }
+    }
+
+    /// So many bytes of this leg, at most [`unseen`](Self::unseen), have left its socket for the other leg without ever
+    /// being here. Afterwards everything is as if [`receive`](Self::receive) had seen them: what [`output`](Self::output)
+    /// now has for the other leg goes behind them.
+    pub fn pass_unseen(&mut self, from: Leg, bytes: u64, facts: &mut Facts<'_>) {
+        assert!(bytes <= self.unseen(from), "what passes unseen is payload that needs no look");
+        if bytes == 0 {
+            return;
+        }
+        self.inbound[from as usize].heard_ms = facts.now_ms;
+        self.count_payload(from, bytes, facts);
+        if self.inbound[from as usize].remaining == 0 {
+            self.frame_end(from, facts).expect("only text that is checked can end badly, and that is seen");
+        }
     }
 
     /// Looks at bytes that came from a leg; see the module's example. `bytes` is not empty.
@@ -447,25 +466,32 @@ impl Session {
 
     /// Payload of a data frame.
     fn payload(&mut self, from: Leg, bytes: &mut [u8], facts: &mut Facts<'_>) -> Result<(), Violation> {
-        if !self.discards(from) {
-            self.totals[from as usize].bytes += bytes.len() as u64;
-            facts.counters.bytes(from.direction(), bytes.len() as u64);
-        }
+        let phase = self.count_payload(from, bytes.len() as u64, facts);
         let inbound = &mut self.inbound[from as usize];
-        inbound.remaining -= bytes.len() as u64;
-        self.active_ms = facts.now_ms;
         if inbound.checked {
             match from {
-                Leg::Client => check_masked(&mut inbound.utf8, bytes, inbound.key, inbound.phase)?,
+                Leg::Client => check_masked(&mut inbound.utf8, bytes, inbound.key, phase)?,
                 Leg::Upstream => inbound.utf8.feed(bytes)?,
             }
         }
-        let phase = inbound.phase;
-        inbound.phase = (phase + bytes.len()) % 4;
         if let Some(remask) = inbound.remask {
             mask::apply(bytes, remask, phase);
         }
         Ok(())
+    }
+
+    /// Counts payload of a data frame, seen or unseen. Returns where in the key's four octets it begins.
+    fn count_payload(&mut self, from: Leg, bytes: u64, facts: &Facts<'_>) -> usize {
+        if !self.discards(from) {
+            self.totals[from as usize].bytes += bytes;
+            facts.counters.bytes(from.direction(), bytes);
+        }
+        self.active_ms = facts.now_ms;
+        let inbound = &mut self.inbound[from as usize];
+        inbound.remaining -= bytes;
+        let phase = inbound.phase;
+        inbound.phase = (phase + (bytes % 4) as usize) % 4;
+        phase
     }
 
     /// The last byte of a data frame has been seen.

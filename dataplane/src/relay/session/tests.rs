@@ -6,4 +6,5 @@ mod bench;
 mod clock;
 mod closing;
 mod frames;
+mod unseen;
 mod violations;

@@ -86,6 +86,13 @@ impl Bench {
         }
     }
 
+    /// Payload that an engine moves past user memory.
+    pub fn pass_unseen(&mut self, from: Leg, bytes: &[u8]) {
+        self.facts(|session, facts| session.pass_unseen(from, bytes.len() as u64, facts));
+        self.sent[from.other() as usize].extend_from_slice(bytes);
+        self.drain();
+    }
+
     /// Several reads of one byte.
     pub fn trickle(&mut self, from: Leg, bytes: impl AsRef<[u8]>) {
         bytes.as_ref().iter().for_each(|byte| self.feed(from, [*byte]));
@@ -163,12 +170,16 @@ impl Bench {
 
     /// The value of a metric whose labels contain these.
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let fits = |line: &&str| line.starts_with(name) && labels.iter().all(|label| line.contains(label));
+        self.metrics().lines().filter(fits).map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
+    /// All metrics, as an operator reads them.
+    pub fn metrics(&self) -> String {
         let now = Instant::now();
         let (log, _) = Log::open(LogTarget::Off).unwrap();
         let health = Health::new(now, SystemTime::now());
-        let text = render(&self.record, &health, &log, &ResolverCounts::default(), now);
-        let fits = |line: &&str| line.starts_with(name) && labels.iter().all(|label| line.contains(label));
-        text.lines().filter(fits).map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+        render(&self.record, &health, &log, &ResolverCounts::default(), now)
     }
 }
 
