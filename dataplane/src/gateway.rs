@@ -4,7 +4,7 @@
 //! rejection that names every reason. Then the tables are swapped once and every worker follows.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,13 +13,15 @@ use arc_swap::ArcSwap;
 use proto::control::message::Generation;
 use proto::snapshot::{Listener, Snapshot};
 
+use crate::balance::Places;
 use crate::bridge::Resolver;
 use crate::choice::Choice;
+use crate::inbox::{Inbox, Order};
 use crate::listen::Bound;
 use crate::record::{Log, Record};
 use crate::shard::Shared;
 use crate::tables::Tables;
-use crate::worker::{Order, Worker};
+use crate::worker::Worker;
 
 /// Descriptors that are not for connections: what the process itself and each worker hold.
 const PROCESS_DESCRIPTORS: u64 = 64;
@@ -66,8 +68,9 @@ impl Gateway {
         let shared = Arc::new(Shared {
             tables: ArcSwap::from_pointee(None),
             draining: AtomicBool::new(false),
-            connections: AtomicUsize::new(0),
-            connections_max: ((setting.descriptors_max - reserve) / 2) as usize,
+            // Two descriptors each, and a reserve.
+            places: Places::new(setting.cpus.len(), ((setting.descriptors_max - reserve) / 2) as usize),
+            inboxes: setting.cpus.iter().map(|_| Inbox::new().map(Arc::new)).collect::<io::Result<_>>()?,
             resolver: setting.resolver,
             log: setting.log,
         });
@@ -122,7 +125,7 @@ impl Gateway {
 
     /// Connections of all workers, handshakes included.
     pub fn connections(&self) -> usize {
-        self.shared.connections.load(Ordering::Relaxed)
+        self.shared.places.connections()
     }
 
     /// Whether every worker's thread still runs; one that does not is a fault of ours that nothing here can mend.

@@ -17,12 +17,13 @@ use proto::parse::Parse;
 use proto::snapshot::{Environment, Listener};
 use proto::ws::handshake::{Agreed, Upgrade, UpgradeFault, check_upgrade, write_refusal, write_switch};
 
+use crate::balance::ConnectionCount;
 use crate::proxy_protocol::{self, ProxyHeader};
 use crate::record::{Line, Peer, Refused, SessionId, SessionParts, SessionRecord};
 use crate::refusal::Refusal;
 use crate::relay::wall_clock_ms;
 use crate::route::{Route, RouteRequest};
-use crate::shard::{ConnectionCount, Shard};
+use crate::shard::Shard;
 use crate::socket::Socket;
 
 /// Bytes asked of the socket at a time; most heads fit.
@@ -44,6 +45,8 @@ pub struct Arrival {
     pub address: Option<SocketAddr>,
     /// On which listener.
     pub listener: Arc<Listener>,
+    /// When.
+    pub accepted: Instant,
     /// Its place among the process's connections.
     pub connection: ConnectionCount,
 }
@@ -127,7 +130,7 @@ impl Downstream {
             proxy_header: peer.is_some_and(trusts),
             listener: arrival.listener,
             connection: arrival.connection,
-            seen: Seen::new(peer),
+            seen: Seen::new(peer, arrival.accepted),
             peer,
             bytes: Vec::new(),
         })
@@ -149,9 +152,9 @@ impl Downstream {
 }
 
 impl Seen {
-    fn new(client: Option<SocketAddr>) -> Self {
+    fn new(client: Option<SocketAddr>, accepted: Instant) -> Self {
         Self {
-            accepted: Instant::now(),
+            accepted,
             session: SessionId(0),
             trace: None,
             continues_trace: false,

@@ -9,13 +9,16 @@
 
 pub mod admit;
 pub mod alarm;
+pub mod balance;
 pub mod bridge;
 pub mod choice;
 pub mod connect;
 pub mod control_link;
+pub mod doors;
 pub mod gateway;
 pub mod handshake;
 pub mod health;
+pub mod inbox;
 pub mod listen;
 pub mod notify;
 pub mod options;

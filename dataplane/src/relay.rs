@@ -21,11 +21,12 @@ pub use session::{Birth, Ending, Leg, Session, Totals};
 use proto::snapshot::{Mask, SessionOptions};
 
 use crate::admit::Permit;
+use crate::balance::ConnectionCount;
 use crate::connect::Upstream;
 use crate::handshake::{Downstream, Request};
 use crate::record::{ApiCounters, Cause, Closed, Direction, Line, Log, SessionRecord};
 use crate::route::Route;
-use crate::shard::{ConnectionCount, Shard};
+use crate::shard::Shard;
 use crate::tables::{ApiEntry, EndpointEntry, Fate, Tables};
 
 /// Which engine moves the bytes of a worker's sessions.

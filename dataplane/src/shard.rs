@@ -6,13 +6,15 @@ use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
 use crate::alarm::Alarm;
+use crate::balance::Places;
 use crate::bridge::Resolver;
+use crate::inbox::Inbox;
 use crate::record::{Log, ShardRecord};
 use crate::relay::{Engine, Keys};
 use crate::tables::Tables;
@@ -23,10 +25,10 @@ pub struct Shared {
     pub tables: ArcSwap<Option<Arc<Tables>>>,
     /// The gateway takes no new sessions.
     pub draining: AtomicBool,
-    /// Connections of all workers, from accept to end.
-    pub connections: AtomicUsize,
-    /// Connections at which new ones are refused: two descriptors each, and a reserve.
-    pub connections_max: usize,
+    /// How many connections there are and may be, and how they are spread over the workers.
+    pub places: Places,
+    /// By which each worker is reached.
+    pub inboxes: Box<[Arc<Inbox>]>,
     /// Name resolution, on the bridge thread.
     pub resolver: Resolver,
     /// The session log.
@@ -69,26 +71,6 @@ impl Shard {
     /// Whether the gateway takes no new sessions.
     pub fn is_draining(&self) -> bool {
         self.shared.draining.load(Ordering::Relaxed)
-    }
-}
-
-/// Counts a connection from accept to its end; a session's permit holds it.
-pub struct ConnectionCount {
-    shared: Arc<Shared>,
-}
-
-impl ConnectionCount {
-    /// One more, or `None` at the ceiling.
-    pub fn take(shared: &Arc<Shared>) -> Option<Self> {
-        let before = shared.connections.fetch_add(1, Ordering::Relaxed);
-        let count = Self { shared: Arc::clone(shared) };
-        (before < shared.connections_max).then_some(count)
-    }
-}
-
-impl Drop for ConnectionCount {
-    fn drop(&mut self) {
-        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

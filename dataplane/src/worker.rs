@@ -1,42 +1,36 @@
-//! One pinned thread: its runtime, its accept loops, its engine, and the inbox by which the process reaches it.
+//! One pinned thread: its runtime, its engine, and the orders that reach it; its accept loops are `doors`.
 //!
 //! ```text
 //! process ── Order ──► inbox ─┬─ Listen: accept loops begin, change or end ──► serve::connection, a task each
-//!                             ├─ Adopt, Drain, Drop: every session is looked at
+//!                             ├─ Adopt, Drain, Stop: every session is looked at
+//! other workers ───────► inbox ─ Arrive: serve::connection
 //! epoll set of the engine ────┴─ turn · its next deadline ─ sweep
 //! ```
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::queue::SegQueue;
-use proto::snapshot::{Bind, Listener};
-
 use crate::alarm::{self, Alarm, Turnstile};
 use crate::choice::Choice;
-use crate::handshake::{Arrival, RETRY_AFTER};
-use crate::listen::{self, Accepted};
-use crate::record::{Cause, ListenerCounters, ShardRecord};
-use crate::refusal::Refusal;
+use crate::doors::Doors;
+use crate::inbox::{Inbox, Order};
+use crate::listen;
+use crate::record::{Cause, ShardRecord};
 use crate::relay::{Engine, Keys, Means, Resident, Session};
-use crate::serve;
-use crate::shard::{ConnectionCount, Shard, Shared};
-use crate::socket::{self, Socket};
+use crate::shard::{Shard, Shared};
+use crate::socket::Socket;
 use crate::tables::{Fate, Tables};
 
 /// Turns of the engine before everybody else has one.
 const TURNS_MAX: u32 = 4;
-/// Connections accepted before everybody else has a turn.
-const ACCEPTS_MAX: usize = 64;
-/// How long an accept loop rests when even the spare descriptor does not help.
-const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// Orders carried out before everybody else has one.
+const ORDERS_MAX: u32 = 64;
 /// Sessions are judged by the clock at most this often.
 const SWEEP_EVERY: Duration = Duration::from_millis(20);
 /// And looked for at least this often.
@@ -74,29 +68,10 @@ impl Driver {
     }
 }
 
-/// What the process tells a worker. Orders are carried out one after the other; a sender is dropped when its order is.
-pub enum Order {
-    /// These are the listeners now, with this worker's sockets of those that are new.
-    Listen(Vec<Arc<Listener>>, HashMap<Bind, OwnedFd>, Sender<()>),
-    /// The tables have changed, from these to those: live sessions follow.
-    Adopt(Arc<Tables>, Arc<Tables>, Sender<()>),
-    /// No more accepting; sessions end within this time.
-    Drain(Duration, Sender<()>),
-    /// Nothing: the worker shows that it is there.
-    Answer(Sender<()>),
-    /// End every session now, and the worker with them.
-    Stop,
-}
-
 /// A running worker, as the process sees it.
 pub struct Worker {
     inbox: Arc<Inbox>,
     thread: JoinHandle<()>,
-}
-
-struct Inbox {
-    orders: SegQueue<Order>,
-    event: OwnedFd,
 }
 
 impl Worker {
@@ -108,7 +83,7 @@ impl Worker {
         shared: Arc<Shared>,
         record: Arc<ShardRecord>,
     ) -> io::Result<Self> {
-        let inbox = Arc::new(Inbox { orders: SegQueue::new(), event: alarm::event_fd()? });
+        let inbox = Arc::clone(&shared.inboxes[number]);
         let (started, outcome) = std::sync::mpsc::channel();
         let for_thread = Arc::clone(&inbox);
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
@@ -135,8 +110,7 @@ impl Worker {
 
     /// Gives an order.
     pub fn order(&self, order: Order) {
-        self.inbox.orders.push(order);
-        alarm::write_event(self.inbox.event.as_raw_fd());
+        self.inbox.give(order);
     }
 
     /// Whether its thread still runs.
@@ -173,7 +147,7 @@ async fn run(
     started: Sender<io::Result<()>>,
 ) {
     let parts = prepare(number, means, shared, record, &inbox);
-    let (shard, orders, epoll, turnstile) = match parts {
+    let (shard, orders, epoll, turnstiles) = match parts {
         Ok(parts) => parts,
         Err(error) => {
             // Whoever waits for the start hears of it; nobody else can be waiting.
@@ -181,13 +155,15 @@ async fn run(
             return;
         }
     };
+    let [turnstile, for_orders] = turnstiles;
     monoio::spawn(turn(Rc::clone(&shard), epoll, turnstile));
     monoio::spawn(sweep(Rc::clone(&shard)));
     let _ = started.send(Ok(()));
-    let mut doors = Doors { shard: Rc::clone(&shard), open: HashMap::new() };
+    let mut doors = Doors::new(&shard);
+    let mut taken = 0_u32;
     loop {
-        alarm::read_event(inbox.event.as_raw_fd());
-        while let Some(order) = inbox.orders.pop() {
+        inbox.quiet();
+        while let Some(order) = inbox.take() {
             match order {
                 Order::Listen(listeners, sockets, done) => {
                     doors.set(listeners, sockets);
@@ -208,6 +184,11 @@ async fn run(
                     shard.engine.borrow_mut().drop_all(shard.now_ms());
                     return;
                 }
+                Order::Arrive(arrival) => doors.take_in(arrival),
+            }
+            taken = taken.wrapping_add(1);
+            if taken.is_multiple_of(ORDERS_MAX) {
+                for_orders.pass().await;
             }
         }
         if orders.readable().await.is_err() {
@@ -216,7 +197,7 @@ async fn run(
     }
 }
 
-type Parts = (Rc<Shard>, Socket, Socket, Turnstile);
+type Parts = (Rc<Shard>, Socket, Socket, [Turnstile; 2]);
 
 fn prepare(
     number: usize,
@@ -227,7 +208,7 @@ fn prepare(
 ) -> io::Result<Parts> {
     let engine = Engine::new(means, Keys::from_system(), Arc::clone(&record))?;
     let epoll = Socket::from_fd(engine.descriptor()?)?;
-    let orders = Socket::from_fd(inbox.event.try_clone()?)?;
+    let orders = Socket::from_fd(inbox.descriptor()?)?;
     let shard = Rc::new(Shard {
         number,
         shared,
@@ -239,7 +220,7 @@ fn prepare(
         handshakes: Cell::new(0),
         epoch: Instant::now(),
     });
-    Ok((shard, orders, epoll, Turnstile::new()?))
+    Ok((shard, orders, epoll, [Turnstile::new()?, Turnstile::new()?]))
 }
 
 /// Runs the engine whenever the kernel has something for it.
@@ -314,151 +295,4 @@ fn drain(shard: &Shard, window: Duration) {
         session.drain_at(now_ms + keys.below(window_ms + 1), Cause::Drain);
     });
     shard.alarm.ring();
-}
-
-/// The accept loops of a worker, by what they are bound to.
-struct Doors {
-    shard: Rc<Shard>,
-    open: HashMap<Bind, Rc<Door>>,
-}
-
-/// One listening socket of this worker.
-struct Door {
-    /// Its options, as they are now.
-    listener: RefCell<Arc<Listener>>,
-    counters: RefCell<Arc<ListenerCounters>>,
-    closed: Cell<bool>,
-    closing: Alarm,
-}
-
-impl Doors {
-    /// Opens, changes and closes, so that exactly these are open.
-    fn set(&mut self, listeners: Vec<Arc<Listener>>, mut sockets: HashMap<Bind, OwnedFd>) {
-        let mut before = std::mem::take(&mut self.open);
-        for listener in listeners {
-            let counters = self.shard.record.listener(&listener.name);
-            let door = match before.remove(&listener.bind) {
-                Some(door) => {
-                    *door.listener.borrow_mut() = Arc::clone(&listener);
-                    *door.counters.borrow_mut() = counters;
-                    door
-                }
-                None => match sockets.remove(&listener.bind) {
-                    Some(socket) => self.open(&listener, socket, counters),
-                    None => {
-                        tracing::error!(listener = listener.name, "a listener without a socket");
-                        continue;
-                    }
-                },
-            };
-            self.open.insert(listener.bind.clone(), door);
-        }
-        for door in before.into_values() {
-            door.closed.set(true);
-            door.closing.ring();
-        }
-    }
-
-    fn open(&self, listener: &Arc<Listener>, socket: OwnedFd, counters: Arc<ListenerCounters>) -> Rc<Door> {
-        let door = Rc::new(Door {
-            listener: RefCell::new(Arc::clone(listener)),
-            counters: RefCell::new(counters),
-            closed: Cell::new(false),
-            closing: Alarm::default(),
-        });
-        monoio::spawn(accept_loop(Rc::clone(&self.shard), Rc::clone(&door), socket));
-        door
-    }
-}
-
-async fn accept_loop(shard: Rc<Shard>, door: Rc<Door>, socket: OwnedFd) {
-    let fd = socket.as_raw_fd();
-    let (socket, turnstile) = match Socket::from_fd(socket).and_then(|socket| Ok((socket, Turnstile::new()?))) {
-        Ok(both) => both,
-        Err(error) => return tracing::error!(%error, "a listener cannot be watched"),
-    };
-    while !door.closed.get() {
-        let (waited, ready) = alarm::waited(async {
-            monoio::select! {
-                ready = socket.readable() => ready,
-                () = door.closing.rung() => Ok(()),
-            }
-        })
-        .await;
-        if let Err(error) = ready {
-            tracing::error!(%error, "a listener cannot be awaited");
-            return;
-        }
-        if !waited {
-            turnstile.pass().await;
-        }
-        while accept_batch(&shard, &door, fd).await {
-            turnstile.pass().await;
-        }
-    }
-    // Whoever connected before the door closed is let in, or told why not, and not reset.
-    while accept_batch(&shard, &door, fd).await {
-        turnstile.pass().await;
-    }
-}
-
-/// Accepts what waits, up to a batch. Returns whether more may be waiting.
-async fn accept_batch(shard: &Rc<Shard>, door: &Door, fd: RawFd) -> bool {
-    for _ in 0..ACCEPTS_MAX {
-        match listen::accept(fd) {
-            Accepted::Connection(connection, address) => {
-                keep_spare(shard);
-                let Some(count) = ConnectionCount::take(&shard.shared) else {
-                    shed(shard, door, connection);
-                    continue;
-                };
-                door.counters.borrow().accepted();
-                let listener = Arc::clone(&door.listener.borrow());
-                let arrival = Arrival { fd: connection, address, listener, connection: count };
-                monoio::spawn(serve::connection(Rc::clone(shard), arrival));
-            }
-            Accepted::Nobody => return false,
-            Accepted::Passing => {}
-            Accepted::NoDescriptors => {
-                // The queue can only be shortened with a descriptor; one is kept for that.
-                drop(shard.spare.take());
-                let outcome = listen::accept(fd);
-                let rests = matches!(outcome, Accepted::NoDescriptors);
-                // Without a descriptor the kernel does not say that the queue is empty; it says so now.
-                let is_over = matches!(outcome, Accepted::Nobody);
-                if let Accepted::Connection(connection, _) = outcome {
-                    shed(shard, door, connection);
-                }
-                keep_spare(shard);
-                if is_over {
-                    return false;
-                }
-                if rests {
-                    monoio::time::sleep(ACCEPT_REST).await;
-                    return true;
-                }
-            }
-        }
-    }
-    true
-}
-
-/// Somebody else may have taken the descriptor while the spare one was given up; it is had back when there are some.
-fn keep_spare(shard: &Shard) {
-    shard.spare.set(shard.spare.take().or_else(|| listen::spare_descriptor().ok()));
-}
-
-/// Turns a connection away for want of room, with a 503 if its socket takes one.
-fn shed(shard: &Shard, door: &Door, connection: OwnedFd) {
-    door.counters.borrow().shed();
-    shard.record.refused(Refusal::Full);
-    let row = Refusal::Full.row();
-    let mut answer = Vec::with_capacity(256);
-    if proto::ws::handshake::write_refusal(&mut answer, row.status, &[RETRY_AFTER], row.sentence).is_ok() {
-        let fd = connection.as_raw_fd();
-        // What the client has sent already is read, or closing would reset the connection before it reads our answer.
-        let _ = socket::receive(fd, &mut [0; 4096]);
-        let _ = socket::send(fd, &answer);
-        socket::shutdown(fd);
-    }
 }

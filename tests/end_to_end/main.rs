@@ -5,6 +5,7 @@
 #[path = "../kit/mod.rs"]
 mod kit;
 
+mod balance;
 mod control_protocol;
 mod drain;
 mod drills;

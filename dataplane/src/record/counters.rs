@@ -221,12 +221,18 @@ pub struct ListenerCounters {
 struct ListenerCounts {
     accepted: Counter,
     shed: Counter,
+    handed_over: Counter,
 }
 
 impl ListenerCounters {
     /// A connection was accepted.
     pub fn accepted(&self) {
         self.counts.accepted.add(1);
+    }
+
+    /// A connection that was accepted was given to another worker, which has fewer.
+    pub fn handed_over(&self) {
+        self.counts.handed_over.add(1);
     }
 
     /// A connection was turned away at the door, because descriptors or places have run out.
@@ -458,8 +464,10 @@ pub struct Totals {
     pub(super) handshake_us: Tally<LATENCY_BUCKETS>,
     pub(super) buffered_bytes: u64,
     pub(super) spliced_bytes: u64,
-    /// By listener: accepted, shed.
-    pub(super) listeners: BTreeMap<Box<str>, [u64; 2]>,
+    /// By listener: accepted, shed, handed over.
+    pub(super) listeners: BTreeMap<Box<str>, [u64; 3]>,
+    /// Live sessions of each worker.
+    pub(super) workers: Vec<u64>,
     /// By name and version.
     pub(super) apis: BTreeMap<ApiName, ApiTotals>,
 }
@@ -493,9 +501,11 @@ impl Totals {
         self.spliced_bytes += counts.spliced_bytes.value();
         for (name, listener) in lock(&shard.listeners).iter() {
             let sums = self.listeners.entry(name.clone()).or_default();
-            add_all(sums, &[listener.counts.accepted.value(), listener.counts.shed.value()]);
+            let counts = &listener.counts;
+            add_all(sums, &[&counts.accepted, &counts.shed, &counts.handed_over].map(Counter::value));
         }
         let apis: Vec<_> = lock(&shard.apis).values().cloned().collect();
+        self.workers.push(apis.iter().map(|api| api.sessions()).sum());
         for api in apis {
             self.apis.entry((api.name.clone(), api.version.clone())).or_default().add(&api.counts);
         }

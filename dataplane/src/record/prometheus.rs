@@ -86,12 +86,21 @@ impl Text {
 
     fn door(&mut self, totals: &Totals) {
         self.family("connections_accepted_total", "counter", "Connections accepted, by listener.");
-        for (listener, [accepted, _]) in &totals.listeners {
+        for (listener, [accepted, ..]) in &totals.listeners {
             self.sample("connections_accepted_total", &[("listener", listener)], accepted);
         }
         self.family("connections_shed_total", "counter", "Connections turned away because the gateway was full.");
-        for (listener, [_, shed]) in &totals.listeners {
+        for (listener, [_, shed, _]) in &totals.listeners {
             self.sample("connections_shed_total", &[("listener", listener)], shed);
+        }
+        let help = "Connections that one worker accepted and another serves, because that had fewer.";
+        self.family("connections_handed_over_total", "counter", help);
+        for (listener, [.., handed_over]) in &totals.listeners {
+            self.sample("connections_handed_over_total", &[("listener", listener)], handed_over);
+        }
+        self.family("worker_sessions", "gauge", "Live sessions of each worker.");
+        for (worker, sessions) in totals.workers.iter().enumerate() {
+            self.sample("worker_sessions", &[("worker", &worker.to_string())], sessions);
         }
         self.gauge("handshakes_active", "Opening handshakes that are under way.", totals.handshakes_active);
         self.family("handshake_seconds", "histogram", "From accept to 101, for handshakes that led to a session.");
@@ -356,6 +365,7 @@ mod tests {
         }
         let shard = record.shard(0);
         shard.refused(Refusal::NoApi);
+        shard.listener("public").handed_over();
         shard.answered_by_upstream(403);
         shard.abandoned();
         shard.spliced(65_536);
@@ -374,6 +384,9 @@ mod tests {
             "framegate_workers 2",
             r#"framegate_generation_info{source="a\"b\\c"} 7"#,
             r#"framegate_connections_accepted_total{listener="public"} 2"#,
+            r#"framegate_connections_handed_over_total{listener="public"} 1"#,
+            r#"framegate_worker_sessions{worker="0"} 0"#,
+            r#"framegate_worker_sessions{worker="1"} 1"#,
             "framegate_handshakes_active 0",
             r#"framegate_handshake_seconds_bucket{le="0.0025"} 0"#,
             r#"framegate_handshake_seconds_bucket{le="0.005"} 2"#,
