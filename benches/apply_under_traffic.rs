@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use kit::{Driver, EchoBackend, Gateway, Setup};
+use kit::{EchoBackend, Gateway, Setup, Variant};
 
 /// APIs beside the one that carries the traffic.
 const APIS: usize = 10_000;
@@ -27,7 +27,7 @@ const QUIET: Duration = Duration::from_secs(2);
 
 fn main() {
     let backend = EchoBackend::start();
-    let setup = Setup::new(Driver::Uring).workers(1).api_to("traffic", &backend.url("/"), "");
+    let setup = Setup::new(Variant::Automatic).workers(1).api_to("traffic", &backend.url("/"), "");
     let yaml = setup.yaml();
     let gateway = setup.start();
     let traffic = Traffic::start(gateway.address());

@@ -9,7 +9,7 @@ mod load;
 
 use std::time::Duration;
 
-use kit::{Driver, Setup};
+use kit::{Setup, Variant};
 use load::client::Round;
 use load::{Client, Echo, machine};
 
@@ -29,19 +29,19 @@ fn main() {
     }
     let sessions = SESSIONS.min(machine::raise_open_files().saturating_sub(RESERVE) / 2);
     println!("idle memory: {}", machine::describe());
-    let dear: Vec<_> = [Driver::Uring, Driver::Epoll]
-        .into_iter()
-        .filter(|driver| driver.is_available())
-        .map(|driver| measure(driver, sessions))
-        .filter(|bytes| *bytes > BYTES_MAX)
-        .collect();
+    let dear: Vec<_> =
+        [("automatic", &[][..]), ("readiness", &["--engine", "readiness"]), ("epoll", &["--driver", "epoll"])]
+            .into_iter()
+            .map(|(name, flags)| measure(name, flags, sessions))
+            .filter(|bytes| *bytes > BYTES_MAX)
+            .collect();
     assert!(dear.is_empty(), "an idle session costs {dear:?} bytes; {BYTES_MAX} are allowed");
 }
 
 /// Opens the sessions and prints their row. Returns the bytes of one.
-fn measure(driver: Driver, sessions: u64) -> u64 {
+fn measure(name: &str, flags: &[&str], sessions: u64) -> u64 {
     let echo = Echo::start(None);
-    let mut gateway = Setup::new(driver).api_to("echo", &echo.url(), "").start();
+    let mut gateway = Setup::new(Variant::Automatic).flags(flags).api_to("echo", &echo.url(), "").start();
     gateway.probe();
     let mut round = Round::new(1, 1024);
     let open = |round: &mut Round| {
@@ -64,9 +64,8 @@ fn measure(driver: Driver, sessions: u64) -> u64 {
     let cpu = machine::cpu_time(gateway.pid()).saturating_sub(cpu_before);
     let bytes = after.saturating_sub(before) / sessions;
     println!(
-        "{:<6} {sessions} idle sessions: {bytes} bytes each, {} in the second half ({} KiB before, {} KiB with them); \
+        "{name:<9} {sessions} idle sessions: {bytes} bytes each, {} in the second half ({} KiB before, {} KiB with them); \
          {} us of CPU in {REST:?}",
-        driver.word(),
         after.saturating_sub(half) / (sessions - sessions / 2),
         before / 1024,
         after / 1024,

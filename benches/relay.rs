@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 
-use kit::{Driver, Gateway, Setup};
+use kit::{Gateway, Setup, Variant};
 use load::client::Round;
 use load::{Client, Echo, machine};
 
@@ -23,6 +23,10 @@ const SIZES: [usize; 4] = [64, 1024, 16 * 1024, 256 * 1024];
 const MIXES: [(usize, usize); 3] = [(1, 1), (1, 16), (64, 1)];
 /// Larger messages than these do not fit a socket that nobody reads, which many connections at a time need.
 const SIZE_MAX_OF_MANY: usize = 16 * 1024;
+
+/// What waits and what moves the bytes, by the flags that ask for it.
+const WAYS: [(&str, &[&str]); 3] =
+    [("automatic", &[]), ("readiness", &["--engine", "readiness"]), ("epoll", &["--driver", "epoll"])];
 
 /// One way from the client to the echo.
 struct Way {
@@ -46,9 +50,9 @@ fn main() {
     let ours = apart.then_some(1);
     let echo = Echo::start(ours);
     let mut ways = vec![Way { name: "direct", address: echo.address(), target: "/", gateway: None }];
-    for driver in [Driver::Uring, Driver::Epoll].into_iter().filter(|driver| driver.is_available()) {
-        let gateway = Setup::new(driver).cpus("0").api_to("echo", &echo.url(), "").start();
-        ways.push(Way { name: driver.word(), address: gateway.address(), target: "/echo", gateway: Some(gateway) });
+    for (name, flags) in WAYS {
+        let gateway = Setup::new(Variant::Automatic).flags(flags).cpus("0").api_to("echo", &echo.url(), "").start();
+        ways.push(Way { name, address: gateway.address(), target: "/echo", gateway: Some(gateway) });
     }
     if let Some(cpu) = ours {
         machine::pin(cpu);

@@ -8,18 +8,18 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::kit::gateway::{die_with_parent, kill};
-use crate::kit::{Driver, Gateway, Setup, Upgrade, aloud, on_both_drivers};
+use crate::kit::{Gateway, Setup, Upgrade, Variant, aloud, on_both_drivers};
 
 on_both_drivers!(a_stranger_pushes_good_and_bad_generations_and_hears_why_the_bad_ones_are_rejected);
 
-fn a_stranger_pushes_good_and_bad_generations_and_hears_why_the_bad_ones_are_rejected(driver: Driver) {
+fn a_stranger_pushes_good_and_bad_generations_and_hears_why_the_bad_ones_are_rejected(variant: Variant) {
     if Command::new("python3").arg("--version").stdout(Stdio::null()).status().is_err() {
         assert!(std::env::var("STRANGERS").as_deref() != Ok("require"), "python3 is not installed");
         return aloud("skipped: python3 is not installed");
     }
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let taken = (taken.local_addr().expect("an address").to_string(), taken);
-    let setup = Setup::new(driver).without_control_plane();
+    let setup = Setup::new(variant).without_control_plane();
     let public = setup.public_address().to_string();
     let mut stranger = Stranger::start(&setup, &[&public, &taken.0, &setup.probe_url()]);
     let mut gateway = setup.start();

@@ -5,10 +5,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::kit::{
-    Driver, EchoBackend, Frame, Gateway, Opcode, Peer, RawUpstream, Setup, Upgrade, on_both_drivers, until,
+    EchoBackend, Frame, Gateway, Opcode, Peer, RawUpstream, Setup, Upgrade, Variant, on_every_variant, until,
 };
 
-on_both_drivers!(
+on_every_variant!(
     sigterm_spreads_goodbyes_over_the_window,
     a_second_signal_ends_at_once,
     the_verb_drains_the_node_that_is_meant,
@@ -53,10 +53,10 @@ fn is_refused(gateway: &Gateway) -> bool {
     TcpStream::connect(gateway.address()).is_err()
 }
 
-fn sigterm_spreads_goodbyes_over_the_window(driver: Driver) {
+fn sigterm_spreads_goodbyes_over_the_window(variant: Variant) {
     const SESSIONS: usize = 16;
     let echo = EchoBackend::start();
-    let setup = Setup::new(driver).workers(2).settings("drain_window: 1200ms");
+    let setup = Setup::new(variant).workers(2).settings("drain_window: 1200ms");
     let mut gateway = setup.api_to("chat", &echo.url("/"), "").start();
     let talkers: Vec<_> = (0..SESSIONS)
         .map(|_| {
@@ -95,9 +95,9 @@ fn sigterm_spreads_goodbyes_over_the_window(driver: Driver) {
     }
 }
 
-fn a_second_signal_ends_at_once(driver: Driver) {
+fn a_second_signal_ends_at_once(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let setup = Setup::new(driver).settings("drain_window: 10m");
+    let setup = Setup::new(variant).settings("drain_window: 10m");
     let mut gateway = setup.api_to("chat", &upstream.url("/"), "").start();
     let (mut client, mut backend) = gateway.session("/chat", &upstream);
     gateway.signal(libc::SIGTERM);
@@ -116,9 +116,9 @@ fn a_second_signal_ends_at_once(driver: Driver) {
     assert_eq!((&line["reason"], &line["side"]), (&"killed".into(), &"gateway".into()), "{line}");
 }
 
-fn the_verb_drains_the_node_that_is_meant(driver: Driver) {
+fn the_verb_drains_the_node_that_is_meant(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let setup = Setup::new(driver).settings("drain_window: 10m");
+    let setup = Setup::new(variant).settings("drain_window: 10m");
     let mut gateway = setup.api_to("chat", &upstream.url("/"), "").start();
     let (mut client, mut backend) = gateway.session("/chat", &upstream);
     let other = gateway.verb("drain", &["--node", "elsewhere"]);
@@ -136,9 +136,9 @@ fn the_verb_drains_the_node_that_is_meant(driver: Driver) {
 }
 
 /// An operator drains at leisure; then the service manager wants to stop the process.
-fn a_shorter_window_overtakes_a_longer_one(driver: Driver) {
+fn a_shorter_window_overtakes_a_longer_one(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let setup = Setup::new(driver).settings("drain_window: 100ms");
+    let setup = Setup::new(variant).settings("drain_window: 100ms");
     let mut gateway = setup.api_to("chat", &upstream.url("/"), "").start();
     let (mut client, mut backend) = gateway.session("/chat", &upstream);
     assert_eq!(gateway.verb("drain", &["--window", "1h"]).code, 0);
@@ -160,10 +160,10 @@ fn without(yaml: &str, word: &str) -> String {
     yaml.lines().filter(|line| !line.contains(word)).map(|line| format!("{line}\n")).collect()
 }
 
-fn an_api_that_goes_away_takes_its_own_sessions_along(driver: Driver) {
+fn an_api_that_goes_away_takes_its_own_sessions_along(variant: Variant) {
     let upstream = RawUpstream::listen();
     let version = |version: &str| format!("version: {version}");
-    let mut gateway = Setup::new(driver)
+    let mut gateway = Setup::new(variant)
         .settings("drain_window: 300ms")
         .api_to("removed", &upstream.url("/"), "")
         .api_to("disabled", &upstream.url("/"), "enabled: true")
@@ -201,9 +201,9 @@ fn an_api_that_goes_away_takes_its_own_sessions_along(driver: Driver) {
     gateway.probe();
 }
 
-fn new_limits_hold_from_the_next_message_on(driver: Driver) {
+fn new_limits_hold_from_the_next_message_on(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver)
+    let mut gateway = Setup::new(variant)
         .api_to("chat", &upstream.url("/"), "limits: { max_message: 1000 }")
         .api_to("other", &upstream.url("/"), "")
         .start();

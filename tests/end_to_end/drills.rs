@@ -12,14 +12,16 @@ use changes::Changes;
 use load::{Load, Tally};
 
 use crate::kit::gateway::ask_control_plane;
-use crate::kit::{Driver, EchoBackend, Gateway, Outcome, Peer, Random, Setup, Upgrade, aloud, on_both_drivers, until};
+use crate::kit::{
+    EchoBackend, Gateway, Outcome, Peer, Random, Setup, Upgrade, Variant, aloud, on_every_variant, until,
+};
 
-on_both_drivers!(a_thousand_sessions_do_not_notice_what_happens_to_the_configuration);
+on_every_variant!(a_thousand_sessions_do_not_notice_what_happens_to_the_configuration);
 
 /// Descriptors of this process for a thousand sessions: a client's and a backend's each, and room for the rest.
 const DESCRIPTORS: u64 = 4096;
 
-/// How much of it; the io_uring driver gets it all, epoll where there is no other.
+/// How much of it: all where the gateway is as an operator starts it.
 struct Size {
     sessions: usize,
     configurations: usize,
@@ -27,8 +29,8 @@ struct Size {
 }
 
 impl Size {
-    fn on(driver: Driver) -> Self {
-        if driver == Driver::Uring || !Driver::Uring.is_available() {
+    fn on(variant: Variant) -> Self {
+        if variant == Variant::Automatic {
             Self { sessions: 1000, configurations: 200, kills: 10 }
         } else {
             Self { sessions: 250, configurations: 40, kills: 3 }
@@ -36,13 +38,13 @@ impl Size {
     }
 }
 
-fn a_thousand_sessions_do_not_notice_what_happens_to_the_configuration(driver: Driver) {
-    let size = Size::on(driver);
+fn a_thousand_sessions_do_not_notice_what_happens_to_the_configuration(variant: Variant) {
+    let size = Size::on(variant);
     raise_descriptors();
     let random = Random::announced("a_thousand_sessions_do_not_notice_what_happens_to_the_configuration");
     let echo = EchoBackend::start();
     let mut changes = Changes::new(random.clone(), echo.url("/"));
-    let mut gateway = Setup::new(driver).workers(2).api_to("stable", &echo.url("/"), "").start();
+    let mut gateway = Setup::new(variant).workers(2).api_to("stable", &echo.url("/"), "").start();
     let mut drill = Drill::default();
     drill.apply(&gateway, &changes.next(gateway.setup()));
 
@@ -73,7 +75,7 @@ fn a_thousand_sessions_do_not_notice_what_happens_to_the_configuration(driver: D
     assert_eq!(gateway.metric("framegate_violations_total", &[]), 0.0);
     gateway.probe();
     let tally = load.finish();
-    drill.report(driver, &size, &tally);
+    drill.report(variant, &size, &tally);
     the_log_agrees(&gateway, &size, &tally);
 }
 
@@ -131,14 +133,14 @@ impl Drill {
         });
     }
 
-    fn report(mut self, driver: Driver, size: &Size, tally: &Tally) {
+    fn report(mut self, variant: Variant, size: &Size, tally: &Tally) {
         self.applied_micros.sort_unstable();
         self.verb_micros.sort_unstable();
         aloud(&format!(
             "drill on {}: {} sessions, {} messages of {} KiB in all, {} generations applied, {} control planes shot\n\
              applied at the node after ms {}; the verb took ms {}\n\
              from a message to its echo ms {}",
-            driver.word(),
+            variant.word(),
             size.sessions,
             tally.messages,
             tally.bytes / 1024,

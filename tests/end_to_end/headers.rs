@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::kit::peer::KEY;
 use crate::kit::{
-    Driver, Frame, Gateway, Head, Opcode, Peer, RawUpstream, Setup, Upgrade, on_both_drivers, until_some,
+    Frame, Gateway, Head, Opcode, Peer, RawUpstream, Setup, Upgrade, Variant, on_both_drivers, until_some,
 };
 
 on_both_drivers!(
@@ -20,9 +20,9 @@ on_both_drivers!(
     compression_that_is_off_is_not_offered,
 );
 
-fn chat(driver: Driver) -> (Gateway, RawUpstream) {
+fn chat(variant: Variant) -> (Gateway, RawUpstream) {
     let upstream = RawUpstream::listen();
-    let gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), "").start();
+    let gateway = Setup::new(variant).api_to("chat", &upstream.url("/"), "").start();
     (gateway, upstream)
 }
 
@@ -39,8 +39,8 @@ fn opened(mut client: Peer, upstream: &RawUpstream, request: &Upgrade, lines: &s
     (head, answer)
 }
 
-fn the_endpoint_reads_this_request_and_no_other(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver);
+fn the_endpoint_reads_this_request_and_no_other(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant);
     // Everything that one connection's fields can be, between fields that are the client's to send.
     let request = Upgrade::to("/chat")
         .set("Connection", "keep-alive, Upgrade, X-Hop")
@@ -99,7 +99,7 @@ fn the_endpoint_reads_this_request_and_no_other(driver: Driver) {
     gateway.probe();
 }
 
-fn a_trusted_proxy_is_continued_and_another_is_not(driver: Driver) {
+fn a_trusted_proxy_is_continued_and_another_is_not(variant: Variant) {
     let request = Upgrade::to("/chat")
         .with("X-Forwarded-For", "203.0.113.9")
         .with("X-Forwarded-For", "2001:db8::7, 127.0.0.1")
@@ -122,7 +122,7 @@ fn a_trusted_proxy_is_continued_and_another_is_not(driver: Driver) {
         ("192.0.2.1", "127.0.0.1", "http", "gateway.test", own.to_owned(), "127.0.0.1:"),
     ] {
         let upstream = RawUpstream::listen();
-        let gateway = Setup::new(driver)
+        let gateway = Setup::new(variant)
             .listener(&format!("trusted_proxies: [\"{trusted}\"]"))
             .api_to("chat", &upstream.url("/"), "")
             .start();
@@ -145,9 +145,9 @@ fn a_trusted_proxy_is_continued_and_another_is_not(driver: Driver) {
     }
 }
 
-fn a_client_of_a_unix_socket_has_no_address(driver: Driver) {
+fn a_client_of_a_unix_socket_has_no_address(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let setup = Setup::new(driver);
+    let setup = Setup::new(variant);
     let socket = setup.directory().join("inside.sock");
     let gateway = setup
         .another_listener(&format!(
@@ -166,10 +166,10 @@ fn a_client_of_a_unix_socket_has_no_address(driver: Driver) {
     assert_eq!(opening["client"], "unix");
 }
 
-fn request_ids_are_made_or_continued(driver: Driver) {
+fn request_ids_are_made_or_continued(variant: Variant) {
     for header in ["X-Request-Id", "X-Correlation-Id"] {
         let upstream = RawUpstream::listen();
-        let mut gateway = Setup::new(driver)
+        let mut gateway = Setup::new(variant)
             .settings(&format!("request_id_header: {header}"))
             .api_to("chat", &upstream.url("/"), "")
             .start();
@@ -211,8 +211,8 @@ fn request_ids_are_made_or_continued(driver: Driver) {
     }
 }
 
-fn traces_are_made_or_continued(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver);
+fn traces_are_made_or_continued(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant);
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let sampled = format!("00-{trace}-00f067aa0ba902b7-01");
     let mut spans = BTreeSet::new();
@@ -259,10 +259,10 @@ fn traces_are_made_or_continued(driver: Driver) {
     gateway.probe();
 }
 
-fn the_host_is_the_endpoints_or_the_clients(driver: Driver) {
+fn the_host_is_the_endpoints_or_the_clients(variant: Variant) {
     let upstream = RawUpstream::listen();
     let url = upstream.url("/");
-    let gateway = Setup::new(driver)
+    let gateway = Setup::new(variant)
         .upstream(&format!("name: own, endpoints: [{{ url: \"{url}\" }}]"))
         .upstream(&format!("name: preserved, endpoints: [{{ url: \"{url}\" }}], preserve_host: true"))
         .api("name: own, context: /own, endpoints: { production: { upstream: own } }")
@@ -278,8 +278,8 @@ fn the_host_is_the_endpoints_or_the_clients(driver: Driver) {
     }
 }
 
-fn keys_are_the_gateways_own(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver);
+fn keys_are_the_gateways_own(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant);
     let mut keys = BTreeSet::from([KEY.to_owned()]);
     for _ in 0..20 {
         // The client's accept value is checked by `upgraded`, the upstream's comes of the key that it was sent.
@@ -293,8 +293,8 @@ fn keys_are_the_gateways_own(driver: Driver) {
     gateway.probe();
 }
 
-fn subprotocols_are_agreed_on_from_end_to_end(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver);
+fn subprotocols_are_agreed_on_from_end_to_end(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant);
     for (offers, passed, chosen) in [
         (vec!["chat.v2, chat.v1"], Some("chat.v2, chat.v1"), Some("chat.v1")),
         (vec!["chat.v2, chat.v1"], Some("chat.v2, chat.v1"), None),
@@ -321,8 +321,8 @@ fn subprotocols_are_agreed_on_from_end_to_end(driver: Driver) {
     gateway.probe();
 }
 
-fn compression_is_agreed_on_from_end_to_end(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver);
+fn compression_is_agreed_on_from_end_to_end(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant);
     let bits = "permessage-deflate; client_max_window_bits";
     for (offers, passed, agreed) in [
         (vec!["permessage-deflate"], Some("permessage-deflate"), Some("permessage-deflate")),
@@ -382,9 +382,9 @@ fn compression_is_agreed_on_from_end_to_end(driver: Driver) {
     gateway.probe();
 }
 
-fn compression_that_is_off_is_not_offered(driver: Driver) {
+fn compression_that_is_off_is_not_offered(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), "compression: off").start();
+    let mut gateway = Setup::new(variant).api_to("chat", &upstream.url("/"), "compression: off").start();
     let request = Upgrade::to("/chat")
         .with("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")
         .with("Sec-WebSocket-Protocol", "chat");

@@ -4,10 +4,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::kit::{
-    Driver, EchoBackend, Frame, Gateway, Opcode, Peer, RawUpstream, Setup, Upgrade, on_both_drivers, until,
+    EchoBackend, Frame, Gateway, Opcode, Peer, RawUpstream, Setup, Upgrade, Variant, on_every_variant, until,
 };
 
-on_both_drivers!(
+on_every_variant!(
     a_request_that_comes_a_byte_at_a_time_has_one_deadline,
     a_session_without_data_is_idle,
     any_frame_keeps_a_session_awake_where_that_is_asked,
@@ -25,9 +25,9 @@ const fn ms(ms: u64) -> Duration {
 }
 
 /// A gateway with an API `chat` that leads to a scripted upstream.
-fn chat(driver: Driver, members: &str) -> (Gateway, RawUpstream) {
+fn chat(variant: Variant, members: &str) -> (Gateway, RawUpstream) {
     let upstream = RawUpstream::listen();
-    (Setup::new(driver).api_to("chat", &upstream.url("/"), members).start(), upstream)
+    (Setup::new(variant).api_to("chat", &upstream.url("/"), members).start(), upstream)
 }
 
 /// Code, side and reason of the closing line.
@@ -50,9 +50,9 @@ fn frame_behind_pings(peer: &mut Peer) -> Frame {
     }
 }
 
-fn a_request_that_comes_a_byte_at_a_time_has_one_deadline(driver: Driver) {
+fn a_request_that_comes_a_byte_at_a_time_has_one_deadline(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let setup = Setup::new(driver).listener("handshake_timeout: 500ms");
+    let setup = Setup::new(variant).listener("handshake_timeout: 500ms");
     let mut gateway = setup.api_to("chat", &upstream.url("/"), "").start();
     let mut slow = gateway.connect();
     let mut silent = gateway.connect();
@@ -79,8 +79,8 @@ fn a_request_that_comes_a_byte_at_a_time_has_one_deadline(driver: Driver) {
     gateway.probe();
 }
 
-fn a_session_without_data_is_idle(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver, "session: { idle_timeout: 700ms }");
+fn a_session_without_data_is_idle(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant, "session: { idle_timeout: 700ms }");
     let (mut client, mut backend) = gateway.session("/chat", &upstream);
     let start = Instant::now();
     for _ in 0..5 {
@@ -110,8 +110,8 @@ fn a_session_without_data_is_idle(driver: Driver) {
     gateway.probe();
 }
 
-fn any_frame_keeps_a_session_awake_where_that_is_asked(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver, "session: { idle_timeout: 700ms, idle_by: frame }");
+fn any_frame_keeps_a_session_awake_where_that_is_asked(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant, "session: { idle_timeout: 700ms, idle_by: frame }");
     let (mut client, mut backend) = gateway.session("/chat", &upstream);
     let start = Instant::now();
     while start.elapsed() < ms(1200) {
@@ -129,11 +129,11 @@ fn any_frame_keeps_a_session_awake_where_that_is_asked(driver: Driver) {
     gateway.probe();
 }
 
-fn a_lifetime_ends_a_busy_session_at_an_age_of_its_own(driver: Driver) {
+fn a_lifetime_ends_a_busy_session_at_an_age_of_its_own(variant: Variant) {
     const SESSIONS: usize = 12;
     let echo = EchoBackend::start();
     let session = "session: { lifetime: 900ms, lifetime_jitter_percent: 50 }";
-    let mut gateway = Setup::new(driver).api_to("chat", &echo.url("/"), session).start();
+    let mut gateway = Setup::new(variant).api_to("chat", &echo.url("/"), session).start();
     let busy = |mut client: Peer| {
         let start = Instant::now();
         loop {
@@ -168,11 +168,11 @@ fn a_lifetime_ends_a_busy_session_at_an_age_of_its_own(driver: Driver) {
     gateway.probe();
 }
 
-fn pings_of_the_gateway_are_answered_to_the_gateway(driver: Driver) {
+fn pings_of_the_gateway_are_answered_to_the_gateway(variant: Variant) {
     const ROUNDS: usize = 4;
     let pings = "{ interval: 80ms, timeout: 5s }";
     let (mut gateway, upstream) =
-        chat(driver, &format!("session: {{ ping: {{ client: {pings}, upstream: {pings} }} }}"));
+        chat(variant, &format!("session: {{ ping: {{ client: {pings}, upstream: {pings} }} }}"));
     let (mut client, mut backend) = gateway.session("/chat", &upstream);
     for peer in [&mut client, &mut backend] {
         for _ in 0..ROUNDS {
@@ -199,11 +199,11 @@ fn pings_of_the_gateway_are_answered_to_the_gateway(driver: Driver) {
     gateway.probe();
 }
 
-fn a_peer_that_answers_no_ping_is_dead(driver: Driver) {
+fn a_peer_that_answers_no_ping_is_dead(variant: Variant) {
     for (leg, side) in [("client", "client"), ("upstream", "upstream")] {
         let off = if leg == "client" { "upstream: { interval: 0ms }" } else { "client: { interval: 0ms }" };
         let pings = format!("session: {{ ping: {{ {leg}: {{ interval: 100ms, timeout: 300ms }}, {off} }} }}");
-        let (mut gateway, upstream) = chat(driver, &pings);
+        let (mut gateway, upstream) = chat(variant, &pings);
         let (client, backend) = gateway.session("/chat", &upstream);
         let (mut dead, mut other) = if leg == "client" { (client, backend) } else { (backend, client) };
         let service = if leg == "client" { "client" } else { "service" };
@@ -221,11 +221,11 @@ fn a_peer_that_answers_no_ping_is_dead(driver: Driver) {
 
 /// Data flows one way until nothing more fits anywhere: its sender is not read, its reader does not read, and neither
 /// can be asked whether it lives. Both are there when it flows again.
-fn a_leg_that_cannot_answer_is_not_judged(driver: Driver) {
+fn a_leg_that_cannot_answer_is_not_judged(variant: Variant) {
     let pings = "{ interval: 100ms, timeout: 1s }";
     let members = format!("session: {{ close_timeout: 10s, ping: {{ client: {pings}, upstream: {pings} }} }}");
     // Over Unix sockets, whose buffers do not grow with what flows.
-    let setup = Setup::new(driver);
+    let setup = Setup::new(variant);
     let (door, service) = (setup.directory().join("door.sock"), setup.directory().join("service.sock"));
     let upstream = RawUpstream::listen_unix(service);
     let local = format!("name: local, bind: \"unix:{}\"", door.display());
@@ -283,9 +283,9 @@ fn expect_flow(mut reader: Peer) {
     reader.send_frame(&Frame::close(1000, "indeed"));
 }
 
-fn pings_of_the_peers_travel_or_are_answered_here(driver: Driver) {
+fn pings_of_the_peers_travel_or_are_answered_here(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver)
+    let mut gateway = Setup::new(variant)
         .api_to("forward", &upstream.url("/"), "session: { peer_pings: forward }")
         .api_to("answer", &upstream.url("/"), "session: { peer_pings: answer }")
         .start();
@@ -313,9 +313,9 @@ fn pings_of_the_peers_travel_or_are_answered_here(driver: Driver) {
     gateway.probe();
 }
 
-fn a_goodbye_without_an_answer_does_not_last(driver: Driver) {
+fn a_goodbye_without_an_answer_does_not_last(variant: Variant) {
     for leg in ["client", "upstream"] {
-        let (mut gateway, upstream) = chat(driver, "session: { close_timeout: 300ms }");
+        let (mut gateway, upstream) = chat(variant, "session: { close_timeout: 300ms }");
         let (client, backend) = gateway.session("/chat", &upstream);
         let (mut polite, mut rude) = if leg == "client" { (client, backend) } else { (backend, client) };
         let start = Instant::now();
@@ -330,7 +330,7 @@ fn a_goodbye_without_an_answer_does_not_last(driver: Driver) {
         gateway.probe();
     }
     // The gateway's own goodbye, to two who do not answer.
-    let (gateway, upstream) = chat(driver, "session: { close_timeout: 300ms, idle_timeout: 200ms }");
+    let (gateway, upstream) = chat(variant, "session: { close_timeout: 300ms, idle_timeout: 200ms }");
     let (mut client, mut backend) = gateway.session("/chat", &upstream);
     for peer in [&mut client, &mut backend] {
         assert_eq!(peer.expect_close(1001), "idle");
@@ -339,9 +339,9 @@ fn a_goodbye_without_an_answer_does_not_last(driver: Driver) {
     assert_eq!(ending(&gateway), (1001, "gateway".into(), "idle".into()));
 }
 
-fn a_flood_of_control_frames_is_a_breach(driver: Driver) {
+fn a_flood_of_control_frames_is_a_breach(variant: Variant) {
     for leg in ["client", "upstream"] {
-        let (mut gateway, upstream) = chat(driver, "limits: { control_frames_per_second: 20 }");
+        let (mut gateway, upstream) = chat(variant, "limits: { control_frames_per_second: 20 }");
         let (client, backend) = gateway.session("/chat", &upstream);
         let (mut flooder, mut other) = if leg == "client" { (client, backend) } else { (backend, client) };
         for _ in 0..100 {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::kit::gateway::http_get;
 use crate::kit::{
-    Driver, EchoBackend, Frame, Gateway, Opcode, Peer, Port, RawUpstream, Setup, Upgrade, on_both_drivers, until,
+    EchoBackend, Frame, Gateway, Opcode, Peer, Port, RawUpstream, Setup, Upgrade, Variant, on_both_drivers, until,
 };
 
 on_both_drivers!(
@@ -35,11 +35,11 @@ fn open(address: SocketAddr, target: &str) -> Peer {
     client
 }
 
-fn doors_of_every_kind_lead_to_the_same_apis(driver: Driver) {
+fn doors_of_every_kind_lead_to_the_same_apis(variant: Variant) {
     let echo = EchoBackend::start();
     let (second, sixth) = (Port::free(), Port::free());
     let six = SocketAddr::from((Ipv6Addr::LOCALHOST, sixth.number));
-    let setup = Setup::new(driver).workers(2);
+    let setup = Setup::new(variant).workers(2);
     let unix = setup.directory().join("public.sock");
     // What an earlier process left behind is in nobody's way.
     drop(std::os::unix::net::UnixListener::bind(&unix).expect("a socket"));
@@ -97,11 +97,11 @@ fn proxy_v2(client: [u8; 4], port: u16) -> Vec<u8> {
     header
 }
 
-fn a_proxy_that_is_trusted_names_the_client(driver: Driver) {
+fn a_proxy_that_is_trusted_names_the_client(variant: Variant) {
     let upstream = RawUpstream::listen();
     let port = Port::free();
     let proxied = format!("name: proxied, bind: \"{}\", proxy_protocol_from: [127.0.0.0/8]", port.address());
-    let mut gateway = Setup::new(driver).another_listener(&proxied).api_to("chat", &upstream.url("/"), "").start();
+    let mut gateway = Setup::new(variant).another_listener(&proxied).api_to("chat", &upstream.url("/"), "").start();
     let v1 = b"PROXY TCP4 192.0.2.1 198.51.100.1 40001 443\r\n".to_vec();
     let v6 = b"PROXY TCP6 2001:db8::7 2001:db8::1 40003 443\r\n".to_vec();
     let cases = [
@@ -134,11 +134,11 @@ fn a_proxy_that_is_trusted_names_the_client(driver: Driver) {
     gateway.probe();
 }
 
-fn a_proxy_header_is_demanded_of_whom_is_trusted_and_of_nobody_else(driver: Driver) {
+fn a_proxy_header_is_demanded_of_whom_is_trusted_and_of_nobody_else(variant: Variant) {
     let upstream = RawUpstream::listen();
     let port = Port::free();
     let proxied = format!("name: proxied, bind: \"{}\", proxy_protocol_from: [127.0.0.1]", port.address());
-    let mut gateway = Setup::new(driver)
+    let mut gateway = Setup::new(variant)
         .listener("proxy_protocol_from: [192.0.2.0/24]")
         .another_listener(&proxied)
         .api_to("chat", &upstream.url("/"), "")
@@ -181,9 +181,9 @@ fn try_open(gateway: &Gateway) -> Option<Peer> {
     None
 }
 
-fn a_full_gateway_says_so_and_recovers(driver: Driver) {
+fn a_full_gateway_says_so_and_recovers(variant: Variant) {
     let echo = EchoBackend::start();
-    let mut gateway = Setup::new(driver).descriptors(128).api_to("chat", &echo.url("/"), "").start();
+    let mut gateway = Setup::new(variant).descriptors(128).api_to("chat", &echo.url("/"), "").start();
     let mut sessions = Vec::new();
     while let Some(client) = try_open(&gateway) {
         sessions.push(client);
@@ -228,9 +228,9 @@ fn just_above_the_reserve(gateway: &Gateway) -> u64 {
 }
 
 /// Not the gateway's own count, but the kernel says no: other parts of a process need descriptors too.
-fn without_descriptors_nobody_spins_and_nobody_suffers(driver: Driver) {
+fn without_descriptors_nobody_spins_and_nobody_suffers(variant: Variant) {
     let echo = EchoBackend::start();
-    let mut gateway = Setup::new(driver).descriptors(1024).api_to("chat", &echo.url("/"), "").start();
+    let mut gateway = Setup::new(variant).descriptors(1024).api_to("chat", &echo.url("/"), "").start();
     let mut sessions: Vec<_> = (0..4).map(|_| open(gateway.address(), "/chat")).collect();
     let settled = gateway.descriptors();
     // From here on no number is left; the one in reserve is of use, so whoever comes is told.
@@ -295,9 +295,9 @@ fn without_descriptors_nobody_spins_and_nobody_suffers(driver: Driver) {
     gateway.probe();
 }
 
-fn a_taken_address_is_a_clear_rejection(driver: Driver) {
+fn a_taken_address_is_a_clear_rejection(variant: Variant) {
     let echo = EchoBackend::start();
-    let mut gateway = Setup::new(driver).api_to("chat", &echo.url("/"), "").start();
+    let mut gateway = Setup::new(variant).api_to("chat", &echo.url("/"), "").start();
     let mut client = open(gateway.address(), "/chat");
     let taken = Port::free();
     let holder = TcpListener::bind(taken.address()).expect("a free port");
@@ -332,10 +332,10 @@ fn a_taken_address_is_a_clear_rejection(driver: Driver) {
     gateway.probe();
 }
 
-fn doors_open_change_and_close_beside_live_sessions(driver: Driver) {
+fn doors_open_change_and_close_beside_live_sessions(variant: Variant) {
     let echo = EchoBackend::start();
     let (side, late) = (Port::free(), Port::free());
-    let setup = Setup::new(driver).workers(2);
+    let setup = Setup::new(variant).workers(2);
     let unix = setup.directory().join("side.sock");
     let mut gateway = setup
         .another_listener(&format!("name: side, bind: \"{}\"", side.address()))

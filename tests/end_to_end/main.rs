@@ -1,4 +1,4 @@
-//! Do real processes serve real sockets? One story each, on both of the ways a worker can wait for the kernel.
+//! Do real processes serve real sockets? One story each, on the ways in which a worker can wait and move bytes.
 
 #![cfg(test)]
 
@@ -23,5 +23,6 @@ mod streams;
 mod supervision;
 mod systemd;
 mod upstreams;
+mod variants;
 mod verbs;
 mod violations;

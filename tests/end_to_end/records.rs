@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::kit::gateway::series;
 use crate::kit::{
-    Driver, EchoBackend, Frame, Gateway, Opcode, Port, RawUpstream, Setup, Upgrade, on_both_drivers, until,
+    EchoBackend, Frame, Gateway, Opcode, Port, RawUpstream, Setup, Upgrade, Variant, on_both_drivers, until,
 };
 
 on_both_drivers!(
@@ -36,9 +36,9 @@ fn expect_members(line: &Value, members: &[(&str, Value)]) {
     }
 }
 
-fn two_lines_tell_a_session_from_door_to_door(driver: Driver) {
+fn two_lines_tell_a_session_from_door_to_door(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("chat", &upstream.url("/rooms"), "version: v7").start();
+    let mut gateway = Setup::new(variant).api_to("chat", &upstream.url("/rooms"), "version: v7").start();
     let mut client = gateway.connect();
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let request = Upgrade::to("/chat/v7/red?lang=de")
@@ -109,10 +109,10 @@ fn two_lines_tell_a_session_from_door_to_door(driver: Driver) {
     gateway.probe();
 }
 
-fn the_log_says_who_broke_off(driver: Driver) {
+fn the_log_says_who_broke_off(variant: Variant) {
     for (leg, termination) in [("client", "CX"), ("upstream", "UX")] {
         let upstream = RawUpstream::listen();
-        let gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), "").start();
+        let gateway = Setup::new(variant).api_to("chat", &upstream.url("/"), "").start();
         let (client, backend) = gateway.session("/chat", &upstream);
         let (gone, mut other) = if leg == "client" { (client, backend) } else { (backend, client) };
         gone.reset();
@@ -126,7 +126,7 @@ fn the_log_says_who_broke_off(driver: Driver) {
     }
     // A close frame without a code, and one that answers it.
     let upstream = RawUpstream::listen();
-    let gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), "").start();
+    let gateway = Setup::new(variant).api_to("chat", &upstream.url("/"), "").start();
     let (mut client, mut backend) = gateway.session("/chat", &upstream);
     backend.send_frame(&Frame::new(Opcode::CLOSE, []));
     client.expect(Opcode::CLOSE, b"");
@@ -135,10 +135,10 @@ fn the_log_says_who_broke_off(driver: Driver) {
     expect_members(&gateway.logged("close", "chat"), &[("code", 1005.into()), ("termination", "U-".into())]);
 }
 
-fn a_refusal_is_one_line(driver: Driver) {
+fn a_refusal_is_one_line(variant: Variant) {
     let upstream = RawUpstream::listen();
     let nobody = Port::free();
-    let mut gateway = Setup::new(driver)
+    let mut gateway = Setup::new(variant)
         .api_to("chat", &upstream.url("/"), "")
         .api_to("broken", &format!("ws://{}/", nobody.address()), "")
         .start();
@@ -177,11 +177,11 @@ fn a_refusal_is_one_line(driver: Driver) {
     gateway.probe();
 }
 
-fn secrets_are_nowhere(driver: Driver) {
+fn secrets_are_nowhere(variant: Variant) {
     const SECRET: &str = "S3CR3T";
     let upstream = RawUpstream::listen();
     let nobody = Port::free();
-    let mut gateway = Setup::new(driver)
+    let mut gateway = Setup::new(variant)
         .environment("dataplane", "FRAMEGATE_LOG_LEVEL", "trace")
         .environment("controlplane", "FRAMEGATE_LOG_LEVEL", "debug")
         .settings("drain_window: 1s, secret_query_parameters: [session_key]")
@@ -240,8 +240,8 @@ fn secrets_are_nowhere(driver: Driver) {
     gateway.probe();
 }
 
-fn the_log_is_opened_again_on_request(driver: Driver) {
-    let mut gateway = Setup::new(driver).start();
+fn the_log_is_opened_again_on_request(variant: Variant) {
+    let mut gateway = Setup::new(variant).start();
     gateway.probe();
     until("the first session is written down", || gateway.log_lines().len() == 2);
     let (log, moved) = ["sessions.log", "sessions.log.1"].map(|name| gateway.setup().directory().join(name)).into();
@@ -260,9 +260,9 @@ fn the_log_is_opened_again_on_request(driver: Driver) {
 }
 
 /// A pipe in the place of the log's file, which is full and which nobody reads.
-fn a_log_that_nobody_reads_holds_nobody_up(driver: Driver) {
+fn a_log_that_nobody_reads_holds_nobody_up(variant: Variant) {
     let echo = EchoBackend::start();
-    let setup = Setup::new(driver).settings("drain_window: 200ms").api_to("chat", &echo.url("/"), "");
+    let setup = Setup::new(variant).settings("drain_window: 200ms").api_to("chat", &echo.url("/"), "");
     let path = setup.directory().join("sessions.log");
     let name = std::ffi::CString::new(path.to_str().expect("a path in UTF-8")).expect("a path without NUL");
     // SAFETY: the name is a string with its NUL, and outlives the call.
@@ -287,9 +287,9 @@ fn a_log_that_nobody_reads_holds_nobody_up(driver: Driver) {
     assert!(gateway.said("dataplane").contains("the session log could not be written to its end"));
 }
 
-fn metrics_agree_with_what_was_sent(driver: Driver) {
+fn metrics_agree_with_what_was_sent(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).workers(2).api_to("chat", &upstream.url("/"), "version: v7").start();
+    let mut gateway = Setup::new(variant).workers(2).api_to("chat", &upstream.url("/"), "version: v7").start();
     let mut sessions: Vec<_> = (0..3).map(|_| gateway.session("/chat/v7", &upstream)).collect();
     let active = || gateway.metric("framegate_sessions_active", &[("api", "chat"), ("version", "v7")]);
     until("all are counted", || active() == 3.0);
@@ -365,8 +365,8 @@ fn metrics_agree_with_what_was_sent(driver: Driver) {
     gateway.probe();
 }
 
-fn readiness_waits_for_a_configuration(driver: Driver) {
-    let gateway = Setup::new(driver).without_control_plane().start();
+fn readiness_waits_for_a_configuration(variant: Variant) {
+    let gateway = Setup::new(variant).without_control_plane().start();
     assert_eq!(gateway.ask("/ready"), Some((503, "no snapshot has been applied yet\n".into())));
     assert_eq!(gateway.ask("/health").expect("an answer").0, 200);
     assert_eq!(gateway.metric("framegate_ready", &[]), 0.0);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use crate::kit::peer::Refused;
-use crate::kit::{Driver, Gateway, Peer, RawUpstream, Setup, Upgrade, on_both_drivers, until, until_some};
+use crate::kit::{Gateway, Peer, RawUpstream, Setup, Upgrade, Variant, on_both_drivers, until, until_some};
 
 on_both_drivers!(
     requests_that_break_a_rule,
@@ -97,9 +97,9 @@ fn expect_refusal(gateway: &mut Gateway, bytes: &[u8], refusal: &str) -> Refused
     answer
 }
 
-fn requests_that_break_a_rule(driver: Driver) {
+fn requests_that_break_a_rule(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), "").start();
+    let mut gateway = Setup::new(variant).api_to("chat", &upstream.url("/"), "").start();
     let good = Upgrade::to("/chat");
     let many_fields = (0..101).fold(good.clone(), |request, _| request.with("X", "y"));
 
@@ -155,10 +155,10 @@ fn requests_that_break_a_rule(driver: Driver) {
     upstream.expect_no_connection(Duration::ZERO);
 }
 
-fn requests_that_lead_nowhere(driver: Driver) {
+fn requests_that_lead_nowhere(variant: Variant) {
     let upstream = RawUpstream::listen();
     let url = upstream.url("/");
-    let mut gateway = Setup::new(driver)
+    let mut gateway = Setup::new(variant)
         .api_to("off", &url, "enabled: false")
         .api_to("hosted", &url, "hosts: [chat.test]")
         .api_to("topics", &url, "topics: [{ topic: /rooms }]")
@@ -202,9 +202,9 @@ fn requests_that_lead_nowhere(driver: Driver) {
     }
 }
 
-fn a_head_that_does_not_come_in_time(driver: Driver) {
+fn a_head_that_does_not_come_in_time(variant: Variant) {
     let timeout = Duration::from_millis(500);
-    let mut gateway = Setup::new(driver).listener("handshake_timeout: 500ms").start();
+    let mut gateway = Setup::new(variant).listener("handshake_timeout: 500ms").start();
     let head = Upgrade::to("/probe").encode();
 
     for dribble in [false, true] {
@@ -225,11 +225,11 @@ fn a_head_that_does_not_come_in_time(driver: Driver) {
     }
 }
 
-fn a_proxy_header_that_does_not_come(driver: Driver) {
+fn a_proxy_header_that_does_not_come(variant: Variant) {
     let port = crate::kit::Port::free();
     let proxied = format!("name: proxied, bind: \"{}\", proxy_protocol_from: [127.0.0.0/8]", port.address());
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).another_listener(&proxied).api_to("chat", &upstream.url("/"), "").start();
+    let mut gateway = Setup::new(variant).another_listener(&proxied).api_to("chat", &upstream.url("/"), "").start();
 
     for bytes in [&Upgrade::to("/chat").encode()[..], b"PROXY UDP4 nonsense\r\n", b"PROXY TCP4 1.2.3.4 5.6.7.8 1\r\n"] {
         let before = counted(&gateway, "BadProxyHeader");
@@ -255,16 +255,16 @@ fn a_proxy_header_that_does_not_come(driver: Driver) {
 }
 
 /// `NoSnapshot`: before a snapshot there is no listener, so nobody can be refused by one; the operator's says so.
-fn no_snapshot_means_no_listener(driver: Driver) {
-    let gateway = Setup::new(driver).without_control_plane().start();
+fn no_snapshot_means_no_listener(variant: Variant) {
+    let gateway = Setup::new(variant).without_control_plane().start();
     assert!(std::net::TcpStream::connect(gateway.address()).is_err());
     assert_eq!(gateway.ask("/health").map(|(status, _)| status), Some(200));
     assert_eq!(gateway.ask("/ready").map(|(status, _)| status), Some(503));
 }
 
-fn a_handshake_that_the_drain_meets(driver: Driver) {
+fn a_handshake_that_the_drain_meets(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).settings("drain_window: 2s").api_to("chat", &upstream.url("/"), "").start();
+    let mut gateway = Setup::new(variant).settings("drain_window: 2s").api_to("chat", &upstream.url("/"), "").start();
     let (mut client, mut backend) = gateway.session("/chat", &upstream);
     let mut late = gateway.connect();
     let head = Upgrade::to("/chat").encode();
@@ -285,9 +285,9 @@ fn a_handshake_that_the_drain_meets(driver: Driver) {
     assert_eq!(gateway.ended().code(), Some(0));
 }
 
-fn at_the_ceiling_of_descriptors(driver: Driver) {
+fn at_the_ceiling_of_descriptors(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).descriptors(100).api_to("chat", &upstream.url("/"), "").start();
+    let mut gateway = Setup::new(variant).descriptors(100).api_to("chat", &upstream.url("/"), "").start();
     let (mut client, mut backend) = gateway.session("/chat", &upstream);
     let before = gateway.descriptors();
 
@@ -315,7 +315,7 @@ fn at_the_ceiling_of_descriptors(driver: Driver) {
     gateway.probe();
 }
 
-fn endpoints_that_cannot_be_reached(driver: Driver) {
+fn endpoints_that_cannot_be_reached(variant: Variant) {
     let closed = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
     // A queue of one that is full: the kernel answers no further SYN.
     let full = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
@@ -325,7 +325,7 @@ fn endpoints_that_cannot_be_reached(driver: Driver) {
     let _fillers: Vec<_> =
         (0..4).map(|_| std::net::TcpStream::connect_timeout(&full_address, Duration::from_millis(100))).collect();
 
-    let mut gateway = Setup::new(driver)
+    let mut gateway = Setup::new(variant)
         .upstream(&format!("name: full, endpoints: [{{ url: \"ws://{full_address}/\" }}], connect_timeout: 300ms"))
         .api("name: full, context: /full, endpoints: { production: { upstream: full } }")
         .api_to("closed", &format!("ws://{closed}/"), "")
@@ -342,9 +342,9 @@ fn endpoints_that_cannot_be_reached(driver: Driver) {
     }
 }
 
-fn endpoints_that_answer_too_late_or_not_at_all(driver: Driver) {
+fn endpoints_that_answer_too_late_or_not_at_all(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver)
+    let mut gateway = Setup::new(variant)
         .upstream(&format!("name: slow, endpoints: [{{ url: \"{}\" }}], handshake_timeout: 400ms", upstream.url("/")))
         .api("name: slow, context: /slow, endpoints: { production: { upstream: slow } }")
         .start();
@@ -377,9 +377,9 @@ fn check_refused(gateway: &mut Gateway, before: f64, client: &mut Peer, refusal:
     check(gateway, before, &answer, refusal, what);
 }
 
-fn endpoints_whose_answer_is_wrong(driver: Driver) {
+fn endpoints_whose_answer_is_wrong(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), "").start();
+    let mut gateway = Setup::new(variant).api_to("chat", &upstream.url("/"), "").start();
     let request = Upgrade::to("/chat").with("Sec-WebSocket-Protocol", "one, two").encode();
     let long = format!("HTTP/1.1 101 Switching Protocols\r\nX: {}\r\n\r\n", "x".repeat(16 * 1024));
 
@@ -431,9 +431,9 @@ fn endpoints_whose_answer_is_wrong(driver: Driver) {
     }
 }
 
-fn other_answers_are_relayed_and_open_no_tunnel(driver: Driver) {
+fn other_answers_are_relayed_and_open_no_tunnel(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), "").start();
+    let mut gateway = Setup::new(variant).api_to("chat", &upstream.url("/"), "").start();
     for (status, fields, body) in [
         (200, "Content-Length: 5\r\n", "hello"),
         (302, "Location: /elsewhere\r\nContent-Length: 0\r\n", ""),

@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 use crate::drills::load::Load;
 use crate::drills::{raise_descriptors, until_stored};
 use crate::kit::gateway::ask_control_plane;
-use crate::kit::{Driver, EchoBackend, Gateway, Setup, Upgrade, aloud, on_both_drivers, until};
+use crate::kit::{EchoBackend, Gateway, Setup, Upgrade, Variant, aloud, on_every_variant, until};
 
-on_both_drivers!(
+on_every_variant!(
     after_a_restart_with_no_control_plane_new_sessions_work_at_once,
     a_successor_waits_until_the_kernel_has_taken_the_killed_one_apart,
 );
 
-fn after_a_restart_with_no_control_plane_new_sessions_work_at_once(driver: Driver) {
+fn after_a_restart_with_no_control_plane_new_sessions_work_at_once(variant: Variant) {
     raise_descriptors();
     let echo = EchoBackend::start();
-    let mut gateway = Setup::new(driver).api_to("chat", &echo.url("/"), "").start();
+    let mut gateway = Setup::new(variant).api_to("chat", &echo.url("/"), "").start();
     until_stored(&gateway);
     gateway.kill_control_plane();
     // Once without warning, once as it should be.
@@ -35,15 +35,15 @@ fn after_a_restart_with_no_control_plane_new_sessions_work_at_once(driver: Drive
         let load = Load::start(vec![(gateway.address(), "/chat"); 300], 7);
         load.go_on_for(600);
         let tally = load.finish();
-        aloud(&format!("{}: ready {ready:.0?} after its start, then {} messages", driver.word(), tally.messages));
+        aloud(&format!("{}: ready {ready:.0?} after its start, then {} messages", variant.word(), tally.messages));
         assert_eq!(gateway.metric("framegate_control_connected", &[]), 0.0);
         assert_eq!(gateway.metric("framegate_refusals_total", &[]), 0.0);
     }
 }
 
 /// The sockets of a process that was killed live on for a moment, more so with io_uring.
-fn a_successor_waits_until_the_kernel_has_taken_the_killed_one_apart(driver: Driver) {
-    let mut gateway = Setup::new(driver).start();
+fn a_successor_waits_until_the_kernel_has_taken_the_killed_one_apart(variant: Variant) {
+    let mut gateway = Setup::new(variant).start();
     until_stored(&gateway);
     gateway.kill_control_plane();
     for _ in 0..8 {
@@ -62,7 +62,7 @@ const ROUNDS: usize = 3;
 
 #[test]
 fn a_data_plane_that_is_killed_in_the_midst_of_a_save_has_the_old_snapshot_or_the_new() {
-    let mut gateway = Setup::new(Driver::Epoll).start();
+    let mut gateway = Setup::new(Variant::Automatic).start();
     assert_eq!(gateway.apply(&large(gateway.setup(), 0)).code, 0);
     let mut caught = 0;
     for round in 1..=ROUNDS {
@@ -143,7 +143,7 @@ fn state(gateway: &Gateway) -> PathBuf {
 
 #[test]
 fn a_damaged_store_is_set_aside_and_the_data_plane_waits_for_its_control_plane() {
-    let mut gateway = Setup::new(Driver::Epoll).start();
+    let mut gateway = Setup::new(Variant::Automatic).start();
     type Damage = fn(&Path);
     let damages: [(&str, Damage); 4] = [
         ("a byte of a section", |state| {

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::kit::gateway::http_get;
-use crate::kit::{Driver, Gateway, Head, Peer, Port, RawUpstream, Setup, Upgrade, on_both_drivers};
+use crate::kit::{Gateway, Head, Peer, Port, RawUpstream, Setup, Upgrade, Variant, on_both_drivers};
 
 on_both_drivers!(
     an_exact_host_goes_before_wildcards_and_those_before_every_host,
@@ -51,13 +51,13 @@ fn expect_refused(mut client: Peer, request: &Upgrade, status: u16) {
     assert_eq!(answer.status, status, "{}{}", answer.head, String::from_utf8_lossy(&request.encode()));
 }
 
-fn an_exact_host_goes_before_wildcards_and_those_before_every_host(driver: Driver) {
+fn an_exact_host_goes_before_wildcards_and_those_before_every_host(variant: Variant) {
     let upstream = RawUpstream::listen();
     let api = |name: &str, context: &str, hosts: &str| {
         let url = upstream.url(&format!("/{name}"));
         format!("name: {name}, context: {context}, hosts: [{hosts}], endpoints: {{ production: {{ url: \"{url}\" }} }}")
     };
-    let mut gateway = Setup::new(driver)
+    let mut gateway = Setup::new(variant)
         .api(&api("exact", "/h", "chat.example.test, other.test"))
         .api(&api("star", "/h", "\"*.example.test\""))
         .api(&api("longer-star", "/h", "\"*.eu.example.test\""))
@@ -96,13 +96,13 @@ fn an_exact_host_goes_before_wildcards_and_those_before_every_host(driver: Drive
     gateway.probe();
 }
 
-fn the_longest_context_is_taken_and_the_version_may_stand_anywhere(driver: Driver) {
+fn the_longest_context_is_taken_and_the_version_may_stand_anywhere(variant: Variant) {
     let upstream = RawUpstream::listen();
     let api = |label: &str, members: &str| {
         let url = upstream.url(&format!("/{label}"));
         format!("{members}, endpoints: {{ production: {{ url: \"{url}\" }} }}")
     };
-    let mut gateway = Setup::new(driver)
+    let mut gateway = Setup::new(variant)
         .api(&api("chat-v1", "name: chat, version: v1, context: /chat, default_version: true"))
         .api(&api("chat-v2", "name: chat, version: v2, context: /chat"))
         .api(&api("live-1", "name: live, version: \"1.0\", context: \"/a/{version}/live\""))
@@ -146,7 +146,7 @@ fn the_longest_context_is_taken_and_the_version_may_stand_anywhere(driver: Drive
     gateway.probe();
 }
 
-fn exact_topics_go_before_parameters_and_those_before_the_rest(driver: Driver) {
+fn exact_topics_go_before_parameters_and_those_before_the_rest(variant: Variant) {
     let upstream = RawUpstream::listen();
     let topics = ["/*", "/rooms/*", "/rooms/{room}", "/rooms/{room}/members", "/rooms/lobby", "/"];
     let mapped: Vec<String> = topics
@@ -155,7 +155,7 @@ fn exact_topics_go_before_parameters_and_those_before_the_rest(driver: Driver) {
         .map(|(index, topic)| format!("{{ topic: \"{topic}\", mapping: \"/{index}\" }}"))
         .collect();
     let gateway =
-        Setup::new(driver).api_to("feed", &upstream.url(""), &format!("topics: [{}]", mapped.join(", "))).start();
+        Setup::new(variant).api_to("feed", &upstream.url(""), &format!("topics: [{}]", mapped.join(", "))).start();
     for (path, topic) in [
         ("", "/"),
         ("/", "/"),
@@ -176,7 +176,7 @@ fn exact_topics_go_before_parameters_and_those_before_the_rest(driver: Driver) {
     }
 }
 
-fn a_mapping_extends_the_path_and_both_queries_are_joined(driver: Driver) {
+fn a_mapping_extends_the_path_and_both_queries_are_joined(variant: Variant) {
     let upstream = RawUpstream::listen();
     let topics = "topics: [\
                   { topic: /plain }, \
@@ -185,7 +185,7 @@ fn a_mapping_extends_the_path_and_both_queries_are_joined(driver: Driver) {
                   { topic: \"/files/*\", mapping: \"/static/*\" }, \
                   { topic: \"/fixed/{ignored}\", mapping: /fixed }, \
                   { topic: /slash, mapping: / }]";
-    let mut gateway = Setup::new(driver)
+    let mut gateway = Setup::new(variant)
         .api_to("feed", &upstream.url("/app?key=1"), topics)
         .api_to("slashed", &upstream.url("/app/"), topics)
         .api_to("bare", &upstream.url(""), topics)
@@ -230,9 +230,9 @@ fn a_mapping_extends_the_path_and_both_queries_are_joined(driver: Driver) {
     gateway.probe();
 }
 
-fn an_api_that_is_switched_off_keeps_its_place(driver: Driver) {
+fn an_api_that_is_switched_off_keeps_its_place(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let setup = Setup::new(driver).api_to("a", &upstream.url("/wide"), "").api(&format!(
+    let setup = Setup::new(variant).api_to("a", &upstream.url("/wide"), "").api(&format!(
         "name: b, context: /a/b, enabled: true, endpoints: {{ production: {{ url: \"{}\" }} }}",
         upstream.url("/b")
     ));
@@ -252,10 +252,10 @@ fn an_api_that_is_switched_off_keeps_its_place(driver: Driver) {
     gateway.probe();
 }
 
-fn apis_are_seen_on_their_listeners_only(driver: Driver) {
+fn apis_are_seen_on_their_listeners_only(variant: Variant) {
     let upstream = RawUpstream::listen();
     let port = Port::free();
-    let setup = Setup::new(driver);
+    let setup = Setup::new(variant);
     let socket = setup.directory().join("inside.sock");
     let api = |name: &str, context: &str, listeners: &str| {
         let url = upstream.url(&format!("/{name}"));
@@ -291,11 +291,11 @@ fn apis_are_seen_on_their_listeners_only(driver: Driver) {
     gateway.probe();
 }
 
-fn listeners_and_headers_choose_production_or_sandbox(driver: Driver) {
+fn listeners_and_headers_choose_production_or_sandbox(variant: Variant) {
     let upstream = RawUpstream::listen();
     let port = Port::free();
     let url = |path: &str| format!("{{ url: \"{}\" }}", upstream.url(path));
-    let gateway = Setup::new(driver)
+    let gateway = Setup::new(variant)
         .listener("environment_header: X-Environment")
         .another_listener(&format!(
             "name: test, bind: \"{}\", environment: sandbox, environment_header: X-Environment",
@@ -336,10 +336,10 @@ fn listeners_and_headers_choose_production_or_sandbox(driver: Driver) {
     upstream.expect_no_connection(Duration::ZERO);
 }
 
-fn every_listener_tells_its_health(driver: Driver) {
+fn every_listener_tells_its_health(variant: Variant) {
     let upstream = RawUpstream::listen();
     let port = Port::free();
-    let setup = Setup::new(driver);
+    let setup = Setup::new(variant);
     let socket = setup.directory().join("inside.sock");
     let mut gateway = setup
         .another_listener(&format!("name: inside, bind: \"unix:{}\"", socket.display()))

@@ -10,38 +10,38 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::kit::gateway::{FRAMEGATE, die_with_parent, kill};
-use crate::kit::{Driver, Port, Random, aloud, on_both_drivers, until_some};
+use crate::kit::{Port, Random, Variant, aloud, on_both_drivers, until_some};
 
 on_both_drivers!(python_websockets, node_ws, a_browser, tungstenite_in_rust);
 
 /// The time a stranger has for its whole conversation.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn python_websockets(driver: Driver) {
+fn python_websockets(variant: Variant) {
     let venv = strangers_home().join("venv/bin/python");
     let python = if venv.exists() { venv } else { "python3".into() };
     if !succeeds(Command::new(&python).args(["-c", "import websockets.sync.client"])) {
         return skip("Python websockets", "pip install websockets");
     }
-    let gateway = Running::start(driver);
+    let gateway = Running::start(variant);
     converse(Command::new(python).arg(script("client.py")).arg(&gateway.url));
 }
 
-fn node_ws(driver: Driver) {
+fn node_ws(variant: Variant) {
     let modules = strangers_home().join("node_modules");
     if !succeeds(Command::new("node").args(["-e", "require('ws')"]).env("NODE_PATH", &modules)) {
         return skip("Node ws", "npm install ws");
     }
-    let gateway = Running::start(driver);
+    let gateway = Running::start(variant);
     converse(Command::new("node").arg(script("client.js")).arg(&gateway.url).env("NODE_PATH", modules));
 }
 
-fn a_browser(driver: Driver) {
+fn a_browser(variant: Variant) {
     let names = ["chromium", "chromium-browser", "google-chrome"];
     let Some(browser) = names.into_iter().find(|name| succeeds(Command::new(name).arg("--version"))) else {
         return skip("Chromium", "apt-get install chromium");
     };
-    let gateway = Running::start(driver);
+    let gateway = Running::start(variant);
     let page = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let profile = tempfile::tempdir().expect("a directory");
     let mut command = Command::new(browser);
@@ -57,12 +57,12 @@ fn a_browser(driver: Driver) {
     assert_eq!(verdict.as_deref(), Some("passed"));
 }
 
-fn tungstenite_in_rust(driver: Driver) {
+fn tungstenite_in_rust(variant: Variant) {
     use tungstenite::protocol::frame::coding::{Data, OpCode};
     use tungstenite::protocol::frame::{CloseFrame, Frame};
     use tungstenite::{Bytes, Message};
 
-    let gateway = Running::start(driver);
+    let gateway = Running::start(variant);
     let (mut socket, _) = tungstenite::connect(&gateway.url).expect("an upgrade");
     for message in [
         Message::text("Grüße, 世界"),
@@ -95,11 +95,11 @@ struct Running {
 }
 
 impl Running {
-    fn start(driver: Driver) -> Self {
+    fn start(variant: Variant) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let (public, operator) = (Port::free(), Port::free());
         let mut command = Command::new(FRAMEGATE);
-        command.args(["run", "--driver", driver.word(), "--operator", &operator.address().to_string()]);
+        command.args(["run", "--operator", &operator.address().to_string()]).args(variant.flags());
         command.args(["--listen", &public.address().to_string()]);
         command.arg("--control").arg(directory.path().join("control.sock"));
         command.arg("--state-dir").arg(directory.path().join("state"));
@@ -107,6 +107,7 @@ impl Running {
         let log = File::create(&said).expect("a file");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second descriptor")).stderr(log);
         die_with_parent(&mut command);
+        variant.confine(&mut command);
         let child = command.spawn().expect("the executable runs");
         let url = until_some("the gateway says what to try", || first_url(&said));
         until_some("the gateway is ready", || {

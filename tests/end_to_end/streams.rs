@@ -13,9 +13,9 @@ use std::time::Instant;
 
 use socket2::Socket;
 
-use crate::kit::{DEADLINE, Driver, Frame, Gateway, Opcode, Peer, Random, RawUpstream, Setup, on_both_drivers};
+use crate::kit::{DEADLINE, Frame, Gateway, Opcode, Peer, Random, RawUpstream, Setup, Variant, on_every_variant};
 
-on_both_drivers![
+on_every_variant![
     a_session_cut_at_any_byte_is_the_same_session,
     a_close_frame_cut_at_any_byte_is_the_same_close,
     long_frames_may_be_cut_in_headers_and_payloads,
@@ -38,8 +38,8 @@ struct Local {
 
 impl Local {
     /// With more members of the upstream, as a YAML flow mapping without its braces.
-    fn start(driver: Driver, upstream_members: &str) -> Self {
-        let setup = Setup::new(driver);
+    fn start(variant: Variant, upstream_members: &str) -> Self {
+        let setup = Setup::new(variant);
         let public = setup.directory().join("public.sock");
         let upstream = RawUpstream::listen_unix(setup.directory().join("upstream.sock"));
         let url = upstream.url("/");
@@ -110,8 +110,8 @@ fn on_the_wire(frames: &[Frame]) -> Vec<u8> {
 /// Two sides, each of them speaking once: the speaker's place among the peers, and the hearer's.
 const DIRECTIONS: [(usize, usize); 2] = [(0, 1), (1, 0)];
 
-fn a_session_cut_at_any_byte_is_the_same_session(driver: Driver) {
-    let mut local = Local::start(driver, "");
+fn a_session_cut_at_any_byte_is_the_same_session(variant: Variant) {
+    let mut local = Local::start(variant, "");
     let mut peers = local.session();
     for (speaker, hearer) in DIRECTIONS {
         let length =
@@ -128,8 +128,8 @@ fn a_session_cut_at_any_byte_is_the_same_session(driver: Driver) {
     local.gateway.probe();
 }
 
-fn a_close_frame_cut_at_any_byte_is_the_same_close(driver: Driver) {
-    let mut local = Local::start(driver, "");
+fn a_close_frame_cut_at_any_byte_is_the_same_close(variant: Variant) {
+    let mut local = Local::start(variant, "");
     for (speaker, hearer) in DIRECTIONS {
         let farewell = [Frame::text("and"), Frame::close(4321, "that is all")];
         let length = on_the_wire(&farewell).len() + if speaker == 0 { 8 } else { 0 };
@@ -146,8 +146,8 @@ fn a_close_frame_cut_at_any_byte_is_the_same_close(driver: Driver) {
     local.gateway.probe();
 }
 
-fn long_frames_may_be_cut_in_headers_and_payloads(driver: Driver) {
-    let mut local = Local::start(driver, "");
+fn long_frames_may_be_cut_in_headers_and_payloads(variant: Variant) {
+    let mut local = Local::start(variant, "");
     let mut peers = local.session();
     let mut random = Random::fixed(1);
     for (speaker, hearer) in DIRECTIONS {
@@ -166,10 +166,10 @@ fn long_frames_may_be_cut_in_headers_and_payloads(driver: Driver) {
     local.gateway.probe();
 }
 
-fn keys_are_replaced_wherever_frames_are_cut(driver: Driver) {
+fn keys_are_replaced_wherever_frames_are_cut(variant: Variant) {
     let chosen: [fn(&mut Random) -> [u8; 4]; 3] = [|_| [0; 4], |_| [1, 2, 3, 4], Random::key];
-    let mut plain = Local::start(driver, "");
-    let mut fresh = Local::start(driver, ", mask: fresh");
+    let mut plain = Local::start(variant, "");
+    let mut fresh = Local::start(variant, ", mask: fresh");
     let mut random = Random::fixed(3);
     for (local, choose) in [(&plain, chosen[0]), (&plain, chosen[1]), (&fresh, chosen[2])] {
         let [mut client, mut backend] = local.session();
@@ -195,9 +195,9 @@ fn keys_are_replaced_wherever_frames_are_cut(driver: Driver) {
     fresh.gateway.probe();
 }
 
-fn one_byte_at_a_time_is_fast_enough_to_understand(driver: Driver) {
+fn one_byte_at_a_time_is_fast_enough_to_understand(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("bytes", &upstream.url("/"), LIMITS).start();
+    let mut gateway = Setup::new(variant).api_to("bytes", &upstream.url("/"), LIMITS).start();
     let (client, backend) = gateway.session("/bytes", &upstream);
     let mut peers = [client, backend];
     let mut random = Random::fixed(2);
@@ -212,10 +212,10 @@ fn one_byte_at_a_time_is_fast_enough_to_understand(driver: Driver) {
     gateway.probe();
 }
 
-fn many_frames_in_one_write_stay_apart_and_in_order(driver: Driver) {
+fn many_frames_in_one_write_stay_apart_and_in_order(variant: Variant) {
     const WRITES: usize = 40;
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("packed", &upstream.url("/"), LIMITS).start();
+    let mut gateway = Setup::new(variant).api_to("packed", &upstream.url("/"), LIMITS).start();
     let (client, backend) = gateway.session("/packed", &upstream);
     let mut peers = [client, backend];
     let mut random = Random::announced("many_frames_in_one_write_stay_apart_and_in_order");
@@ -245,9 +245,9 @@ fn many_frames_in_one_write_stay_apart_and_in_order(driver: Driver) {
     gateway.probe();
 }
 
-fn frames_of_every_length_form_share_their_reads(driver: Driver) {
+fn frames_of_every_length_form_share_their_reads(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), "").start();
+    let mut gateway = Setup::new(variant).api_to("chat", &upstream.url("/"), "").start();
     let mut random = Random::announced("frames_of_every_length_form_share_their_reads");
     let mut frames = Vec::new();
     for _ in 0..200 {
@@ -280,9 +280,9 @@ fn frames_of_every_length_form_share_their_reads(driver: Driver) {
     gateway.probe();
 }
 
-fn both_directions_at_once(driver: Driver) {
+fn both_directions_at_once(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), "").start();
+    let mut gateway = Setup::new(variant).api_to("chat", &upstream.url("/"), "").start();
     let (client, backend) = gateway.session("/chat", &upstream);
     let frame = Frame::binary(Random::fixed(5).bytes(100_000));
     let count = 300;

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use serde_json::Value;
 
 use crate::kit::gateway::{FRAMEGATE, ask_control_plane, die_with_parent, http_get, send_signal};
-use crate::kit::{Driver, EchoBackend, Opcode, Peer, Port, Upgrade, on_both_drivers, until, until_some};
+use crate::kit::{EchoBackend, Opcode, Peer, Port, Upgrade, Variant, on_both_drivers, until, until_some};
 
 on_both_drivers!(
     a_control_plane_that_dies_is_started_again_and_no_session_hears_of_it,
@@ -18,8 +18,8 @@ on_both_drivers!(
     sighup_and_an_edit_are_picked_up_and_a_bad_edit_changes_nothing,
 );
 
-fn a_control_plane_that_dies_is_started_again_and_no_session_hears_of_it(driver: Driver) {
-    let run = Run::start(driver);
+fn a_control_plane_that_dies_is_started_again_and_no_session_hears_of_it(variant: Variant) {
+    let run = Run::start(variant);
     let before = run.pids();
     let mut client = run.session();
     for round in 0..3 {
@@ -35,8 +35,8 @@ fn a_control_plane_that_dies_is_started_again_and_no_session_hears_of_it(driver:
     assert!(run.said().contains("was ended by signal 9; it is started again"), "{}", run.said());
 }
 
-fn a_data_plane_that_dies_is_started_again_and_serves_the_stored_snapshot(driver: Driver) {
-    let run = Run::start(driver);
+fn a_data_plane_that_dies_is_started_again_and_serves_the_stored_snapshot(variant: Variant) {
+    let run = Run::start(variant);
     let mut client = run.session();
     let before = run.pids();
     // A control plane that is stopped cannot push: what is served then was stored.
@@ -53,8 +53,8 @@ fn a_data_plane_that_dies_is_started_again_and_serves_the_stored_snapshot(driver
     talk(&mut run.session(), "with a control plane");
 }
 
-fn when_the_supervisor_is_killed_its_children_end(driver: Driver) {
-    let mut run = Run::start(driver);
+fn when_the_supervisor_is_killed_its_children_end(variant: Variant) {
+    let mut run = Run::start(variant);
     let mut client = run.session();
     let pids = run.pids();
     send_signal(run.pid(), libc::SIGKILL);
@@ -66,8 +66,8 @@ fn when_the_supervisor_is_killed_its_children_end(driver: Driver) {
     until("the data plane has ended", || has_ended(pids.data));
 }
 
-fn sigterm_drains_and_leaves_nobody_behind(driver: Driver) {
-    let mut run = Run::start(driver);
+fn sigterm_drains_and_leaves_nobody_behind(variant: Variant) {
+    let mut run = Run::start(variant);
     let mut client = run.session();
     let pids = run.pids();
     send_signal(run.pid(), libc::SIGTERM);
@@ -78,8 +78,8 @@ fn sigterm_drains_and_leaves_nobody_behind(driver: Driver) {
     assert!(has_ended(pids.control) && has_ended(pids.data), "children are left behind");
 }
 
-fn sighup_and_an_edit_are_picked_up_and_a_bad_edit_changes_nothing(driver: Driver) {
-    let run = Run::start(driver);
+fn sighup_and_an_edit_are_picked_up_and_a_bad_edit_changes_nothing(variant: Variant) {
+    let run = Run::start(variant);
     let mut client = run.session();
     let pids = run.pids();
     let number = |status: &Value| status["control_plane"]["generation"]["number"].as_u64();
@@ -111,6 +111,20 @@ fn sighup_and_an_edit_are_picked_up_and_a_bad_edit_changes_nothing(driver: Drive
     assert_eq!((run.pids().control, run.pids().data), (pids.control, pids.data), "a plane was restarted");
 }
 
+#[test]
+fn a_data_plane_chooses_what_it_may_under_its_supervisor_too() {
+    if Variant::Forbidden.is_available() {
+        let run = Run::start(Variant::Forbidden);
+        talk(&mut run.session(), "over epoll");
+        let said = run.said();
+        assert_eq!(
+            said.matches("io_uring is not permitted (EPERM): epoll and the readiness engine").count(),
+            1,
+            "{said}"
+        );
+    }
+}
+
 /// `framegate run FILE`, as an operator starts it, with its files in a directory of its own.
 struct Run {
     child: Option<Child>,
@@ -126,19 +140,20 @@ struct Pids {
 }
 
 impl Run {
-    fn start(driver: Driver) -> Self {
+    fn start(variant: Variant) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let mut run =
             Self { child: None, directory, public: Port::free(), operator: Port::free(), echo: EchoBackend::start() };
         run.write(&run.yaml("first"));
         let mut command = Command::new(FRAMEGATE);
-        command.arg("run").arg(run.file()).args(["--node", "test", "--workers", "1", "--driver", driver.word()]);
+        command.arg("run").arg(run.file()).args(["--node", "test", "--workers", "1"]).args(variant.flags());
         command.args(["--operator", &run.operator.address().to_string()]);
         command.arg("--control").arg(run.control()).arg("--state-dir").arg(run.directory.path().join("state"));
         command.arg("--log").arg(run.directory.path().join("sessions.log"));
         let log = File::create(run.directory.path().join("said")).expect("a file");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second descriptor")).stderr(log);
         die_with_parent(&mut command);
+        variant.confine(&mut command);
         run.child = Some(command.spawn().expect("the executable runs"));
         until("the gateway is ready", || run.is_ready());
         until("both planes are up", || run.try_pids().is_some());

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
 
 use crate::kit::gateway::{FRAMEGATE, die_with_parent, kill, send_signal};
-use crate::kit::{DEADLINE, Driver, EchoBackend, Frame, Opcode, Peer, Setup, until_some};
+use crate::kit::{DEADLINE, EchoBackend, Frame, Opcode, Peer, Setup, Variant, until_some};
 
 /// The manager's end of the socket.
 struct Manager {
@@ -47,7 +47,7 @@ fn value<'m>(message: &'m [String], name: &str) -> &'m str {
 
 #[test]
 fn a_data_plane_says_how_it_stands() {
-    let setup = Setup::new(Driver::Epoll).settings("drain_window: 400ms");
+    let setup = Setup::new(Variant::Automatic).settings("drain_window: 400ms");
     let manager = Manager::listen(&setup);
     let mut gateway = setup
         .environment("dataplane", "NOTIFY_SOCKET", &manager.path)
@@ -79,7 +79,7 @@ fn a_data_plane_says_how_it_stands() {
 
 #[test]
 fn a_control_plane_says_when_it_reads_its_file_again() {
-    let setup = Setup::new(Driver::Epoll);
+    let setup = Setup::new(Variant::Automatic);
     let manager = Manager::listen(&setup);
     let mut gateway = setup.environment("controlplane", "NOTIFY_SOCKET", &manager.path).start();
     manager.expect("READY=1");
@@ -104,7 +104,7 @@ impl Drop for Run {
 #[test]
 fn the_supervisor_speaks_for_both_planes() {
     let echo = EchoBackend::start();
-    let setup = Setup::new(Driver::Epoll).settings("drain_window: 200ms").api_to("chat", &echo.url("/"), "");
+    let setup = Setup::new(Variant::Automatic).settings("drain_window: 200ms").api_to("chat", &echo.url("/"), "");
     let manager = Manager::listen(&setup);
     let file = setup.directory().join("config.yaml");
     std::fs::write(&file, setup.yaml()).expect("a file can be written");
@@ -112,7 +112,7 @@ fn the_supervisor_speaks_for_both_planes() {
     command.arg("run").arg(&file).arg("--control").arg(setup.control_path());
     command.arg("--state-dir").arg(setup.directory().join("state"));
     command.args(["--operator", &setup.operator_address().to_string(), "--node", "test", "--workers", "1"]);
-    command.args(["--driver", "epoll", "--log"]).arg(setup.directory().join("sessions.log"));
+    command.arg("--log").arg(setup.directory().join("sessions.log"));
     command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "300000");
     let log = std::fs::File::create(setup.directory().join("run")).expect("a log");
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second descriptor")).stderr(log);

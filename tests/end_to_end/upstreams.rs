@@ -7,7 +7,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::kit::peer::switching;
 use crate::kit::{
-    Driver, Frame, Gateway, Head, NameServer, Opcode, Peer, RawUpstream, Setup, Upgrade, on_both_drivers, until,
+    Frame, Gateway, Head, NameServer, Opcode, Peer, RawUpstream, Setup, Upgrade, Variant, on_both_drivers, until,
 };
 
 on_both_drivers!(
@@ -71,7 +71,7 @@ fn full_listener() -> (SocketAddr, impl Sized) {
     (address, (full, fillers))
 }
 
-fn names_come_from_the_hosts_file_and_from_a_name_server(driver: Driver) {
+fn names_come_from_the_hosts_file_and_from_a_name_server(variant: Variant) {
     let names = NameServer::start();
     let four = RawUpstream::listen();
     let six = RawUpstream::listen_at((Ipv6Addr::LOCALHOST, 0).into());
@@ -82,7 +82,7 @@ fn names_come_from_the_hosts_file_and_from_a_name_server(driver: Driver) {
     names.says("families.test", &["127.0.0.2", "::1"]);
     names.says("nowhere.test", &["127.0.0.2", "127.0.0.3"]);
     let (port, six_port) = (four.address().port(), six.address().port());
-    let mut gateway = Setup::new(driver)
+    let mut gateway = Setup::new(variant)
         .environment("dataplane", "FRAMEGATE_NAME_SERVERS", &names.address().to_string())
         .api_to("local", &format!("ws://localhost:{port}/"), "")
         .api_to("four", &format!("ws://Four.test:{port}/"), "")
@@ -118,13 +118,13 @@ fn names_come_from_the_hosts_file_and_from_a_name_server(driver: Driver) {
     gateway.probe();
 }
 
-fn a_name_that_moves_is_followed_when_its_time_is_over(driver: Driver) {
+fn a_name_that_moves_is_followed_when_its_time_is_over(variant: Variant) {
     let names = NameServer::start();
     let before = RawUpstream::listen();
     let port = before.address().port();
     let after = RawUpstream::listen_at(([127, 0, 0, 2], port).into());
     names.says("moving.test", &["127.0.0.1"]);
-    let setup = Setup::new(driver).environment("dataplane", "FRAMEGATE_NAME_SERVERS", &names.address().to_string());
+    let setup = Setup::new(variant).environment("dataplane", "FRAMEGATE_NAME_SERVERS", &names.address().to_string());
     let gateway = pool(setup, &[format!("ws://moving.test:{port}/")], "resolve_ttl_max: 1s").start();
     let upstreams = [before, after];
     let (first, mut client, mut backend) = dialled(&gateway, "/pool", &upstreams);
@@ -137,8 +137,8 @@ fn a_name_that_moves_is_followed_when_its_time_is_over(driver: Driver) {
     backend.expect(Opcode::TEXT, b"still here");
 }
 
-fn unix_sockets_and_ipv6_addresses_are_endpoints(driver: Driver) {
-    let setup = Setup::new(driver);
+fn unix_sockets_and_ipv6_addresses_are_endpoints(variant: Variant) {
+    let setup = Setup::new(variant);
     let unix = RawUpstream::listen_unix(setup.directory().join("app.sock"));
     let six = RawUpstream::listen_at((Ipv6Addr::LOCALHOST, 0).into());
     let mut gateway = setup
@@ -169,9 +169,9 @@ fn unix_sockets_and_ipv6_addresses_are_endpoints(driver: Driver) {
     gateway.probe();
 }
 
-fn another_endpoint_is_tried_while_nothing_has_been_sent(driver: Driver) {
+fn another_endpoint_is_tried_while_nothing_has_been_sent(variant: Variant) {
     let upstreams = [RawUpstream::listen(), RawUpstream::listen()];
-    let setup = Setup::new(driver);
+    let setup = Setup::new(variant);
     let missing = format!("ws+unix:{}:/", setup.directory().join("missing.sock").display());
     let (full, _fillers) = full_listener();
     let endpoints =
@@ -206,10 +206,10 @@ fn another_endpoint_is_tried_while_nothing_has_been_sent(driver: Driver) {
     gateway.probe();
 }
 
-fn endpoints_take_turns_across_reconfigurations(driver: Driver) {
+fn endpoints_take_turns_across_reconfigurations(variant: Variant) {
     let upstreams = [RawUpstream::listen(), RawUpstream::listen(), RawUpstream::listen()];
     let urls: Vec<_> = upstreams.iter().map(|upstream| upstream.url("/")).collect();
-    let gateway = pool(Setup::new(driver), &urls, "balance: round_robin").start();
+    let gateway = pool(Setup::new(variant), &urls, "balance: round_robin").start();
     let mut turns = Vec::new();
     let mut sessions = Vec::new();
     for round in 0..8 {
@@ -231,10 +231,10 @@ fn endpoints_take_turns_across_reconfigurations(driver: Driver) {
     }
 }
 
-fn the_endpoint_with_the_fewest_live_sessions_is_next(driver: Driver) {
+fn the_endpoint_with_the_fewest_live_sessions_is_next(variant: Variant) {
     let upstreams = [RawUpstream::listen(), RawUpstream::listen()];
     let urls: Vec<_> = upstreams.iter().map(|upstream| upstream.url("/")).collect();
-    let gateway = pool(Setup::new(driver), &urls, "balance: least_sessions").start();
+    let gateway = pool(Setup::new(variant), &urls, "balance: least_sessions").start();
     let mut live: [Vec<(Peer, Peer)>; 2] = Default::default();
     let mut closed = 0;
     for _ in 0..6 {
@@ -288,9 +288,9 @@ fn answered(gateway: &Gateway, upstream: &RawUpstream, answer: &[u8], ends: bool
     relayed
 }
 
-fn bodies_of_other_answers_are_relayed_to_their_end_and_no_further(driver: Driver) {
+fn bodies_of_other_answers_are_relayed_to_their_end_and_no_further(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), "").start();
+    let mut gateway = Setup::new(variant).api_to("chat", &upstream.url("/"), "").start();
     let large: Vec<u8> = (0..200_000_u32).map(|at| (at % 251) as u8).collect();
     let chunked = [
         &b"1;name=\"value\"\r\nx\r\n10000\r\n"[..],
@@ -326,9 +326,9 @@ fn bodies_of_other_answers_are_relayed_to_their_end_and_no_further(driver: Drive
     gateway.probe();
 }
 
-fn heads_of_other_answers_keep_what_is_the_clients(driver: Driver) {
+fn heads_of_other_answers_keep_what_is_the_clients(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), "").start();
+    let mut gateway = Setup::new(variant).api_to("chat", &upstream.url("/"), "").start();
     let answer = "HTTP/1.1 401 Who Are You\r\n\
                   WWW-Authenticate: Basic realm=\"x\"\r\n\
                   Set-Cookie: a=1\r\nSet-Cookie: b=2\r\n\
@@ -349,9 +349,9 @@ fn heads_of_other_answers_keep_what_is_the_clients(driver: Driver) {
     gateway.probe();
 }
 
-fn interim_answers_are_passed_over(driver: Driver) {
+fn interim_answers_are_passed_over(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), "").start();
+    let mut gateway = Setup::new(variant).api_to("chat", &upstream.url("/"), "").start();
     let interim = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n\
                    HTTP/1.1 102 Processing\r\nUpgrade: websocket\r\n\r\n";
     for piece in [1, 50, 10_000] {
@@ -375,9 +375,9 @@ fn interim_answers_are_passed_over(driver: Driver) {
     gateway.probe();
 }
 
-fn frames_cut_by_the_end_of_the_handshake_are_whole(driver: Driver) {
+fn frames_cut_by_the_end_of_the_handshake_are_whole(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), "").start();
+    let mut gateway = Setup::new(variant).api_to("chat", &upstream.url("/"), "").start();
     let said: Vec<u8> =
         (0..40_u8).flat_map(|at| Frame::binary(vec![at; 100]).masked([at + 1, 2, 3, 4]).encode()).collect();
     let answered: Vec<u8> = (0..40_u8).flat_map(|at| Frame::binary(vec![at; 100]).encode()).collect();
@@ -401,10 +401,10 @@ fn frames_cut_by_the_end_of_the_handshake_are_whole(driver: Driver) {
     gateway.probe();
 }
 
-fn a_client_that_leaves_releases_an_endpoint_that_has_not_answered(driver: Driver) {
+fn a_client_that_leaves_releases_an_endpoint_that_has_not_answered(variant: Variant) {
     let upstream = RawUpstream::listen();
     let mut gateway =
-        pool(Setup::new(driver), &[upstream.url("/")], "balance: least_sessions, handshake_timeout: 60s").start();
+        pool(Setup::new(variant), &[upstream.url("/")], "balance: least_sessions, handshake_timeout: 60s").start();
     gateway.probe();
     let before = gateway.descriptors();
     for (resets, early) in [(true, false), (false, false), (true, true), (false, true)] {
@@ -439,9 +439,9 @@ fn a_client_that_leaves_releases_an_endpoint_that_has_not_answered(driver: Drive
     gateway.probe();
 }
 
-fn a_client_that_leaves_ends_the_dialling(driver: Driver) {
+fn a_client_that_leaves_ends_the_dialling(variant: Variant) {
     let (full, _fillers) = full_listener();
-    let mut gateway = pool(Setup::new(driver), &[format!("ws://{full}/")], "connect_timeout: 60s").start();
+    let mut gateway = pool(Setup::new(variant), &[format!("ws://{full}/")], "connect_timeout: 60s").start();
     until("nobody is there", || gateway.metric("framegate_handshakes_active", &[]) == 0.0);
     let before = gateway.descriptors();
     let clients: Vec<_> = (0..5)

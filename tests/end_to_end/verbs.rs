@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::kit::gateway::framegate;
-use crate::kit::{Driver, Gateway, Opcode, Outcome, Port, Setup, on_both_drivers, until};
+use crate::kit::{Gateway, Opcode, Outcome, Port, Setup, Variant, on_both_drivers, until};
 
 on_both_drivers!(
     diff_says_what_changes_and_how_many_live_sessions_that_touches,
@@ -15,8 +15,8 @@ on_both_drivers!(
     drain_empties_a_node_and_says_when_there_is_none,
 );
 
-fn diff_says_what_changes_and_how_many_live_sessions_that_touches(driver: Driver) {
-    let gateway = with_chat(driver);
+fn diff_says_what_changes_and_how_many_live_sessions_that_touches(variant: Variant) {
+    let gateway = with_chat(variant);
     let clients = [sitting(&gateway), sitting(&gateway)];
     let base = gateway.setup().yaml();
     let same = verb(&gateway, "diff", &base, false);
@@ -52,8 +52,8 @@ fn diff_says_what_changes_and_how_many_live_sessions_that_touches(driver: Driver
     assert_eq!(status(&gateway)["control_plane"]["generation"]["number"], 1);
 }
 
-fn apply_and_reload_say_what_became_of_it_on_each_node(driver: Driver) {
-    let mut gateway = with_chat(driver);
+fn apply_and_reload_say_what_became_of_it_on_each_node(variant: Variant) {
+    let mut gateway = with_chat(variant);
     let mut client = sitting(&gateway);
     let base = gateway.setup().yaml();
 
@@ -100,8 +100,8 @@ fn apply_and_reload_say_what_became_of_it_on_each_node(driver: Driver) {
     assert!(said["control_plane"]["started_with"].is_string(), "{said}");
 }
 
-fn drain_empties_a_node_and_says_when_there_is_none(driver: Driver) {
-    let mut gateway = with_chat(driver);
+fn drain_empties_a_node_and_says_when_there_is_none(variant: Variant) {
+    let mut gateway = with_chat(variant);
     let mut client = sitting(&gateway);
     let said = gateway.verb("drain", &["--node", "another"]);
     assert_eq!((said.code, said.stdout.contains("no such data plane is connected")), (1, true), "{said:?}");
@@ -178,8 +178,8 @@ fn where_nobody_answers_every_verb_says_so_and_what_to_do() {
     }
 }
 
-fn with_chat(driver: Driver) -> Gateway {
-    let setup = Setup::new(driver).settings("drain_window: 100ms");
+fn with_chat(variant: Variant) -> Gateway {
+    let setup = Setup::new(variant).settings("drain_window: 100ms");
     let url = setup.probe_url();
     setup.api_to("chat", &url, "").start()
 }

@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 use crate::kit::frame::LengthForm;
-use crate::kit::{Driver, Frame, Gateway, Opcode, Peer, RawUpstream, Setup, on_both_drivers, until};
+use crate::kit::{Frame, Gateway, Opcode, Peer, RawUpstream, Setup, Variant, on_every_variant, until};
 
-on_both_drivers!(
+on_every_variant!(
     a_client_that_breaks_a_rule,
     an_upstream_that_breaks_a_rule,
     a_violation_behind_good_frames_does_not_take_them_along,
@@ -89,9 +89,9 @@ fn offences() -> Vec<Offence> {
     offences
 }
 
-fn a_client_that_breaks_a_rule(driver: Driver) {
+fn a_client_that_breaks_a_rule(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), LOW).start();
+    let mut gateway = Setup::new(variant).api_to("chat", &upstream.url("/"), LOW).start();
     for offence in offences() {
         let (client, backend) = gateway.session("/chat", &upstream);
         commit(&mut gateway, client, backend, &offence, "to_upstream");
@@ -101,9 +101,9 @@ fn a_client_that_breaks_a_rule(driver: Driver) {
     gateway.probe();
 }
 
-fn an_upstream_that_breaks_a_rule(driver: Driver) {
+fn an_upstream_that_breaks_a_rule(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), LOW).start();
+    let mut gateway = Setup::new(variant).api_to("chat", &upstream.url("/"), LOW).start();
     for offence in offences() {
         let (client, backend) = gateway.session("/chat", &upstream);
         commit(&mut gateway, backend, client, &offence, "to_client");
@@ -170,9 +170,9 @@ fn commit_bytes(
     });
 }
 
-fn a_violation_behind_good_frames_does_not_take_them_along(driver: Driver) {
+fn a_violation_behind_good_frames_does_not_take_them_along(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), LOW).start();
+    let mut gateway = Setup::new(variant).api_to("chat", &upstream.url("/"), LOW).start();
     let (mut client, mut backend) = gateway.session("/chat", &upstream);
     // One segment: two good frames, a wrong one, and a good one that no longer counts.
     let frames = [Frame::text("one"), Frame::text("two"), Frame::new(Opcode(3), "three"), Frame::text("four")];
@@ -187,9 +187,9 @@ fn a_violation_behind_good_frames_does_not_take_them_along(driver: Driver) {
     gateway.probe();
 }
 
-fn what_the_other_peer_has_to_say_still_arrives(driver: Driver) {
+fn what_the_other_peer_has_to_say_still_arrives(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), LOW).start();
+    let mut gateway = Setup::new(variant).api_to("chat", &upstream.url("/"), LOW).start();
     let (mut client, mut backend) = gateway.session("/chat", &upstream);
     let bytes = [Frame::text("question"), Frame::new(Opcode(3), "wrong")].map(|frame| client.dressed(&frame).encode());
     client.send(&bytes.concat());
@@ -204,9 +204,9 @@ fn what_the_other_peer_has_to_say_still_arrives(driver: Driver) {
     gateway.probe();
 }
 
-fn a_violation_inside_a_frame_that_is_under_way_cuts_the_other_leg(driver: Driver) {
+fn a_violation_inside_a_frame_that_is_under_way_cuts_the_other_leg(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), LOW).start();
+    let mut gateway = Setup::new(variant).api_to("chat", &upstream.url("/"), LOW).start();
     let (mut client, mut backend) = gateway.session("/chat", &upstream);
     // Half a frame has reached the upstream when the other half turns out not to be UTF-8: no close frame can stand
     // inside a frame, so the upstream sees the connection end.
@@ -221,9 +221,9 @@ fn a_violation_inside_a_frame_that_is_under_way_cuts_the_other_leg(driver: Drive
     gateway.probe();
 }
 
-fn a_header_is_judged_before_its_payload_comes(driver: Driver) {
+fn a_header_is_judged_before_its_payload_comes(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), LOW).start();
+    let mut gateway = Setup::new(variant).api_to("chat", &upstream.url("/"), LOW).start();
     // Only the header is sent, never a byte of the payload that it announces: the verdict does not wait for one.
     for (length, code) in [(1001, 1009), (1 << 40, 1009), (1 << 63, 1002)] {
         let (mut client, mut backend) = gateway.session("/chat", &upstream);
@@ -237,9 +237,9 @@ fn a_header_is_judged_before_its_payload_comes(driver: Driver) {
     gateway.probe();
 }
 
-fn the_other_peer_may_take_its_time_to_close_but_not_for_ever(driver: Driver) {
+fn the_other_peer_may_take_its_time_to_close_but_not_for_ever(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), LOW).start();
+    let mut gateway = Setup::new(variant).api_to("chat", &upstream.url("/"), LOW).start();
     let before = gateway.descriptors();
     let (mut client, mut backend) = gateway.session("/chat", &upstream);
     client.send(&Frame::text("bare").encode());

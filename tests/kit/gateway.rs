@@ -15,49 +15,17 @@ use super::echo::EchoBackend;
 use super::peer::Peer;
 use super::ports::Port;
 use super::upstream::RawUpstream;
-use super::wait::{DEADLINE, aloud, until_some};
+use super::variant::Variant;
+use super::wait::{DEADLINE, until_some};
 
 /// The executable under test.
 pub const FRAMEGATE: &str = env!("CARGO_BIN_EXE_framegate");
 
-/// How a worker waits for the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Driver {
-    Uring,
-    Epoll,
-}
-
-impl Driver {
-    /// As the flag has it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Uring => "uring",
-            Self::Epoll => "epoll",
-        }
-    }
-
-    /// Whether the kernel lets us; says so aloud where it does not.
-    pub fn is_available(self) -> bool {
-        if self == Self::Epoll {
-            return true;
-        }
-        let mut parameters = [0_u8; 256];
-        // SAFETY: io_uring_setup(2) reads and writes one struct io_uring_params (120 bytes), which the array holds zeroed.
-        let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, 8, parameters.as_mut_ptr()) };
-        if ring < 0 {
-            aloud(&format!("skipped: io_uring is not available here ({})", std::io::Error::last_os_error()));
-            return false;
-        }
-        // SAFETY: the descriptor was just made, and nobody else knows it.
-        unsafe { libc::close(ring as i32) };
-        true
-    }
-}
-
 /// What a gateway is started with.
 #[derive(Debug)]
 pub struct Setup {
-    driver: Driver,
+    variant: Variant,
+    flags: Vec<String>,
     workers: usize,
     cpus: Option<String>,
     control_plane: bool,
@@ -76,9 +44,10 @@ pub struct Setup {
 
 impl Setup {
     /// One worker, one listener on a free port, and an API `probe` that leads to an echo backend.
-    pub fn new(driver: Driver) -> Self {
+    pub fn new(variant: Variant) -> Self {
         Self {
-            driver,
+            variant,
+            flags: Vec::new(),
             workers: 1,
             cpus: None,
             control_plane: true,
@@ -94,6 +63,12 @@ impl Setup {
             operator: Port::free(),
             probe: EchoBackend::start(),
         }
+    }
+
+    /// More flags of the data plane.
+    pub fn flags(mut self, flags: &[&str]) -> Self {
+        self.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        self
     }
 
     pub fn workers(mut self, workers: usize) -> Self {
@@ -394,14 +369,8 @@ impl Gateway {
     /// Starts the data plane and waits for nothing.
     pub fn launch_data_plane(&mut self) {
         let mut command = self.plane("dataplane");
-        command.args([
-            "--operator",
-            &self.operator().to_string(),
-            "--node",
-            "test",
-            "--driver",
-            self.setup.driver.word(),
-        ]);
+        command.args(["--operator", &self.operator().to_string(), "--node", "test"]);
+        command.args(self.setup.variant.flags()).args(&self.setup.flags);
         command.args(["--workers", &self.setup.workers.to_string()]);
         if let Some(cpus) = &self.setup.cpus {
             command.args(["--cpus", cpus]);
@@ -434,6 +403,7 @@ impl Gateway {
         let variables = self.setup.environment.iter().filter(|(plane, ..)| *plane == name);
         command.envs(variables.map(|(_, name, value)| (name, value)));
         die_with_parent(&mut command);
+        self.setup.variant.confine(&mut command);
         command.spawn().expect("the executable runs")
     }
 

@@ -13,43 +13,60 @@ pub mod peer;
 pub mod ports;
 pub mod random;
 pub mod upstream;
+pub mod variant;
 pub mod wait;
 
 pub use echo::EchoBackend;
 pub use frame::{Frame, Opcode};
-pub use gateway::{Driver, Gateway, Outcome, Setup};
+pub use gateway::{Gateway, Outcome, Setup};
 pub use name_server::NameServer;
 pub use peer::{Head, Peer, Upgrade};
 pub use ports::Port;
 pub use random::Random;
 pub use upstream::RawUpstream;
+pub use variant::Variant;
 pub use wait::{DEADLINE, aloud, until, until_some};
 
-/// Makes two tests of each story, one for each way a worker can wait for the kernel.
+/// Makes a test of each story on each variant: for stories about bytes on their way through an established session.
 ///
 /// A story that is not listed is unused code, which the lints refuse.
 #[allow(unused_macros, reason = "not every test binary has stories")]
+macro_rules! on_every_variant {
+    ($($story:ident),* $(,)?) => {
+        $crate::kit::on_variant!(automatic, Automatic, $($story)*);
+        $crate::kit::on_variant!(copying, Copying, $($story)*);
+        $crate::kit::on_variant!(readiness, Readiness, $($story)*);
+        $crate::kit::on_variant!(forbidden, Forbidden, $($story)*);
+    };
+}
+#[allow(unused_imports, reason = "not every test binary has stories")]
+pub(crate) use on_every_variant;
+
+/// Makes two tests of each story, one for each driver: for stories about what is around a session.
+#[allow(unused_macros, reason = "not every test binary has stories")]
 macro_rules! on_both_drivers {
     ($($story:ident),* $(,)?) => {
-        mod on_uring {
+        $crate::kit::on_variant!(automatic, Automatic, $($story)*);
+        $crate::kit::on_variant!(forbidden, Forbidden, $($story)*);
+    };
+}
+#[allow(unused_imports, reason = "not every test binary has stories")]
+pub(crate) use on_both_drivers;
+
+#[allow(unused_macros, reason = "not every test binary has stories")]
+macro_rules! on_variant {
+    ($module:ident, $variant:ident, $($story:ident)*) => {
+        mod $module {
             $(
                 #[test]
                 fn $story() {
-                    if $crate::kit::Driver::Uring.is_available() {
-                        super::$story($crate::kit::Driver::Uring);
+                    if $crate::kit::Variant::$variant.is_available() {
+                        super::$story($crate::kit::Variant::$variant);
                     }
-                }
-            )*
-        }
-        mod on_epoll {
-            $(
-                #[test]
-                fn $story() {
-                    super::$story($crate::kit::Driver::Epoll);
                 }
             )*
         }
     };
 }
 #[allow(unused_imports, reason = "not every test binary has stories")]
-pub(crate) use on_both_drivers;
+pub(crate) use on_variant;

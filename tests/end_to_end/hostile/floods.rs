@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::kit::frame::LengthForm;
 use crate::kit::{
-    Driver, EchoBackend, Frame, Gateway, Opcode, Peer, RawUpstream, Setup, Upgrade, on_both_drivers, until,
+    EchoBackend, Frame, Gateway, Opcode, Peer, RawUpstream, Setup, Upgrade, Variant, on_every_variant, until,
 };
 
-on_both_drivers!(
+on_every_variant!(
     one_byte_fragments_stream_through,
     empty_fragments_stream_through,
     pings_whose_pongs_nobody_reads,
@@ -25,9 +25,9 @@ const FLOOD_BYTES_MAX: u64 = 4 << 20;
 /// What a peer that does not read may cost: its send budget.
 const SEND_BUDGET: u64 = 256 << 10;
 
-fn chat(driver: Driver, members: &str) -> (Gateway, RawUpstream) {
+fn chat(variant: Variant, members: &str) -> (Gateway, RawUpstream) {
     let upstream = RawUpstream::listen();
-    let gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), members).start();
+    let gateway = Setup::new(variant).api_to("chat", &upstream.url("/"), members).start();
     (gateway, upstream)
 }
 
@@ -38,8 +38,8 @@ fn expect_growth_below(gateway: &Gateway, before: u64, max: u64) {
 }
 
 /// Streams a message of this many fragments of one payload, and checks that it arrives as it was sent.
-fn stream_fragments(driver: Driver, payload: &'static [u8], count: usize) {
-    let (mut gateway, upstream) = chat(driver, "");
+fn stream_fragments(variant: Variant, payload: &'static [u8], count: usize) {
+    let (mut gateway, upstream) = chat(variant, "");
     let (mut client, mut backend) = gateway.session("/chat", &upstream);
     let before = gateway.rss_bytes();
     let reader = std::thread::spawn(move || {
@@ -71,12 +71,12 @@ fn stream_fragments(driver: Driver, payload: &'static [u8], count: usize) {
     gateway.probe();
 }
 
-fn one_byte_fragments_stream_through(driver: Driver) {
-    stream_fragments(driver, b"x", 131_000);
+fn one_byte_fragments_stream_through(variant: Variant) {
+    stream_fragments(variant, b"x", 131_000);
 }
 
-fn empty_fragments_stream_through(driver: Driver) {
-    stream_fragments(driver, b"", 65_536);
+fn empty_fragments_stream_through(variant: Variant) {
+    stream_fragments(variant, b"", 65_536);
 }
 
 /// Pings as fast as they are taken, by a peer that reads nothing; returns how many bytes were taken.
@@ -94,9 +94,9 @@ fn blast_pings(gateway: &Gateway, pinger: &mut Peer, before: u64) -> usize {
     taken
 }
 
-fn pings_whose_pongs_nobody_reads(driver: Driver) {
+fn pings_whose_pongs_nobody_reads(variant: Variant) {
     let rules = "limits: { control_frames_per_second: 0 }, session: { peer_pings: answer }";
-    let (mut gateway, upstream) = chat(driver, rules);
+    let (mut gateway, upstream) = chat(variant, rules);
     let (mut client, mut backend) = gateway.session("/chat", &upstream);
     let before = gateway.rss_bytes();
     blast_pings(&gateway, &mut client, before);
@@ -109,8 +109,8 @@ fn pings_whose_pongs_nobody_reads(driver: Driver) {
     assert!(Frame::decode(&heard).is_none_or(|(frame, _)| frame.opcode != Opcode::PING));
 }
 
-fn pings_that_are_forwarded_to_a_peer_that_does_not_read(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver, "limits: { control_frames_per_second: 0 }");
+fn pings_that_are_forwarded_to_a_peer_that_does_not_read(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant, "limits: { control_frames_per_second: 0 }");
     let (mut client, _backend) = gateway.session("/chat", &upstream);
     let before = gateway.rss_bytes();
     blast_pings(&gateway, &mut client, before);
@@ -129,8 +129,8 @@ fn stall(gateway: &mut Gateway, sender: &mut Peer, before: u64) -> usize {
     taken
 }
 
-fn a_client_that_does_not_read(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver, "");
+fn a_client_that_does_not_read(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant, "");
     let (mut client, mut backend) = gateway.session("/chat", &upstream);
     let before = gateway.rss_bytes();
     let taken = stall(&mut gateway, &mut backend, before);
@@ -145,8 +145,8 @@ fn a_client_that_does_not_read(driver: Driver) {
     }
 }
 
-fn an_upstream_that_does_not_read(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver, "");
+fn an_upstream_that_does_not_read(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant, "");
     let (mut client, mut backend) = gateway.session("/chat", &upstream);
     let before = gateway.rss_bytes();
     let taken = stall(&mut gateway, &mut client, before);
@@ -159,9 +159,9 @@ fn an_upstream_that_does_not_read(driver: Driver) {
     }
 }
 
-fn many_that_do_not_read_cost_their_budgets_at_most(driver: Driver) {
+fn many_that_do_not_read_cost_their_budgets_at_most(variant: Variant) {
     const STALLED: u64 = 8;
-    let (mut gateway, upstream) = chat(driver, "");
+    let (mut gateway, upstream) = chat(variant, "");
     let mut sessions: Vec<_> = (0..STALLED).map(|_| gateway.session("/chat", &upstream)).collect();
     let before = gateway.rss_bytes();
     let frame = Frame::binary(vec![b'x'; 50_000]).encode();
@@ -181,9 +181,9 @@ fn many_that_do_not_read_cost_their_budgets_at_most(driver: Driver) {
     assert_eq!(gateway.metric("framegate_buffered_bytes", &[]), 0.0);
 }
 
-fn compressed_sessions_keep_no_contexts(driver: Driver) {
+fn compressed_sessions_keep_no_contexts(variant: Variant) {
     const SESSIONS: u64 = 200;
-    let (mut gateway, upstream) = chat(driver, "");
+    let (mut gateway, upstream) = chat(variant, "");
     let before = gateway.rss_bytes();
     let mut sessions = Vec::new();
     for _ in 0..SESSIONS {
@@ -204,9 +204,9 @@ fn compressed_sessions_keep_no_contexts(driver: Driver) {
     gateway.probe();
 }
 
-fn sessions_that_come_and_go_leave_nothing(driver: Driver) {
+fn sessions_that_come_and_go_leave_nothing(variant: Variant) {
     let echo = EchoBackend::start();
-    let mut gateway = Setup::new(driver).api_to("echo", &echo.url("/"), "").start();
+    let mut gateway = Setup::new(variant).api_to("echo", &echo.url("/"), "").start();
     let churn = |gateway: &mut Gateway, count: usize| {
         for index in 0..count {
             let mut client = gateway.connect();
@@ -231,9 +231,9 @@ fn sessions_that_come_and_go_leave_nothing(driver: Driver) {
     gateway.probe();
 }
 
-fn handshakes_that_come_to_nothing_leave_nothing(driver: Driver) {
+fn handshakes_that_come_to_nothing_leave_nothing(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let setup = Setup::new(driver).listener("handshake_timeout: 500ms").api_to("chat", &upstream.url("/"), "");
+    let setup = Setup::new(variant).listener("handshake_timeout: 500ms").api_to("chat", &upstream.url("/"), "");
     let mut gateway = setup.start();
     let attempts = |gateway: &mut Gateway, count: usize| {
         let mut crowd = Vec::new();

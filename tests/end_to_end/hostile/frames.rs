@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crate::kit::frame::LengthForm;
-use crate::kit::{Driver, Frame, Gateway, Opcode, Peer, Random, RawUpstream, Setup, Upgrade, on_both_drivers};
+use crate::kit::{Frame, Gateway, Opcode, Peer, Random, RawUpstream, Setup, Upgrade, Variant, on_every_variant};
 
-on_both_drivers!(
+on_every_variant!(
     lengths_near_the_end_of_the_number_line,
     announced_lengths_are_not_allocated,
     a_reserved_opcode_is_refused_before_its_payload,
@@ -21,9 +21,9 @@ on_both_drivers!(
     frames_cut_at_every_offset_are_the_same_frames,
 );
 
-fn chat(driver: Driver, members: &str) -> (Gateway, RawUpstream) {
+fn chat(variant: Variant, members: &str) -> (Gateway, RawUpstream) {
     let upstream = RawUpstream::listen();
-    let gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), members).start();
+    let gateway = Setup::new(variant).api_to("chat", &upstream.url("/"), members).start();
     (gateway, upstream)
 }
 
@@ -44,8 +44,8 @@ fn expect_verdict(offender: &mut Peer, other: &mut Peer, code: u16) {
 
 const NO_CEILINGS: &str = "limits: { max_frame: 0, max_message: 0, control_frames_per_second: 0 }";
 
-fn lengths_near_the_end_of_the_number_line(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver, NO_CEILINGS);
+fn lengths_near_the_end_of_the_number_line(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant, NO_CEILINGS);
     for length in [1 << 63, u64::MAX, u64::MAX - 13, (1 << 63) + 1] {
         for (mut offender, mut other) in both_ways(&gateway, &upstream) {
             let frame = Frame::binary("xy").length_form(LengthForm::Claimed(length));
@@ -66,8 +66,8 @@ fn lengths_near_the_end_of_the_number_line(driver: Driver) {
     }
 }
 
-fn announced_lengths_are_not_allocated(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver, NO_CEILINGS);
+fn announced_lengths_are_not_allocated(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant, NO_CEILINGS);
     let mut sessions: Vec<_> = (0..50).map(|_| gateway.session("/chat", &upstream)).collect();
     let memory = gateway.rss_bytes();
     for (index, (client, backend)) in sessions.iter_mut().enumerate() {
@@ -85,8 +85,8 @@ fn announced_lengths_are_not_allocated(driver: Driver) {
     gateway.probe();
 }
 
-fn a_reserved_opcode_is_refused_before_its_payload(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver, NO_CEILINGS);
+fn a_reserved_opcode_is_refused_before_its_payload(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant, NO_CEILINGS);
     for opcode in [3, 7, 11, 15] {
         for (mut offender, mut other) in both_ways(&gateway, &upstream) {
             offender.send_frame(&Frame::new(Opcode(opcode), "").length_form(LengthForm::Claimed(1 << 40)));
@@ -96,8 +96,8 @@ fn a_reserved_opcode_is_refused_before_its_payload(driver: Driver) {
     }
 }
 
-fn wrong_frames_of_the_upstream_reach_no_client(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver, "");
+fn wrong_frames_of_the_upstream_reach_no_client(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant, "");
     for frame in [
         Frame::text("masked").masked([1, 2, 3, 4]),
         Frame::text("reserved").reserved(4),
@@ -122,8 +122,8 @@ fn wrong_frames_of_the_upstream_reach_no_client(driver: Driver) {
     }
 }
 
-fn close_codes_and_reasons_are_checked_in_both_directions(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver, "");
+fn close_codes_and_reasons_are_checked_in_both_directions(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant, "");
     let wrong = [0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535]
         .map(|code| (Frame::close(code, ""), 1002))
         .into_iter()
@@ -144,8 +144,8 @@ fn close_codes_and_reasons_are_checked_in_both_directions(driver: Driver) {
     gateway.probe();
 }
 
-fn close_codes_that_may_be_sent_pass_unchanged(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver, "");
+fn close_codes_that_may_be_sent_pass_unchanged(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant, "");
     for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999] {
         for (mut first, mut second) in both_ways(&gateway, &upstream) {
             first.send_frame(&Frame::close(code, "because"));
@@ -170,8 +170,8 @@ fn close_codes_that_may_be_sent_pass_unchanged(driver: Driver) {
     gateway.probe();
 }
 
-fn predictable_masks_are_replaced(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver, "");
+fn predictable_masks_are_replaced(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant, "");
     let (mut client, mut backend) = gateway.session("/chat", &upstream);
     let mut random = Random::announced("predictable_masks_are_replaced");
     let (one, two) = (random.key(), random.key());
@@ -198,7 +198,7 @@ fn predictable_masks_are_replaced(driver: Driver) {
     gateway.probe();
 
     let upstream = RawUpstream::listen();
-    let setup = Setup::new(driver)
+    let setup = Setup::new(variant)
         .upstream(&format!("name: distrusted, endpoints: [{{ url: \"{}\" }}], mask: fresh", upstream.url("/")))
         .api("name: chat, context: /chat, endpoints: { production: { upstream: distrusted } }");
     let gateway = setup.start();
@@ -229,8 +229,8 @@ fn bomb() -> Frame {
     Frame::new(Opcode::BINARY, bytes).reserved(4)
 }
 
-fn compressed_messages_pass_as_they_are(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver, "limits: { max_frame: 16KiB, max_message: 16KiB }");
+fn compressed_messages_pass_as_they_are(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant, "limits: { max_frame: 16KiB, max_message: 16KiB }");
     let memory = gateway.rss_bytes();
     let mut client = gateway.connect();
     client.send(
@@ -259,8 +259,8 @@ fn compressed_messages_pass_as_they_are(driver: Driver) {
     gateway.probe();
 }
 
-fn compression_parameters_out_of_range_are_not_negotiated(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver, "");
+fn compression_parameters_out_of_range_are_not_negotiated(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant, "");
     for offer in [
         "server_max_window_bits=99",
         "client_max_window_bits=7",
@@ -286,8 +286,8 @@ fn compression_parameters_out_of_range_are_not_negotiated(driver: Driver) {
     gateway.probe();
 }
 
-fn a_client_that_resets_releases_the_upstream(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver, "");
+fn a_client_that_resets_releases_the_upstream(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant, "");
     let before = gateway.descriptors();
     for inside in [false, true] {
         let (mut client, mut backend) = gateway.session("/chat", &upstream);
@@ -308,8 +308,8 @@ fn a_client_that_resets_releases_the_upstream(driver: Driver) {
     }
 }
 
-fn an_upstream_that_resets_releases_the_client(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver, "");
+fn an_upstream_that_resets_releases_the_client(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant, "");
     let before = gateway.descriptors();
     for inside in [false, true] {
         let (mut client, mut backend) = gateway.session("/chat", &upstream);
@@ -330,8 +330,8 @@ fn an_upstream_that_resets_releases_the_client(driver: Driver) {
     }
 }
 
-fn a_close_that_is_never_answered_ends_on_time(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver, "session: { close_timeout: 500ms }");
+fn a_close_that_is_never_answered_ends_on_time(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant, "session: { close_timeout: 500ms }");
     let before = gateway.descriptors();
     for (mut first, mut second) in both_ways(&gateway, &upstream) {
         let start = Instant::now();
@@ -348,8 +348,8 @@ fn a_close_that_is_never_answered_ends_on_time(driver: Driver) {
     gateway.probe();
 }
 
-fn frames_cut_at_every_offset_are_the_same_frames(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver, "session: { validate_utf8: true }");
+fn frames_cut_at_every_offset_are_the_same_frames(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant, "session: { validate_utf8: true }");
     let frames = [
         Frame::text("h\u{e9}llo \u{4e16}\u{754c}").unfinished(),
         Frame::ping("between"),

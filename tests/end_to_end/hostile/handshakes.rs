@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::kit::peer::KEY;
-use crate::kit::{Driver, Frame, Gateway, Opcode, RawUpstream, Setup, Upgrade, on_both_drivers};
+use crate::kit::{Frame, Gateway, Opcode, RawUpstream, Setup, Upgrade, Variant, on_both_drivers};
 
 on_both_drivers!(
     bytes_behind_the_upgrade_wait_for_a_validated_101,
@@ -28,16 +28,16 @@ on_both_drivers!(
 );
 
 /// A gateway whose API `chat` leads to a scripted upstream.
-fn chat(driver: Driver) -> (Gateway, RawUpstream) {
+fn chat(variant: Variant) -> (Gateway, RawUpstream) {
     let upstream = RawUpstream::listen();
-    let gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), "").start();
+    let gateway = Setup::new(variant).api_to("chat", &upstream.url("/"), "").start();
     (gateway, upstream)
 }
 
 const SMUGGLED: &[u8] = b"GET /smuggled HTTP/1.1\r\nHost: inner.test\r\n\r\n";
 
-fn bytes_behind_the_upgrade_wait_for_a_validated_101(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver);
+fn bytes_behind_the_upgrade_wait_for_a_validated_101(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant);
     for split in [0, 1] {
         let mut client = gateway.connect();
         let early = Frame::text("early").masked([1, 2, 3, 4]).encode();
@@ -63,8 +63,8 @@ fn bytes_behind_the_upgrade_wait_for_a_validated_101(driver: Driver) {
     gateway.probe();
 }
 
-fn bytes_behind_an_upgrade_that_is_refused_reach_nobody(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver);
+fn bytes_behind_an_upgrade_that_is_refused_reach_nobody(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant);
     let mut client = gateway.connect();
     client.send(&[&Upgrade::to("/chat").encode(), SMUGGLED].concat());
     let mut backend = upstream.accept();
@@ -78,8 +78,8 @@ fn bytes_behind_an_upgrade_that_is_refused_reach_nobody(driver: Driver) {
     gateway.probe();
 }
 
-fn early_bytes_are_held_within_bounds(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver);
+fn early_bytes_are_held_within_bounds(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant);
     let before = gateway.rss_bytes();
     let mut client = gateway.connect();
     client.send(&Upgrade::to("/chat").encode());
@@ -104,8 +104,8 @@ fn early_bytes_are_held_within_bounds(driver: Driver) {
     gateway.probe();
 }
 
-fn a_status_other_than_101_opens_no_tunnel(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver);
+fn a_status_other_than_101_opens_no_tunnel(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant);
     for status in ["200 OK", "426 Upgrade Required", "202 Accepted", "204 No Content"] {
         let mut client = gateway.connect();
         client.send(&Upgrade::to("/chat").encode());
@@ -129,8 +129,8 @@ fn a_status_other_than_101_opens_no_tunnel(driver: Driver) {
     }
 }
 
-fn a_101_that_is_not_sound_opens_no_tunnel(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver);
+fn a_101_that_is_not_sound_opens_no_tunnel(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant);
     let good =
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n";
     for answer in [
@@ -157,8 +157,8 @@ fn a_101_that_is_not_sound_opens_no_tunnel(driver: Driver) {
     }
 }
 
-fn bytes_of_the_upstream_behind_its_101_are_not_lost(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver);
+fn bytes_of_the_upstream_behind_its_101_are_not_lost(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant);
     let mut client = gateway.connect();
     client.send(&Upgrade::to("/chat").encode());
     let mut backend = upstream.accept();
@@ -171,8 +171,8 @@ fn bytes_of_the_upstream_behind_its_101_are_not_lost(driver: Driver) {
     gateway.probe();
 }
 
-fn a_wrong_version_is_answered_by_the_gateway(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver);
+fn a_wrong_version_is_answered_by_the_gateway(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant);
     for version in ["7", "8", "14", "0", "12345", "13, 8", "013", "+13"] {
         let mut client = gateway.connect();
         client.send(&[&Upgrade::to("/chat").set("Sec-WebSocket-Version", version).encode(), SMUGGLED].concat());
@@ -184,8 +184,8 @@ fn a_wrong_version_is_answered_by_the_gateway(driver: Driver) {
     upstream.expect_no_connection(Duration::ZERO);
 }
 
-fn drafts_are_not_spoken(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver);
+fn drafts_are_not_spoken(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant);
     for version in ["7", "8", "13"] {
         let old = Upgrade::to("/chat").without("Upgrade").without("Connection").set("Sec-WebSocket-Version", version);
         let mut client = gateway.connect();
@@ -201,9 +201,10 @@ fn drafts_are_not_spoken(driver: Driver) {
     gateway.probe();
 }
 
-fn a_refused_upgrade_serves_no_second_request(driver: Driver) {
+fn a_refused_upgrade_serves_no_second_request(variant: Variant) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), "origins: [\"https://good.test\"]").start();
+    let mut gateway =
+        Setup::new(variant).api_to("chat", &upstream.url("/"), "origins: [\"https://good.test\"]").start();
     let second = Upgrade::to("/chat").with("Origin", "https://good.test").encode();
     for first in [
         Upgrade::to("/chat").with("Origin", "https://evil.test"),
@@ -220,8 +221,8 @@ fn a_refused_upgrade_serves_no_second_request(driver: Driver) {
     upstream.expect_no_connection(Duration::from_millis(100));
 }
 
-fn a_body_on_the_upgrade_is_refused(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver);
+fn a_body_on_the_upgrade_is_refused(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant);
     let chunked = format!("{:x}\r\n{}\r\n0\r\n\r\n", SMUGGLED.len(), SMUGGLED.escape_ascii());
     for (field, value, body) in [
         ("Content-Length", SMUGGLED.len().to_string(), SMUGGLED),
@@ -243,8 +244,8 @@ fn a_body_on_the_upgrade_is_refused(driver: Driver) {
     client.upgraded();
 }
 
-fn another_protocol_is_not_forwarded(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver);
+fn another_protocol_is_not_forwarded(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant);
     for upgrade in ["h2c", "TLS/1.0", "websocket, h2c", "h2c, websocket", "WebSocket/13", "web socket", ""] {
         let mut client = gateway.connect();
         let request = Upgrade::to("/chat").set("Upgrade", upgrade).with("HTTP2-Settings", "AAMAAABkAARAAAAAAAIAAAAA");
@@ -255,8 +256,8 @@ fn another_protocol_is_not_forwarded(driver: Driver) {
     upstream.expect_no_connection(Duration::ZERO);
 }
 
-fn connection_cannot_nominate_the_gateways_own_fields(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver);
+fn connection_cannot_nominate_the_gateways_own_fields(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant);
     let mut client = gateway.connect();
     let nominated = "Upgrade, X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host, Forwarded, X-Request-Id, Host, \
                      Sec-WebSocket-Key, Sec-WebSocket-Version, traceparent, Cookie, X-Hop";
@@ -280,8 +281,8 @@ fn connection_cannot_nominate_the_gateways_own_fields(driver: Driver) {
     gateway.probe();
 }
 
-fn smuggling_shapes_are_refused_not_repaired(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver);
+fn smuggling_shapes_are_refused_not_repaired(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant);
     let good = Upgrade::to("/chat");
     for request in [
         good.clone().with("Content-Length", "0").with("Transfer-Encoding", "chunked"),
@@ -321,8 +322,8 @@ fn smuggling_shapes_are_refused_not_repaired(driver: Driver) {
     upstream.expect_no_connection(Duration::ZERO);
 }
 
-fn a_head_without_end_costs_nothing(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver);
+fn a_head_without_end_costs_nothing(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant);
     let (memory, processor) = (gateway.rss_bytes(), gateway.cpu_time());
     let endless: [(&[u8], &[u8], u16); 4] = [
         (
@@ -356,8 +357,8 @@ fn a_head_without_end_costs_nothing(driver: Driver) {
     upstream.expect_no_connection(Duration::ZERO);
 }
 
-fn a_response_head_without_end_costs_nothing(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver);
+fn a_response_head_without_end_costs_nothing(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant);
     let memory = gateway.rss_bytes();
     for (start, more) in [
         (&b"HTTP/1.1 101 Switching Protocols\r\nX: "[..], &[b'y'; 1000][..]),
@@ -381,9 +382,9 @@ fn a_response_head_without_end_costs_nothing(driver: Driver) {
     assert!(gateway.rss_bytes() < memory + (4 << 20));
 }
 
-fn slow_heads_are_cut_on_time_while_others_are_served(driver: Driver) {
+fn slow_heads_are_cut_on_time_while_others_are_served(variant: Variant) {
     let timeout = Duration::from_secs(1);
-    let mut gateway = Setup::new(driver).listener("handshake_timeout: 1s").start();
+    let mut gateway = Setup::new(variant).listener("handshake_timeout: 1s").start();
     let before = gateway.descriptors();
     let head = Upgrade::to("/probe").encode();
     let start = Instant::now();
@@ -402,10 +403,10 @@ fn slow_heads_are_cut_on_time_while_others_are_served(driver: Driver) {
     gateway.expect_descriptors_back_to(before);
 }
 
-fn origins_are_compared_whole(driver: Driver) {
+fn origins_are_compared_whole(variant: Variant) {
     let upstream = RawUpstream::listen();
     let rule = "origins: [\"https://app.example.com\", \"http://localhost:3000\"]";
-    let mut gateway = Setup::new(driver).api_to("chat", &upstream.url("/"), rule).start();
+    let mut gateway = Setup::new(variant).api_to("chat", &upstream.url("/"), rule).start();
     for origin in [
         "null",
         "",
@@ -441,8 +442,8 @@ fn origins_are_compared_whole(driver: Driver) {
     }
 }
 
-fn a_client_cannot_speak_for_a_proxy(driver: Driver) {
-    let (mut gateway, upstream) = chat(driver);
+fn a_client_cannot_speak_for_a_proxy(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant);
     let mut client = gateway.connect();
     let request = Upgrade::to("/chat")
         .with("X-Forwarded-For", "6.6.6.6")
@@ -466,7 +467,7 @@ fn a_client_cannot_speak_for_a_proxy(driver: Driver) {
     // A proxy that is trusted is believed, and what it says is continued.
     let upstream = RawUpstream::listen();
     let gateway =
-        Setup::new(driver).listener("trusted_proxies: [127.0.0.1]").api_to("chat", &upstream.url("/"), "").start();
+        Setup::new(variant).listener("trusted_proxies: [127.0.0.1]").api_to("chat", &upstream.url("/"), "").start();
     let mut client = gateway.connect();
     client
         .send(&Upgrade::to("/chat").with("X-Forwarded-For", "203.0.113.9").with("X-Forwarded-Proto", "https").encode());
@@ -477,11 +478,11 @@ fn a_client_cannot_speak_for_a_proxy(driver: Driver) {
 }
 
 /// A target in absolute form overrides `Host`, RFC 9112 §3.2.2: for the route, and so for everybody behind it.
-fn the_host_that_was_routed_is_the_host_that_is_told(driver: Driver) {
+fn the_host_that_was_routed_is_the_host_that_is_told(variant: Variant) {
     let upstream = RawUpstream::listen();
     let kept = format!("name: kept, preserve_host: true, endpoints: [{{ url: \"{}\" }}]", upstream.url("/"));
     let api = "name: chat, context: /chat, hosts: [outside.test], endpoints: { production: { upstream: kept } }";
-    let mut gateway = Setup::new(driver).upstream(&kept).api(api).start();
+    let mut gateway = Setup::new(variant).upstream(&kept).api(api).start();
     let mut client = gateway.connect();
     client.send(&Upgrade::to("http://outside.test:8080/chat").set("Host", "inside.test").encode());
     let head = upstream.accept().agree();

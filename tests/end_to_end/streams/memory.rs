@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::wire::{PIECE_BYTES, Wire, receive_some, send_some};
 use crate::kit::frame::LengthForm;
-use crate::kit::{DEADLINE, Driver, Frame, Gateway, Opcode, Peer, RawUpstream, Setup, on_both_drivers, until};
+use crate::kit::{DEADLINE, Frame, Gateway, Opcode, Peer, RawUpstream, Setup, Variant, on_every_variant, until};
 
-on_both_drivers![
+on_every_variant![
     a_giant_in_one_frame_costs_no_memory,
     a_giant_in_fragments_costs_no_memory,
     readers_that_stop_cost_their_budget_and_disturb_nobody,
@@ -45,18 +45,18 @@ impl<'a> Watch<'a> {
 
 // --- Giants ---
 
-fn a_giant_in_one_frame_costs_no_memory(driver: Driver) {
-    giants(driver, Wire::one_frame);
+fn a_giant_in_one_frame_costs_no_memory(variant: Variant) {
+    giants(variant, Wire::one_frame);
 }
 
-fn a_giant_in_fragments_costs_no_memory(driver: Driver) {
-    giants(driver, Wire::fragments);
+fn a_giant_in_fragments_costs_no_memory(variant: Variant) {
+    giants(variant, Wire::fragments);
 }
 
 /// A giant from the client, then one from the upstream.
-fn giants(driver: Driver, make: fn(bool, u64) -> Wire) {
+fn giants(variant: Variant, make: fn(bool, u64) -> Wire) {
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("giant", &upstream.url("/"), NO_CEILINGS).start();
+    let mut gateway = Setup::new(variant).api_to("giant", &upstream.url("/"), NO_CEILINGS).start();
     gateway.probe();
     let (mut client, mut backend) = gateway.session("/giant", &upstream);
     stream(&gateway, &client, &backend, &make(true, GIANT_BYTES));
@@ -106,11 +106,11 @@ struct Flow<'a> {
     received: u64,
 }
 
-fn readers_that_stop_cost_their_budget_and_disturb_nobody(driver: Driver) {
+fn readers_that_stop_cost_their_budget_and_disturb_nobody(variant: Variant) {
     const SESSIONS: usize = 20;
     const SEND_BUDGET_BYTES: u64 = 256 << 10;
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("slow", &upstream.url("/"), NO_CEILINGS).start();
+    let mut gateway = Setup::new(variant).api_to("slow", &upstream.url("/"), NO_CEILINGS).start();
     gateway.probe();
     let (mut client, mut backend) = gateway.session("/slow", &upstream);
     let peers: Vec<_> = (0..SESSIONS).map(|_| gateway.session("/slow", &upstream)).collect();
@@ -218,10 +218,10 @@ fn pings(keyed: impl Fn(Frame, u8) -> Frame) -> Vec<u8> {
 }
 
 /// The pongs are read by nobody: only the newest is kept.
-fn a_flood_of_pings_that_are_answered_here_costs_no_memory(driver: Driver) {
+fn a_flood_of_pings_that_are_answered_here_costs_no_memory(variant: Variant) {
     let upstream = RawUpstream::listen();
     let members = format!("session: {{ peer_pings: answer }}, {NO_CEILINGS}");
-    let mut gateway = Setup::new(driver).api_to("pings", &upstream.url("/"), &members).start();
+    let mut gateway = Setup::new(variant).api_to("pings", &upstream.url("/"), &members).start();
     gateway.probe();
     let watch = Watch::new(&gateway, GROWTH_MAX_BYTES);
     let (mut client, mut backend) = gateway.session("/pings", &upstream);
@@ -234,10 +234,10 @@ fn a_flood_of_pings_that_are_answered_here_costs_no_memory(driver: Driver) {
 }
 
 /// The pings are passed on, and back-pressure stops them like anything else.
-fn a_flood_of_pings_to_a_reader_that_stopped_costs_no_memory(driver: Driver) {
+fn a_flood_of_pings_to_a_reader_that_stopped_costs_no_memory(variant: Variant) {
     const BYTES_MAX: usize = 256 << 20;
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("pings", &upstream.url("/"), NO_CEILINGS).start();
+    let mut gateway = Setup::new(variant).api_to("pings", &upstream.url("/"), NO_CEILINGS).start();
     gateway.probe();
     let watch = Watch::new(&gateway, GROWTH_MAX_BYTES);
     let (mut client, mut backend) = gateway.session("/pings", &upstream);
@@ -250,10 +250,10 @@ fn a_flood_of_pings_to_a_reader_that_stopped_costs_no_memory(driver: Driver) {
 }
 
 /// 131,072 fragments of one byte, of one message, in each direction.
-fn a_flood_of_fragments_costs_no_memory(driver: Driver) {
+fn a_flood_of_fragments_costs_no_memory(variant: Variant) {
     const FRAGMENTS: usize = 131_072;
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("fragments", &upstream.url("/"), "").start();
+    let mut gateway = Setup::new(variant).api_to("fragments", &upstream.url("/"), "").start();
     gateway.probe();
     let watch = Watch::new(&gateway, GROWTH_MAX_BYTES);
     let (mut client, mut backend) = gateway.session("/fragments", &upstream);
@@ -279,10 +279,10 @@ fn a_flood_of_fragments_costs_no_memory(driver: Driver) {
 }
 
 /// Headers that announce almost everything there can be, on many sessions, in both directions; one byte follows each.
-fn announced_lengths_cost_no_memory(driver: Driver) {
+fn announced_lengths_cost_no_memory(variant: Variant) {
     const SESSIONS: usize = 100;
     let upstream = RawUpstream::listen();
-    let mut gateway = Setup::new(driver).api_to("announced", &upstream.url("/"), NO_CEILINGS).start();
+    let mut gateway = Setup::new(variant).api_to("announced", &upstream.url("/"), NO_CEILINGS).start();
     gateway.probe();
     let watch = Watch::new(&gateway, GROWTH_MAX_BYTES);
     let mut sessions = Vec::new();
