@@ -7,7 +7,7 @@ use std::thread;
 use crate::drills::raise_descriptors;
 use crate::kit::gateway::{http_get, series};
 use crate::kit::{
-    Driver, EchoBackend, Frame, Gateway, Opcode, Peer, Port, Random, Setup, Upgrade, on_both_drivers, until,
+    EchoBackend, Frame, Gateway, Opcode, Peer, Port, Random, Setup, Upgrade, Variant, on_both_drivers, until,
 };
 
 on_both_drivers!(
@@ -49,14 +49,14 @@ fn expect_echo(client: &mut Peer, word: &str) {
     client.expect(Opcode::TEXT, word.as_bytes());
 }
 
-fn the_fullest_worker_is_near_the_mean_after_most_have_come_anew(driver: Driver) {
+fn the_fullest_worker_is_near_the_mean_after_most_have_come_anew(variant: Variant) {
     const WORKERS: usize = 8;
     const SESSIONS: usize = 1000;
     const RENEWED: usize = 900;
     raise_descriptors();
     let mut random = Random::announced("the fullest worker");
     let echo = EchoBackend::start();
-    let mut gateway = Setup::new(driver).workers(WORKERS).api_to("chat", &echo.url("/"), "").start();
+    let mut gateway = Setup::new(variant).workers(WORKERS).api_to("chat", &echo.url("/"), "").start();
     let mut clients: Vec<_> = (0..SESSIONS).map(|_| open(&gateway)).collect();
     until_sessions(&gateway, SESSIONS);
     let expect_even = |gateway: &Gateway| {
@@ -80,10 +80,10 @@ fn the_fullest_worker_is_near_the_mean_after_most_have_come_anew(driver: Driver)
 }
 
 /// Two workers, of which one has so many more sessions that it hands over what it accepts: twenty, and nobody.
-fn lopsided(driver: Driver, listener: &str) -> (Gateway, EchoBackend, Vec<Peer>) {
+fn lopsided(variant: Variant, listener: &str) -> (Gateway, EchoBackend, Vec<Peer>) {
     const SURPLUS: usize = 24;
     let echo = EchoBackend::start();
-    let setup = Setup::new(driver).workers(2).another_listener(listener).api_to("chat", &echo.url("/"), "");
+    let setup = Setup::new(variant).workers(2).another_listener(listener).api_to("chat", &echo.url("/"), "");
     let gateway = setup.start();
     let mut by_worker = BTreeMap::<String, Vec<Peer>>::new();
     let mut before = sessions(&gateway);
@@ -119,9 +119,9 @@ fn in_the_door(gateway: &Gateway, listener: &str, connect: impl Fn() -> Peer) ->
     waiting
 }
 
-fn a_listener_that_goes_and_a_drain_lose_nobody_who_was_handed_over(driver: Driver) {
+fn a_listener_that_goes_and_a_drain_lose_nobody_who_was_handed_over(variant: Variant) {
     let side = Port::free();
-    let (mut gateway, _echo, mut sessions) = lopsided(driver, &format!("name: side, bind: \"{}\"", side.address()));
+    let (mut gateway, _echo, mut sessions) = lopsided(variant, &format!("name: side, bind: \"{}\"", side.address()));
     let mut waiting = in_the_door(&gateway, "side", || Peer::connect(side.address()));
     let yaml = gateway.setup().yaml();
     let without: String =
@@ -152,10 +152,10 @@ fn a_listener_that_goes_and_a_drain_lose_nobody_who_was_handed_over(driver: Driv
     assert_eq!(gateway.ended().code(), Some(0));
 }
 
-fn configurations_that_change_lose_nobody_who_is_being_handed_over(driver: Driver) {
+fn configurations_that_change_lose_nobody_who_is_being_handed_over(variant: Variant) {
     const ROUNDS: usize = 12;
     let side = Port::free();
-    let (mut gateway, _echo, sessions) = lopsided(driver, &format!("name: side, bind: \"{}\"", side.address()));
+    let (mut gateway, _echo, sessions) = lopsided(variant, &format!("name: side, bind: \"{}\"", side.address()));
     let yaml = gateway.setup().yaml();
     let renamed: String = yaml
         .lines()
