@@ -68,6 +68,11 @@ impl Client {
         Self { stream }
     }
 
+    /// The connection, for whoever has something else to say.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     /// Sends the round's messages and receives their answers.
     pub fn play(&mut self, round: &mut Round) {
         round.refresh_keys();

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs the strangers, clients that other people wrote: Python websockets and Node ws under target/strangers, and
-# Debian's Chromium where apt-get may. Says what it could not install, and then exits with 1; the tests skip what is missing.
+# Installs the strangers, programs that other people wrote: the clients Python websockets and Node ws under target/strangers,
+# and, where apt-get may, Debian's Chromium, and strace, which counts system calls. Says what it could not install, and then
+# exits with 1; the tests skip what is missing.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 home="${CARGO_TARGET_DIR:-target}/strangers"
@@ -37,8 +38,12 @@ if ! command -v chromium > /dev/null && ! command -v chromium-browser > /dev/nul
     apt_install chromium || missing+=("Chromium")
 fi
 
+if ! command -v strace > /dev/null; then
+    apt_install strace || missing+=("strace")
+fi
+
 if [ ${#missing[@]} -gt 0 ]; then
     printf 'strangers: could not install %s\n' "${missing[@]}" >&2
     exit 1
 fi
-echo "strangers: Python websockets, Node ws and Chromium are here"
+echo "strangers: Python websockets, Node ws, Chromium and strace are here"

@@ -1,0 +1,334 @@
+//! Allocations of a worker, in this process: the data plane's own threads, counted by an allocator that knows whose
+//! they are.
+//!
+//! The clients and the echo are other threads, so what they allocate is not in it.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use dataplane::bridge::{Bridge, NameServers, Parts};
+use dataplane::gateway::{Gateway, Setting};
+use dataplane::health::Health;
+use dataplane::record::{Log, LogTarget, LogThread, Record};
+use proto::control::message::Generation;
+use proto::snapshot::{Api, Config, Listener, Mask, PeerPings, Snapshot, Target, Upstream};
+
+use crate::Way;
+use crate::kit::{EchoBackend, Frame, Opcode, Port, until};
+use crate::load::client::Round;
+use crate::load::{Client, Echo};
+
+/// Threads that are told from each other; later ones share the last place.
+const THREADS_MAX: usize = 512;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+struct Counting;
+
+/// What one thread has allocated.
+struct Tally {
+    thread: AtomicI32,
+    allocations: AtomicU64,
+    /// Allocated, less what this thread has freed.
+    bytes: AtomicI64,
+}
+
+static TALLIES: [Tally; THREADS_MAX] =
+    [const { Tally { thread: AtomicI32::new(0), allocations: AtomicU64::new(0), bytes: AtomicI64::new(0) } };
+        THREADS_MAX];
+static TALLIES_USED: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    static MINE: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+fn mine() -> Option<&'static Tally> {
+    let place = MINE.try_with(|mine| {
+        if mine.get() == usize::MAX {
+            mine.set(TALLIES_USED.fetch_add(1, Relaxed).min(THREADS_MAX - 1));
+            // SAFETY: a plain system call.
+            TALLIES[mine.get()].thread.store(unsafe { libc::gettid() }, Relaxed);
+        }
+        mine.get()
+    });
+    place.ok().map(|place| &TALLIES[place])
+}
+
+fn note(allocations: u64, bytes: i64) {
+    if let Some(tally) = mine() {
+        tally.allocations.fetch_add(allocations, Relaxed);
+        tally.bytes.fetch_add(bytes, Relaxed);
+    }
+}
+
+// SAFETY: everything is the system's allocator's; counting allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        note(1, layout.size() as i64);
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        note(0, -(layout.size() as i64));
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(place, layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        note(1, layout.size() as i64);
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        note(1, bytes as i64 - layout.size() as i64);
+        // SAFETY: as the caller promises.
+        unsafe { System.realloc(place, layout, bytes) }
+    }
+}
+
+/// A data plane within this process: one worker, the bridge, the session log.
+struct DataPlane {
+    gateway: Gateway,
+    bridge: Bridge,
+    log: LogThread,
+    port: Port,
+    _backend: EchoBackend,
+    worker: &'static Tally,
+    all: Vec<&'static Tally>,
+}
+
+impl DataPlane {
+    /// `None` where this machine cannot have it.
+    fn start(way: Way, directory: &Path) -> Option<Self> {
+        let choice = way.choice()?;
+        let record = Record::new(1, 10);
+        let health = Arc::new(Health::new(Instant::now(), SystemTime::now()));
+        let (log, log_thread) = Log::open(LogTarget::File(directory.join("sessions.log"))).expect("a log");
+        let bridge = Bridge::start(Parts {
+            operator: None,
+            operator_hosts: Vec::new(),
+            node: "budget".into(),
+            record: record.clone(),
+            health,
+            log: log.clone(),
+            name_servers: NameServers::default(),
+        })
+        .expect("a bridge");
+        let gateway = Gateway::start(Setting {
+            choice,
+            cpus: vec![None],
+            descriptors_max: 4096,
+            resolver: bridge.resolver(),
+            log,
+            record,
+        })
+        .expect("a worker");
+        let (port, echo, backend) = (Port::free(), Echo::start(None), EchoBackend::start());
+        let snapshot = Snapshot::check(config(&port, &echo, &backend)).expect("a sound configuration");
+        gateway
+            .apply(&Generation { source: "budget".into(), number: 1 }, &snapshot)
+            .expect("a generation that is taken");
+        let (workers, others) = threads();
+        let [worker] = workers[..] else { panic!("one worker at a time: {}", workers.len()) };
+        Some(Self {
+            gateway,
+            bridge,
+            log: log_thread,
+            port,
+            _backend: backend,
+            worker,
+            all: [vec![worker], others].concat(),
+        })
+    }
+
+    fn connect(&self, target: &str) -> Client {
+        Client::connect(self.port.address(), target)
+    }
+
+    /// Allocations of the worker while something is done.
+    fn allocations(&self, work: impl FnOnce()) -> u64 {
+        let before = self.worker.allocations.load(Relaxed);
+        work();
+        self.worker.allocations.load(Relaxed) - before
+    }
+
+    /// Bytes that the data plane's threads hold.
+    fn bytes(&self) -> i64 {
+        self.all.iter().map(|tally| tally.bytes.load(Relaxed)).sum()
+    }
+
+    fn rest(&self) {
+        until("every session has ended", || self.gateway.connections() == 0);
+    }
+
+    fn stop(self) {
+        self.gateway.stop();
+        self.bridge.stop();
+        assert!(self.log.finish(Duration::from_secs(5)));
+    }
+}
+
+/// The tallies of this process's worker, and of what else belongs to a data plane.
+fn threads() -> (Vec<&'static Tally>, Vec<&'static Tally>) {
+    let named = |names: &[&str]| {
+        let used = TALLIES_USED.load(Relaxed).min(THREADS_MAX - 1);
+        let is_one = |tally: &&Tally| {
+            let name = std::fs::read_to_string(format!("/proc/self/task/{}/comm", tally.thread.load(Relaxed)));
+            name.is_ok_and(|name| names.contains(&name.trim_end()))
+        };
+        TALLIES[..used].iter().filter(is_one).collect()
+    };
+    (named(&["worker-0"]), named(&["session-log", "bridge"]))
+}
+
+fn config(port: &Port, echo: &Echo, backend: &EchoBackend) -> Config {
+    let url = |text: String| text.parse().expect("a URL");
+    let keep = Api::new("keep", "", "/keep", Target::Url(url(echo.url())));
+    let mut checked = Api::new("checked", "", "/checked", Target::Url(url(backend.url("/"))));
+    checked.session.validate_utf8 = true;
+    checked.session.peer_pings = PeerPings::Answer;
+    let mut fresh = Api::new("fresh", "", "/fresh", Target::Upstream("fresh".into()));
+    for api in [&mut checked, &mut fresh] {
+        api.limits.control_frames_per_second = 0;
+    }
+    Config {
+        version: 1,
+        listeners: vec![Listener::new("public", port.address().to_string().parse().expect("an address"))],
+        upstreams: vec![Upstream { mask: Mask::Fresh, ..Upstream::new("fresh", vec![url(backend.url("/"))]) }],
+        apis: vec![keep, checked, fresh],
+        ..Config::default()
+    }
+}
+
+/// Threads are found by their names, so there is one data plane at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn on(way: Way, work: impl FnOnce(&DataPlane)) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let directory = tempfile::tempdir().expect("a directory");
+    let Some(plane) = DataPlane::start(way, directory.path()) else { return };
+    work(&plane);
+    plane.stop();
+}
+
+/// Messages that are counted, after some that are not.
+const MESSAGES: usize = 1000;
+const MESSAGES_BEFORE: usize = 200;
+
+fn a_frame_allocates_nothing(way: Way) {
+    on(way, |plane| {
+        for (depth, size) in [(1, 64), (10, 64), (1, 1024), (1, 16 * 1024), (1, 64 * 1024)] {
+            let mut client = plane.connect("/keep");
+            let mut round = Round::new(depth, size);
+            let mut play = |messages: usize| (0..messages / depth).for_each(|_| client.play(&mut round));
+            play(MESSAGES_BEFORE);
+            let allocations = plane.allocations(|| play(MESSAGES));
+            assert_eq!(allocations, 0, "in {MESSAGES} messages of {size} bytes, {depth} in flight");
+        }
+    });
+}
+
+/// Frames that the session must look into or change, and frames that are not data. Only the payload of a ping that the
+/// gateway answers itself is kept until the answer has its place.
+fn a_frame_that_is_looked_at_keeps_its_budget(way: Way) {
+    let payload = "ein Zeichen für jeden, κόσμε ".repeat(100);
+    let frames = [Frame::text("hello"), Frame::text(&payload), Frame::binary(payload.as_bytes()), Frame::ping("now")];
+    on(way, |plane| {
+        for target in ["/checked", "/fresh"] {
+            let mut client = plane.connect(target).into_stream();
+            for frame in &frames {
+                let answer = match frame.opcode {
+                    Opcode::PING => Frame::pong("now").encode(),
+                    _ => frame.encode(),
+                };
+                let mut heard = vec![0; answer.len()];
+                let mut play = |messages: usize| {
+                    for number in 0..messages {
+                        let key = (2 * number as u32 + 1).to_be_bytes();
+                        client.write_all(&frame.clone().masked(key).encode()).expect("a frame is taken");
+                        client.read_exact(&mut heard).expect("an answer");
+                        assert!(heard == answer, "an answer was altered");
+                    }
+                };
+                play(MESSAGES_BEFORE);
+                let allocations = plane.allocations(|| play(MESSAGES));
+                let answered_here = target == "/checked" && frame.opcode == Opcode::PING;
+                let most = if answered_here { MESSAGES as u64 } else { 0 };
+                assert!(allocations <= most, "{allocations} in {MESSAGES} of {:?} to {target}", frame.opcode);
+            }
+        }
+    });
+}
+
+/// Allocations of a worker from accept to the last line of a session that relays one message.
+const HANDSHAKE_ALLOCATIONS_MAX: u64 = 56;
+/// What a round of ended sessions may seem to leave behind: its last lines may not be written yet.
+const LEFT_BYTES_MAX: i64 = 2048;
+/// Bytes on the heap for a session that has relayed a message and is idle.
+const IDLE_BYTES_MAX: i64 = 1500;
+
+fn a_handshake_keeps_its_budget_and_leaves_nothing(way: Way) {
+    const JOURNEYS: u64 = 200;
+    on(way, |plane| {
+        let mut round = Round::new(1, 1024);
+        let mut journeys = |count: u64| {
+            for _ in 0..count {
+                plane.connect("/keep").play(&mut round);
+                plane.rest();
+            }
+        };
+        journeys(50);
+        let allocations = plane.allocations(|| journeys(JOURNEYS));
+        println!("{way:?}: {:.2} allocations a handshake", allocations as f64 / JOURNEYS as f64);
+        assert!(allocations <= HANDSHAKE_ALLOCATIONS_MAX * JOURNEYS, "{allocations} in {JOURNEYS} handshakes");
+        // Tables and buffers may grow once; what sessions leave behind they leave every time.
+        until("a round of sessions leaves nothing behind", || {
+            let before = plane.bytes();
+            journeys(JOURNEYS);
+            plane.bytes() - before <= LEFT_BYTES_MAX
+        });
+    });
+}
+
+fn an_idle_session_keeps_its_budget(way: Way) {
+    const SESSIONS: i64 = 200;
+    on(way, |plane| {
+        let mut round = Round::new(1, 1024);
+        let mut open = |count: i64| -> Vec<Client> {
+            let open_one = |_| {
+                let mut client = plane.connect("/keep");
+                client.play(&mut round);
+                client
+            };
+            (0..count).map(open_one).collect()
+        };
+        let first = open(50);
+        let before = plane.bytes();
+        let second = open(SESSIONS);
+        let mut each = 0;
+        // Buffers of the handshakes go when their tasks do.
+        until("handshakes have given back what they had", || {
+            each = (plane.bytes() - before) / SESSIONS;
+            each <= IDLE_BYTES_MAX
+        });
+        println!("{way:?}: {each} bytes on the heap for an idle session");
+        drop((first, second));
+        plane.rest();
+    });
+}
+
+crate::on_every_way!(
+    a_frame_allocates_nothing,
+    a_frame_that_is_looked_at_keeps_its_budget,
+    a_handshake_keeps_its_budget_and_leaves_nothing,
+    an_idle_session_keeps_its_budget,
+);

@@ -1,0 +1,209 @@
+//! System calls of a worker, in a real data plane: strace lists them, this counts them.
+//!
+//! Without strace, or where it may not attach, it is skipped aloud; with STRANGERS=require, as in CI, that is a failure.
+
+use std::collections::BTreeMap;
+use std::process::{Child, Command, Stdio};
+
+use crate::Way;
+use crate::kit::gateway::{die_with_parent, send_signal};
+use crate::kit::{Gateway, Setup, Variant, aloud, until, until_some};
+use crate::load::client::Round;
+use crate::load::{Client, Echo};
+
+/// How often each system call was made.
+type Calls = BTreeMap<String, u64>;
+
+/// strace, attached to one thread.
+struct Strace {
+    child: Child,
+    thread: u32,
+    list: std::path::PathBuf,
+}
+
+impl Strace {
+    /// `None`, said aloud, where it cannot be had.
+    fn attach(gateway: &Gateway) -> Option<Self> {
+        let pid = gateway.pid();
+        let thread = worker(pid);
+        let list = gateway.setup().directory().join("strace");
+        let mut command = Command::new("strace");
+        command.args(["-qq", "-s", "0", "-p", &thread.to_string(), "-o"]).arg(&list);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
+        die_with_parent(&mut command);
+        let Ok(mut child) = command.spawn() else {
+            skip("strace is not here (apt-get install strace)");
+            return None;
+        };
+        let attached = until_some("strace is attached", || {
+            let status =
+                std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/status")).expect("a thread has a status");
+            let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).expect("a tracer, or none");
+            let ended = child.try_wait().expect("a child can be asked").is_some();
+            if ended { Some(false) } else { (tracer.trim() != "0").then_some(true) }
+        });
+        if !attached {
+            skip("strace may not look at another process here");
+        }
+        attached.then_some(Self { child, thread, list })
+    }
+
+    /// Lets go, and counts.
+    fn finish(mut self) -> Calls {
+        send_signal(self.child.id(), libc::SIGINT);
+        self.child.wait().expect("strace ends");
+        let mut calls = Calls::new();
+        for line in std::fs::read_to_string(&self.list).expect("a list of calls").lines() {
+            let name: String =
+                line.chars().take_while(|letter| letter.is_ascii_alphanumeric() || *letter == '_').collect();
+            if !name.is_empty() && line[name.len()..].starts_with('(') {
+                *calls.entry(name).or_default() += 1;
+            }
+        }
+        assert!(!calls.is_empty(), "nothing of thread {} was seen", self.thread);
+        calls
+    }
+}
+
+fn skip(why: &str) {
+    assert_ne!(std::env::var("STRANGERS").as_deref(), Ok("require"), "{why}");
+    aloud(&format!("skipped: {why}"));
+}
+
+/// The thread of the one worker.
+fn worker(pid: u32) -> u32 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("a process has threads");
+    let is_worker = |task: &u32| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/task/{task}/comm"));
+        name.is_ok_and(|name| name.trim_end() == "worker-0")
+    };
+    let numbers = tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok());
+    numbers.into_iter().find(is_worker).expect("a worker")
+}
+
+/// What one unit of work may cost: so many of each system call. Others, which are rare, share [`RARE`].
+type Budget = &'static [(&'static str, f64)];
+
+/// System calls that are not in a budget (a batch of random octets, memory for the allocator), per unit of work.
+const RARE: f64 = 0.1;
+/// A little on top: a wake-up that had nothing to tell, a segment that came in two.
+const TOLERANCE: f64 = 1.1;
+
+/// Messages that are counted, after some that are not.
+const MESSAGES: usize = 1000;
+const MESSAGES_BEFORE: usize = 200;
+const HANDSHAKES: usize = 200;
+
+fn message_budget(way: Way) -> Budget {
+    match way {
+        Way::Readiness => &[("recvfrom", 2.0), ("sendto", 2.0), ("epoll_wait", 2.0), ("io_uring_enter", 2.0)],
+        // Half of the time the two wakes of a message meet in one turn, which then looks again.
+        Way::ReadinessOnEpoll => {
+            &[("recvfrom", 2.0), ("sendto", 2.0), ("epoll_wait", 3.0), ("poll", 4.0), ("read", 1.0), ("write", 1.0)]
+        }
+    }
+}
+
+/// From accept to the end of a session that relays one message. Of the receives, two may come before what they wait for;
+/// fcntl is the standard library's, which looks at what it closes in a debug build.
+fn handshake_budget(way: Way) -> Budget {
+    match way {
+        Way::Readiness => &[
+            ("accept4", 2.0),
+            ("socket", 1.0),
+            ("setsockopt", 1.0),
+            ("connect", 1.0),
+            ("getsockopt", 1.0),
+            ("recvfrom", 8.0),
+            ("sendto", 5.0),
+            ("epoll_ctl", 2.0),
+            ("close", 2.0),
+            ("fcntl", 2.0),
+            ("futex", 2.0),
+            ("read", 2.0),
+            ("write", 2.0),
+            ("epoll_wait", 6.0),
+            ("io_uring_enter", 7.0),
+        ],
+        Way::ReadinessOnEpoll => &[
+            ("accept4", 2.0),
+            ("socket", 1.0),
+            ("setsockopt", 1.0),
+            ("connect", 1.0),
+            ("getsockopt", 1.0),
+            ("recvfrom", 8.0),
+            ("sendto", 5.0),
+            ("epoll_ctl", 6.0),
+            ("close", 2.0),
+            ("fcntl", 2.0),
+            ("futex", 2.0),
+            ("read", 2.0),
+            ("write", 2.0),
+            ("epoll_wait", 12.0),
+            ("poll", 15.0),
+        ],
+    }
+}
+
+/// A gateway of this kind that leads to an echo; `None`, said aloud, where it cannot be had.
+fn start(way: Way) -> Option<Gateway> {
+    way.choice()?;
+    let mut setup = Setup::new(Variant::Automatic).api_to("echo", &Echo::start(None).url(), "");
+    for (name, value) in way.environment() {
+        setup = setup.environment("dataplane", name, value);
+    }
+    Some(setup.start())
+}
+
+/// Checks what `units` of work have cost.
+#[track_caller]
+fn check(what: &str, calls: &Calls, units: usize, budget: Budget, share: f64) {
+    let each = |count: u64| count as f64 / units as f64;
+    let list: Vec<_> = calls.iter().map(|(name, count)| format!("{name} {:.2}", each(*count))).collect();
+    println!("{what}: {}", list.join(", "));
+    let mut rare = 0.0;
+    for (name, count) in calls {
+        match budget.iter().find(|(known, _)| known == name) {
+            Some((_, most)) => {
+                let most = most * share * TOLERANCE;
+                assert!(each(*count) <= most, "{what}: {:.2} {name}, and {most:.2} are allowed", each(*count));
+            }
+            None => rare += each(*count),
+        }
+    }
+    assert!(rare <= RARE, "{what}: system calls that are in no budget: {}", list.join(", "));
+}
+
+fn a_message_keeps_its_budget_of_system_calls(way: Way) {
+    let Some(gateway) = start(way) else { return };
+    for (depth, size) in [(1, 64), (20, 64), (1, 16 * 1024)] {
+        let mut client = Client::connect(gateway.address(), "/echo");
+        let mut round = Round::new(depth, size);
+        let mut play = |messages: usize| (0..messages / depth).for_each(|_| client.play(&mut round));
+        play(MESSAGES_BEFORE);
+        let Some(strace) = Strace::attach(&gateway) else { return };
+        play(MESSAGES);
+        let calls = strace.finish();
+        let what = format!("{way:?}, {depth} in flight of {size} bytes");
+        // Frames that come together are moved together.
+        check(&what, &calls, MESSAGES, message_budget(way), 1.0 / depth as f64);
+    }
+}
+
+fn a_handshake_keeps_its_budget_of_system_calls(way: Way) {
+    let Some(gateway) = start(way) else { return };
+    let before = gateway.descriptors();
+    let mut round = Round::new(1, 64);
+    let mut journeys = |count: usize| {
+        for _ in 0..count {
+            Client::connect(gateway.address(), "/echo").play(&mut round);
+            until("the session has ended", || gateway.descriptors() <= before);
+        }
+    };
+    journeys(50);
+    let Some(strace) = Strace::attach(&gateway) else { return };
+    journeys(HANDSHAKES);
+    check(&format!("{way:?}, a handshake"), &strace.finish(), HANDSHAKES, handshake_budget(way), 1.0);
+}
+
+crate::on_every_way!(a_message_keeps_its_budget_of_system_calls, a_handshake_keeps_its_budget_of_system_calls);
