@@ -3,6 +3,7 @@
 //! Cuts are made over Unix sockets, where a sender can see that everything so far has been read: each cut is then one
 //! between two reads of the gateway, and no accident of timing. Packing and one-byte writes go over TCP.
 
+mod large;
 mod memory;
 mod wire;
 
@@ -39,6 +40,11 @@ struct Local {
 impl Local {
     /// With more members of the upstream, as a YAML flow mapping without its braces.
     fn start(variant: Variant, upstream_members: &str) -> Self {
+        Self::start_with(variant, upstream_members, LIMITS)
+    }
+
+    /// With members of the API besides.
+    fn start_with(variant: Variant, upstream_members: &str, members: &str) -> Self {
         let setup = Setup::new(variant);
         let public = setup.directory().join("public.sock");
         let upstream = RawUpstream::listen_unix(setup.directory().join("upstream.sock"));
@@ -46,7 +52,7 @@ impl Local {
         let gateway = setup
             .another_listener(&format!("name: local, bind: \"unix:{}\"", public.display()))
             .upstream(&format!("name: there, endpoints: [{{ url: \"{url}\" }}]{upstream_members}"))
-            .api(&format!("name: cut, context: /cut, endpoints: {{ production: {{ upstream: there }} }}, {LIMITS}"))
+            .api(&format!("name: cut, context: /cut, endpoints: {{ production: {{ upstream: there }} }}, {members}"))
             .start();
         Self { gateway, public, upstream }
     }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::kit::gateway::{FRAMEGATE, die_with_parent};
 use crate::kit::variant::forbid_io_uring;
-use crate::kit::{Gateway, Outcome, Setup, Variant, until_some};
+use crate::kit::{Gateway, Outcome, Setup, Variant, aloud, until_some};
 
 /// Starts a gateway with these flags, has it serve a session, and asks for the driver, the engine and splice; what the
 /// three places say of them must agree.
@@ -31,12 +31,12 @@ fn chosen(variant: Variant, flags: &[&str]) -> (Gateway, [String; 3]) {
 }
 
 /// Runs a data plane that cannot start to its end.
-fn attempt(flags: &[&str]) -> Outcome {
+fn attempt(flags: &[&str], confine: fn(&mut Command)) -> Outcome {
     let mut command = Command::new(FRAMEGATE);
     command.args(["dataplane", "--operator", "off", "--log", "off", "--workers", "1"]).args(flags);
     command.stdin(Stdio::null());
     die_with_parent(&mut command);
-    forbid_io_uring(&mut command);
+    confine(&mut command);
     let output = command.output().expect("the executable runs");
     Outcome {
         code: output.status.code().unwrap_or(-1),
@@ -78,6 +78,28 @@ fn what_is_asked_for_is_used_and_nothing_is_said_of_it() {
 }
 
 #[test]
+fn the_uring_engine_goes_with_both_forms_of_io_uring_or_is_missed_aloud() {
+    if !Variant::Copying.is_available() {
+        return;
+    }
+    let (_gateway, [_, engine, splice]) = chosen(Variant::Automatic, &[]);
+    assert_eq!(splice, "on");
+    if engine == "readiness" {
+        aloud("skipped: this kernel does not have what the uring engine needs");
+        let outcome = attempt(&["--engine", "uring"], |_| {});
+        assert_eq!(outcome.code, 2, "{outcome:?}");
+        assert!(outcome.stderr.contains("Linux 6.12"), "{outcome:?}");
+        return;
+    }
+    for (form, driver, splice) in [("uring", "io_uring", "on"), ("uring-plain", "io_uring_plain", "off")] {
+        let flags = ["--driver", form, "--engine", "uring", "--splice", splice];
+        let (gateway, chosen) = chosen(Variant::Automatic, &flags);
+        assert_eq!(chosen, [driver, "uring", splice]);
+        assert!(!gateway.said("dataplane").contains("engine is used"), "{}", gateway.log_tail());
+    }
+}
+
+#[test]
 fn what_is_asked_for_and_forbidden_ends_the_start_with_what_to_do() {
     if !Variant::Forbidden.is_available() {
         return;
@@ -88,13 +110,13 @@ fn what_is_asked_for_and_forbidden_ends_the_start_with_what_to_do() {
         (&["--driver", "uring-plain"], "--driver uring-plain needs it"),
         (&["--driver", "uring", "--engine", "readiness"], "--driver uring needs it"),
     ] {
-        let outcome = attempt(flags);
+        let outcome = attempt(flags, forbid_io_uring);
         assert_eq!(outcome.code, 2, "{outcome:?}");
         for words in ["io_uring is not permitted (EPERM), and", named, "seccomp", "--driver auto --engine auto"] {
             assert!(outcome.stderr.contains(words), "{words}: {outcome:?}");
         }
     }
-    let outcome = attempt(&["--driver", "epoll", "--engine", "uring"]);
+    let outcome = attempt(&["--driver", "epoll", "--engine", "uring"], |_| {});
     assert_eq!(outcome.code, 2, "{outcome:?}");
     assert!(outcome.stderr.contains("--driver epoll does without"), "{outcome:?}");
 }

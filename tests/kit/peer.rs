@@ -65,6 +65,11 @@ impl Peer {
         &self.socket
     }
 
+    /// Which end it plays.
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
     /// Every byte that came, whether it has been looked at or not.
     pub fn received(&self) -> &[u8] {
         &self.received
