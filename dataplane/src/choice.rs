@@ -87,7 +87,7 @@ fn choose_engine(
     driver: Driver,
     is_available: impl Fn() -> bool,
 ) -> Result<(EngineKind, Option<String>), String> {
-    const WANTS: &str = "the uring engine needs a kernel with incremental provided buffers (Linux 6.12)";
+    const WANTS: &str = "the uring engine needs a kernel that bounds its multishot receives (Linux 6.17)";
     match asked {
         EngineChoice::Readiness => Ok((EngineKind::Readiness, None)),
         // Why there is no io_uring has been said.
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn what_is_missing_falls_back_step_by_step_and_says_why() {
         let readiness = EngineKind::Readiness;
-        check(AUTO, OLDER, Driver::UringDeferred, readiness, "6.12): the readiness engine is used");
+        check(AUTO, OLDER, Driver::UringDeferred, readiness, "6.17): the readiness engine is used");
         let plain_only = Kernel { deferred: Err(libc::EINVAL), ..NEW };
         check(AUTO, plain_only, Driver::Uring, EngineKind::Uring, "the plain form is used");
         check(AUTO, OLD, Driver::Uring, readiness, "the plain form is used; the uring engine needs");
@@ -200,7 +200,7 @@ mod tests {
                 ["ENOSYS), and --driver uring-plain", "--driver auto"],
             ),
             (DriverChoice::Auto, EngineChoice::Uring, FORBIDDEN, ["EPERM), and --engine uring needs it", "seccomp"]),
-            (DriverChoice::Auto, EngineChoice::Uring, OLDER, ["6.12", "--engine readiness"]),
+            (DriverChoice::Auto, EngineChoice::Uring, OLDER, ["6.17", "--engine readiness"]),
             (DriverChoice::Epoll, EngineChoice::Uring, NEW, ["--driver epoll does without", "leave out one"]),
         ] {
             let error = chosen(Asked { driver, engine, ..AUTO }, kernel).unwrap_err();

@@ -1,21 +1,20 @@
 //! The room where a session lives: from the two answered handshakes until both connections have ended.
 //!
-//! [`session`] decides, [`readiness`] moves the bytes; neither knows how the session came to be. The corridor hands a
+//! [`session`] decides, [`engine`] moves the bytes; neither knows how the session came to be. The corridor hands a
 //! pair of sockets over and its task ends: an established session is an entry of the worker's engine.
 
+pub mod engine;
 pub mod keys;
 pub mod pipes;
-pub mod readiness;
 pub mod session;
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
+pub use engine::Engine;
 pub use keys::Keys;
-pub use readiness::Engine;
 pub use session::{Birth, Ending, Leg, Session, Totals};
 
 use proto::snapshot::{Mask, SessionOptions};
@@ -44,18 +43,6 @@ impl EngineKind {
         match self {
             Self::Uring => "uring",
             Self::Readiness => "readiness",
-        }
-    }
-
-    /// Whether this kernel, and this build, lets a worker have it; `deferred` as in [`Means`].
-    pub fn is_available(self, _deferred: bool) -> bool {
-        self.check().is_ok()
-    }
-
-    fn check(self) -> io::Result<()> {
-        match self {
-            Self::Readiness => Ok(()),
-            Self::Uring => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 }

@@ -278,6 +278,11 @@ impl Session {
         }
     }
 
+    /// Whether the start of a frame of this leg is held back until its rest has come.
+    pub fn holds(&self, from: Leg) -> bool {
+        self.inbound[from as usize].held.is_some()
+    }
+
     /// Moves what is held from this leg to the end of `room`, which is at least [`CONTROL_FRAME_MAX`] long, and returns its
     /// length.
     pub fn take_held(&mut self, from: Leg, room: &mut [u8]) -> usize {
