@@ -21,6 +21,10 @@ fuzz target seconds="60":
 bench name:
     cargo bench --bench {{name}}
 
+# Beside nginx, haproxy, envoy and pingora in one run: `just peers`, `just peers --quick`, `just peers --help`.
+peers *arguments:
+    benches/peers/run {{arguments}}
+
 # More seeds and longer runs of the simulation.
 sim seeds="100000":
     FRAMEGATE_SIMULATION_SEEDS={{seeds}} cargo test --test simulation -- --nocapture

@@ -1,12 +1,14 @@
 //! A WebSocket echo on one thread: any number of connections, one buffer.
 //!
 //! A payload goes back as it stood on the wire, still masked under its client's key, which the client expects: neither
-//! end spends time on masking. Data frames only; anything else ends the connection.
+//! end spends time on masking. A close frame is answered in kind and ends the connection; so does anything else.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
+use std::path::Path;
 
+use socket2::{Domain, SockAddr, Socket, Type};
 use tungstenite::handshake::derive_accept_key;
 
 use super::machine;
@@ -15,6 +17,11 @@ use super::machine;
 const BUFFER_BYTES: usize = 512 * 1024;
 /// The longest header of a client's frame.
 const HEADER_MAX: usize = 14;
+/// A later frame of a read is moved down to close the gap of its key, unless it is longer than this.
+const MOVED_PAYLOAD_MAX: usize = 4096;
+const BACKLOG: i32 = 4096;
+const CLOSE: u8 = 8;
+const CONTROL_PAYLOAD_MAX: u64 = 125;
 
 /// A listening echo; it serves until the process ends.
 pub struct Echo {
@@ -24,15 +31,32 @@ pub struct Echo {
 impl Echo {
     /// Starts on a free port of the loopback interface, and on this CPU if one is named.
     pub fn start(cpu: Option<usize>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("an address");
+        let (listener, address) = Self::listen();
         std::thread::spawn(move || {
             if let Some(cpu) = cpu {
                 machine::pin(cpu);
             }
-            Server::new(listener).serve();
+            Server::new(vec![listener]).serve()
         });
         Self { address }
+    }
+
+    /// Serves here, on a free port of the loopback interface, which is told, and on a Unix socket of this path.
+    pub fn serve(unix: &Path, tell: impl FnOnce(SocketAddr)) -> ! {
+        let (listener, address) = Self::listen();
+        let beside = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
+        beside.bind(&SockAddr::unix(unix).expect("a socket path")).expect("a path that is free");
+        beside.listen(BACKLOG).expect("a socket listens");
+        tell(address);
+        Server::new(vec![listener, beside]).serve()
+    }
+
+    fn listen() -> (Socket, SocketAddr) {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
+        listener.listen(BACKLOG).expect("a socket listens");
+        let address = listener.local_addr().ok().and_then(|address| address.as_socket()).expect("an address");
+        (listener, address)
     }
 
     /// Where it listens.
@@ -47,14 +71,14 @@ impl Echo {
 }
 
 struct Server {
-    listener: TcpListener,
+    listeners: Vec<Socket>,
     epoll: i32,
     connections: Vec<Option<Connection>>,
     buffer: Vec<u8>,
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Socket,
     /// The request head as far as it has come; `None` once it is answered.
     head: Option<Vec<u8>>,
     /// The start of a frame header.
@@ -66,13 +90,15 @@ struct Connection {
 }
 
 impl Server {
-    fn new(listener: TcpListener) -> Self {
-        listener.set_nonblocking(true).expect("a socket need not block");
+    fn new(listeners: Vec<Socket>) -> Self {
         // SAFETY: a plain system call; the outcome is checked.
         let epoll = unsafe { libc::epoll_create1(0) };
         assert!(epoll >= 0, "{}", std::io::Error::last_os_error());
-        let mut this = Self { listener, epoll, connections: Vec::new(), buffer: vec![0; HEADER_MAX + BUFFER_BYTES] };
-        this.watch(libc::EPOLL_CTL_ADD, this.listener.as_raw_fd(), libc::EPOLLIN);
+        let mut this = Self { listeners, epoll, connections: Vec::new(), buffer: vec![0; HEADER_MAX + BUFFER_BYTES] };
+        for index in 0..this.listeners.len() {
+            this.listeners[index].set_nonblocking(true).expect("a socket need not block");
+            this.watch(libc::EPOLL_CTL_ADD, this.listeners[index].as_raw_fd(), libc::EPOLLIN);
+        }
         this
     }
 
@@ -83,26 +109,26 @@ impl Server {
         assert_eq!(outcome, 0, "{}", std::io::Error::last_os_error());
     }
 
-    fn serve(mut self) {
+    fn serve(mut self) -> ! {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; 256];
         loop {
             // SAFETY: `events` has room for as many as the call is told.
             let count = unsafe { libc::epoll_wait(self.epoll, events.as_mut_ptr(), events.len() as i32, -1) };
             for event in &events[..usize::try_from(count).unwrap_or(0)] {
                 let fd = event.u64 as i32;
-                if fd == self.listener.as_raw_fd() {
-                    self.accept();
-                } else {
-                    self.handle(fd);
+                match self.listeners.iter().position(|listener| listener.as_raw_fd() == fd) {
+                    Some(index) => self.accept(index),
+                    None => self.handle(fd),
                 }
             }
         }
     }
 
-    fn accept(&mut self) {
-        while let Ok((stream, _)) = self.listener.accept() {
+    fn accept(&mut self, index: usize) {
+        while let Ok((stream, _)) = self.listeners[index].accept() {
             stream.set_nonblocking(true).expect("a socket need not block");
-            stream.set_nodelay(true).expect("TCP_NODELAY");
+            // Fails on Unix sockets, which have nothing to delay.
+            let _ = stream.set_tcp_nodelay(true);
             let fd = stream.as_raw_fd();
             let connection =
                 Connection { stream, head: Some(Vec::new()), held: Vec::new(), remaining: 0, unsent: Vec::new() };
@@ -140,10 +166,7 @@ impl Connection {
                     head.extend_from_slice(&buffer[HEADER_MAX..HEADER_MAX + count]);
                     self.switch()
                 }
-                None => match self.turn_round(buffer, start, HEADER_MAX + count) {
-                    Some((from, to)) => self.send(&buffer[from..to]),
-                    None => false,
-                },
+                None => self.turn_round(buffer, start, HEADER_MAX + count),
             },
             Err(error) => error.kind() == ErrorKind::WouldBlock,
             Ok(_) => false,
@@ -164,10 +187,11 @@ impl Connection {
         self.send(answer.as_bytes())
     }
 
-    /// Makes answers of the frames at `at..end`, in place: where they then stand. `None`: not a data frame.
+    /// Makes answers of the frames at `at..end`, in place, and sends them. `false`: the connection is over.
     ///
-    /// An answer's header is four bytes shorter. The first header moves up to its payload; later frames move down.
-    fn turn_round(&mut self, buffer: &mut [u8], mut at: usize, end: usize) -> Option<(usize, usize)> {
+    /// An answer's header is four bytes shorter. The first header moves up to its payload; later frames move down, and
+    /// large ones begin another send.
+    fn turn_round(&mut self, buffer: &mut [u8], mut at: usize, end: usize) -> bool {
         let mut start = at;
         let mut out = at;
         loop {
@@ -182,11 +206,21 @@ impl Connection {
                 Some(found) if self.remaining == 0 => found,
                 _ => {
                     self.held.extend_from_slice(&buffer[at..end]);
-                    return Some((start, out));
+                    return self.send(&buffer[start..out]);
                 }
             };
+            if buffer[at] & 0x0f == CLOSE && length <= CONTROL_PAYLOAD_MAX {
+                return self.send(&buffer[start..out]) && self.part(&buffer[at..end], header, length);
+            }
             if buffer[at] & 0x0f > 2 {
-                return None;
+                return false;
+            }
+            if out != start && length > MOVED_PAYLOAD_MAX as u64 {
+                if !self.send(&buffer[start..out]) {
+                    return false;
+                }
+                start = at;
+                out = at;
             }
             if out == start {
                 start = at + 4;
@@ -200,7 +234,22 @@ impl Connection {
         }
     }
 
+    /// Answers a close frame with its own code. Always `false`: the connection is over.
+    fn part(&mut self, frame: &[u8], header: usize, length: u64) -> bool {
+        if let Some(payload) = frame.get(header..header + length as usize) {
+            let key = &frame[header - 4..header];
+            let plain = payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key);
+            let answer: Vec<_> = [frame[0], length as u8].into_iter().chain(plain).collect();
+            self.send(&answer);
+        }
+        false
+    }
+
     fn send(&mut self, mut bytes: &[u8]) -> bool {
+        if !self.unsent.is_empty() {
+            self.unsent.extend_from_slice(bytes);
+            return true;
+        }
         while !bytes.is_empty() {
             match self.stream.write(bytes) {
                 Ok(sent) => bytes = &bytes[sent..],

@@ -188,8 +188,10 @@ fn relaxed_lints_say_why() {
 
 #[test]
 fn versions_stand_in_the_workspace_table_only() {
-    let manifests =
-        texts().into_iter().filter(|text| text.path.ends_with("/Cargo.toml") && !text.path.contains("/fuzz/"));
+    // A workspace of its own has no part in the table.
+    let manifests = texts().into_iter().filter(|text| {
+        text.path.ends_with("/Cargo.toml") && !text.content.lines().any(|line| line.trim() == "[workspace]")
+    });
     let mut found = Vec::new();
     for text in manifests {
         let mut dependencies = false;

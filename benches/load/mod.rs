@@ -2,11 +2,15 @@
 //!
 //! Every echo is compared with what was sent, byte by byte. What is measured, and what is made of it, is the benches'.
 
-#![allow(dead_code, reason = "each bench uses its own part")]
+#![allow(dead_code, unused_imports, reason = "each bench uses its own part")]
 
 pub mod client;
 pub mod echo;
+pub mod handshakes;
+pub mod histogram;
 pub mod machine;
+pub mod poll;
+pub mod traffic;
 
 pub use client::Client;
 pub use echo::Echo;
