@@ -65,6 +65,18 @@ fn text(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("16 KiB", name), |b| {
             b.iter(|| Utf8::new().feed(black_box(message.as_bytes())));
         });
+        // As messages come from the network: cut anywhere, also inside characters.
+        group.bench_function(BenchmarkId::new("16 KiB in pieces of 1,001 bytes", name), |b| {
+            b.iter(|| {
+                let mut utf8 = Utf8::new();
+                message.as_bytes().chunks(1001).try_for_each(|piece| utf8.feed(black_box(piece)))
+            });
+        });
+        let short = piece.repeat(2);
+        group.throughput(Throughput::Bytes(short.len() as u64));
+        group.bench_function(BenchmarkId::new("a short text", name), |b| {
+            b.iter(|| Utf8::new().feed(black_box(short.as_bytes())));
+        });
     }
     group.finish();
 }

@@ -25,8 +25,15 @@ const MIXES: [(usize, usize); 3] = [(1, 1), (1, 16), (64, 1)];
 const SIZE_MAX_OF_MANY: usize = 16 * 1024;
 
 /// What waits and what moves the bytes, by the flags that ask for it.
-const WAYS: [(&str, &[&str]); 3] =
-    [("automatic", &[]), ("readiness", &["--engine", "readiness"]), ("epoll", &["--driver", "epoll"])];
+const WAYS: [(&str, &[&str]); 4] = [
+    ("automatic", &[]),
+    ("copying", &["--splice", "off"]),
+    ("readiness", &["--engine", "readiness"]),
+    ("epoll", &["--driver", "epoll"]),
+];
+
+/// Where a gateway says what it waits with and what moves its bytes.
+const MANNER: &str = "framegate_driver_info{";
 
 /// One way from the client to the echo.
 struct Way {
@@ -111,6 +118,13 @@ fn print(ways: &[Way], table: &Table, apart: bool) {
     let place = if apart { "gateway on CPU 0, generator and echo on CPU 1" } else { "everything on the same CPUs" };
     println!("\nrelay over loopback, 1 worker, {place}; cN dM: N connections, M messages in flight on each");
     println!("{}", machine::describe());
+    for way in ways {
+        let metrics = way.gateway.as_ref().and_then(|gateway| gateway.ask("/metrics"));
+        let line = metrics.iter().flat_map(|(_, text)| text.lines()).find(|line| line.starts_with(MANNER));
+        if let Some((labels, _)) = line.and_then(|line| line[MANNER.len()..].split_once('}')) {
+            println!("{}: {}", way.name, labels.replace(',', ", "));
+        }
+    }
     println!("microseconds per echoed message: wall time (ratio to direct), the gateway's CPU time");
     for size in SIZES {
         for mix in MIXES {

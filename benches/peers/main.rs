@@ -14,6 +14,7 @@ mod report;
 mod rounds;
 mod targets;
 
+use std::collections::HashSet;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -188,16 +189,21 @@ fn available(options: &Options, around: &Surroundings) -> (Vec<Target>, Vec<Stri
             eprintln!("peers: SKIPPED {}: the program is not here", target.name);
             continue;
         };
-        if let Err(error) = target.start(around) {
-            eprintln!("peers: SKIPPED {}: {}", target.name, error.lines().next().unwrap_or_default());
-            error.lines().skip(1).take(5).for_each(|line| eprintln!("    {line}"));
-            continue;
+        match target.start(around) {
+            Ok(running) => {
+                let manner = running.manner().map(|manner| format!("{}: {manner}", target.name));
+                versions.extend([(target.name != "direct").then_some(version), manner].into_iter().flatten());
+            }
+            Err(error) => {
+                eprintln!("peers: SKIPPED {}: {}", target.name, error.lines().next().unwrap_or_default());
+                error.lines().skip(1).take(5).for_each(|line| eprintln!("    {line}"));
+                continue;
+            }
         }
         targets.push(*target);
-        if !versions.contains(&version) && target.name != "direct" {
-            versions.push(version);
-        }
     }
+    let mut seen = HashSet::new();
+    versions.retain(|version| seen.insert(version.clone()));
     (targets, versions)
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::cells::{Cell, bar, ceiling};
 use crate::load::histogram::Histogram;
+use crate::processes::Memory;
 
 /// Two medians that are closer than this are the same.
 const TIE: f64 = 1.04;
@@ -23,6 +24,8 @@ pub enum Measure {
     P999,
     /// Resident memory of the process that has the sessions, in MiB.
     Resident,
+    /// The part of it that belongs to no file, in MiB.
+    Anonymous,
     /// Bytes of anonymous memory for each session.
     PerSession,
     /// Microseconds on a CPU in a second without work.
@@ -56,6 +59,7 @@ impl Measure {
             Self::P99 => "p99_us",
             Self::P999 => "p999_us",
             Self::Resident => "resident_mib",
+            Self::Anonymous => "anonymous_mib",
             Self::PerSession => "bytes_per_session",
             Self::RestCpu => "rest_cpu_us_per_second",
         }
@@ -69,6 +73,7 @@ impl Measure {
             Self::P99 => "p99 us".into(),
             Self::P999 => "p99.9 us".into(),
             Self::Resident => "RSS MiB".into(),
+            Self::Anonymous => "of it anonymous".into(),
             Self::PerSession => "bytes/session".into(),
             Self::RestCpu => "CPU us/s at rest".into(),
         }
@@ -93,6 +98,13 @@ impl Sample {
     pub fn set_work(&mut self, cpu: Duration, units: u64, time: Duration) {
         self.set(Measure::Cpu, cpu.as_secs_f64() * 1e6 / units as f64);
         self.set(Measure::Rate, units as f64 / time.as_secs_f64());
+    }
+
+    /// What a process has while it works.
+    pub fn set_memory(&mut self, memory: Memory) {
+        let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        self.set(Measure::Resident, mebibytes(memory.resident_bytes));
+        self.set(Measure::Anonymous, mebibytes(memory.anonymous_bytes));
     }
 
     pub fn set_quantiles(&mut self, histogram: &Histogram) {

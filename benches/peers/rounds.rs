@@ -29,7 +29,7 @@ pub fn play(work: Work, running: &Running, time: Duration) -> Outcome<Sample> {
             let mut sample = Sample::new();
             sample.set_work(cpu, load.count, elapsed);
             sample.set_quantiles(&load.lives);
-            sample.set(Measure::Resident, mebibytes(running.memory().resident_bytes));
+            sample.set_memory(running.memory());
             load.settle()?;
             Ok(sample)
         }
@@ -44,7 +44,7 @@ pub fn play(work: Work, running: &Running, time: Duration) -> Outcome<Sample> {
             let mut sample = Sample::new();
             sample.set_work(cpu, load.echoes, time);
             sample.set_quantiles(&load.round_trips);
-            sample.set(Measure::Resident, mebibytes(running.memory().resident_bytes));
+            sample.set_memory(running.memory());
             load.settle()?;
             Ok(sample)
         }
@@ -66,7 +66,7 @@ fn echo(running: &Running, payload_bytes: usize, connections: usize, depth: usiz
     let mut sample = Sample::new();
     sample.set_work(cpu, load.echoes, elapsed);
     sample.set_quantiles(&load.round_trips);
-    sample.set(Measure::Resident, mebibytes(running.memory().resident_bytes));
+    sample.set_memory(running.memory());
     load.settle()?;
     Ok(sample)
 }
@@ -88,11 +88,7 @@ fn idle(running: &Running, sessions: usize) -> Outcome<Sample> {
     let grown = after.anonymous_bytes.saturating_sub(before.anonymous_bytes);
     let mut sample = Sample::new();
     sample.set(Measure::PerSession, grown as f64 / sessions as f64);
-    sample.set(Measure::Resident, mebibytes(after.resident_bytes));
+    sample.set_memory(after);
     sample.set(Measure::RestCpu, cpu.as_secs_f64() * 1e6 / QUIET.as_secs_f64());
     Ok(sample)
-}
-
-fn mebibytes(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
 }

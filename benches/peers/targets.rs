@@ -14,11 +14,16 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::kit::Port;
+use crate::kit::gateway::http_get;
 use crate::load::traffic::{Outcome, Traffic};
 use crate::processes::{self, Tree, descriptors, listeners, wait_until};
 
 /// How long a target may take to get ready.
 const START_MAX: Duration = Duration::from_secs(20);
+/// How long it may take to close all sessions of a round.
+const REST_MAX: Duration = Duration::from_secs(10);
+/// Descriptors that come and go beside those of sessions.
+const DESCRIPTORS_SLACK: usize = 8;
 /// Sessions by which a target proves that it serves: more descriptors than anything else makes it open.
 const PROOF_SESSIONS: usize = 32;
 /// What a client asks every target for.
@@ -124,9 +129,10 @@ pub struct Running {
     /// `None` where there is no proxy.
     tree: Option<Tree>,
     /// The process that has the sessions.
-    pub server: Option<u32>,
+    server: Option<u32>,
     /// Its descriptors while it has no session.
     descriptors_at_rest: usize,
+    operator: Option<SocketAddr>,
     _port: Port,
     _directory: TempDir,
 }
@@ -135,6 +141,8 @@ pub struct Running {
 struct Recipe {
     command: Command,
     last_word: i32,
+    /// Where it tells about itself.
+    operator: Option<SocketAddr>,
 }
 
 impl Target {
@@ -167,6 +175,7 @@ impl Target {
                 tree: None,
                 server: None,
                 descriptors_at_rest: 0,
+                operator: None,
                 _port: port,
                 _directory: directory,
             };
@@ -181,6 +190,7 @@ impl Target {
             tree: Some(tree),
             server: None,
             descriptors_at_rest: 0,
+            operator: recipe.operator,
             _port: port,
             _directory: directory,
         };
@@ -230,12 +240,12 @@ impl Running {
         let mut proof = Traffic::open(self.address, PATH, PROOF_SESSIONS, 1, 64)?;
         proof.once_each()?;
         let grown = before.into_iter().find(|(id, before)| descriptors(*id) >= before + 2 * PROOF_SESSIONS - 2);
-        let Some((server, _)) = grown else { return Err("the sessions are not in its hands".into()) };
+        let Some((server, at_rest)) = grown else { return Err("the sessions are not in its hands".into()) };
         drop(proof);
         self.server = Some(server);
-        self.descriptors_at_rest = usize::MAX;
+        // The session that found it ready may have been open still.
+        self.descriptors_at_rest = at_rest;
         self.rest();
-        self.descriptors_at_rest = descriptors(server);
         Ok(())
     }
 
@@ -243,9 +253,9 @@ impl Running {
     pub fn rest(&self) {
         let Some(server) = self.server else { return };
         let mut last = descriptors(server);
-        wait_until(Duration::from_secs(10), || {
+        wait_until(REST_MAX, || {
             let now = descriptors(server);
-            let still = now == last && now <= self.descriptors_at_rest.saturating_add(4);
+            let still = now == last && now <= self.descriptors_at_rest + DESCRIPTORS_SLACK;
             last = now;
             std::thread::sleep(Duration::from_millis(20));
             still
@@ -254,7 +264,7 @@ impl Running {
 
     /// Whether so many sessions are in its hands: two descriptors each.
     pub fn has_sessions(&self, count: usize) -> bool {
-        self.server.is_none_or(|server| descriptors(server) + 4 >= self.descriptors_at_rest + 2 * count)
+        self.server.is_none_or(|server| descriptors(server) + DESCRIPTORS_SLACK >= self.descriptors_at_rest + 2 * count)
     }
 
     /// Time on a CPU so far, of all its processes.
@@ -265,6 +275,13 @@ impl Running {
     /// Memory of the process that has the sessions.
     pub fn memory(&self) -> processes::Memory {
         self.server.map(processes::memory).unwrap_or_default()
+    }
+
+    /// What it says that it waits with and moves bytes with, where it says anything.
+    pub fn manner(&self) -> Option<String> {
+        let (_, metrics) = http_get(self.operator?, "/metrics")?;
+        let line = metrics.lines().find_map(|line| line.strip_prefix("framegate_driver_info{"))?;
+        line.split_once('}').map(|(labels, _)| labels.replace('"', "").replace(',', ", "))
     }
 
     /// What it wrote for people.

@@ -71,7 +71,7 @@ pub fn nginx(setting: &Setting<'_>, tuning: Tuning) -> io::Result<Recipe> {
     command.arg("-e").arg(setting.directory.join("error.log")).arg("-p").arg(setting.directory).arg("-c").arg(file);
     command.args(["-g", "daemon off;"]);
     // The master takes its worker along.
-    Ok(Recipe { command, last_word: libc::SIGTERM })
+    Ok(Recipe { command, last_word: libc::SIGTERM, operator: None })
 }
 
 pub fn haproxy(setting: &Setting<'_>, tuning: Tuning) -> io::Result<Recipe> {
@@ -94,7 +94,7 @@ pub fn haproxy(setting: &Setting<'_>, tuning: Tuning) -> io::Result<Recipe> {
     let file = setting.write("haproxy.cfg", &text)?;
     let mut command = Command::new(&setting.around.programs.haproxy);
     command.arg("-db").arg("-f").arg(file);
-    Ok(Recipe { command, last_word: libc::SIGKILL })
+    Ok(Recipe { command, last_word: libc::SIGKILL, operator: None })
 }
 
 pub fn envoy(setting: &Setting<'_>) -> io::Result<Recipe> {
@@ -140,7 +140,7 @@ pub fn envoy(setting: &Setting<'_>) -> io::Result<Recipe> {
     let file = setting.write("envoy.json", &configuration.to_string())?;
     let mut command = Command::new(&setting.around.programs.envoy);
     command.arg("-c").arg(file).args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "error"]);
-    Ok(Recipe { command, last_word: libc::SIGKILL })
+    Ok(Recipe { command, last_word: libc::SIGKILL, operator: None })
 }
 
 pub fn pingora(setting: &Setting<'_>) -> Recipe {
@@ -149,5 +149,5 @@ pub fn pingora(setting: &Setting<'_>) -> Recipe {
     if setting.around.logging {
         command.arg(setting.directory.join("access.log"));
     }
-    Recipe { command, last_word: libc::SIGKILL }
+    Recipe { command, last_word: libc::SIGKILL, operator: None }
 }

@@ -23,8 +23,9 @@ pub fn framegate(setting: &Setting<'_>, flags: &[&str]) -> io::Result<Recipe> {
         ),
     )?;
     let mut command = Command::new(&setting.around.programs.framegate);
-    // The operator's port is free again before the next target asks for one, and nobody else knows it.
-    command.arg("run").arg(file).args(["--operator", &Port::free().address().to_string(), "--workers", "1"]);
+    // The lock on the operator's port ends here, but this process gives no number out twice.
+    let operator = Port::free().address();
+    command.arg("run").arg(file).args(["--operator", &operator.to_string(), "--workers", "1"]);
     command.arg("--control").arg(setting.directory.join("control.sock"));
     command.arg("--state-dir").arg(setting.directory.join("state"));
     if let Some(cpu) = setting.around.cpu {
@@ -36,5 +37,5 @@ pub fn framegate(setting: &Setting<'_>, flags: &[&str]) -> io::Result<Recipe> {
         command.args(["--log", "off"]);
     }
     command.args(flags);
-    Ok(Recipe { command, last_word: libc::SIGTERM })
+    Ok(Recipe { command, last_word: libc::SIGTERM, operator: Some(operator) })
 }
