@@ -6,11 +6,11 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::http::forwarding::{append_list, forwarded_element};
 use proto::http::{BodyLength, ChunkTracker, Chunked, ResponseHead, ResponseScan, write_relayed_head};
@@ -32,7 +32,8 @@ const ENDPOINTS_TRIED_MAX: usize = 4;
 const ADDRESSES_TRIED_MAX: usize = 4;
 /// Connect timeouts that all attempts for one client may take together.
 const CONNECT_TIMEOUTS_MAX: u32 = 3;
-/// Bytes read at a time, of heads and of bodies that are relayed.
+/// Bytes read at a time: of a head, which mostly fits, and of a body that is relayed.
+const HEAD_READ_BYTES: usize = 1024;
 const READ_BYTES: usize = 4096;
 /// How often it is looked whether the client still waits.
 const CLIENT_LOOKED_AT_EVERY: Duration = Duration::from_millis(250);
@@ -68,25 +69,25 @@ pub async fn open(
     downstream: &mut Downstream,
 ) -> Result<Upstream, Stop> {
     let patience = Duration::from(route.upstream.config.connect_timeout) * CONNECT_TIMEOUTS_MAX;
-    let connecting = monoio::time::timeout(patience, connect(shard, &route.upstream, downstream));
-    let (socket, live, endpoint) = match while_waited_for(&downstream.socket, connecting).await? {
-        Ok(connected) => connected?,
-        Err(_) => return Err(Refusal::UpstreamConnectTimeout.into()),
+    let (socket, live, endpoint) = {
+        let connecting = pin!(connect(shard, &route.upstream, downstream));
+        let connected = while_waited_for(&downstream.socket, patience, connecting).await?;
+        connected.ok_or(Refusal::UpstreamConnectTimeout)??
     };
-    downstream.seen.endpoint = endpoint.url.without_query();
+    downstream.seen.endpoint = Some(Arc::clone(&endpoint));
     let offer = offer(route, request);
     let key = Key::from_random(shard.keys.borrow_mut().next_octets());
     let head = upgrade_request(tables, route, request, downstream, &endpoint, &key, &offer)?;
     let timeout = Duration::from(route.upstream.config.handshake_timeout);
-    let answer = async {
-        socket.send_all(&head).await.map_err(|_| Refusal::UpstreamClosed)?;
-        read_response(&socket).await
+    let (response, mut bytes) = {
+        let asking = pin!(async {
+            socket.send_all(&head).await.map_err(|_| Refusal::UpstreamClosed)?;
+            read_response(&socket).await
+        });
+        let answer = while_waited_for(&downstream.socket, timeout, asking).await?;
+        answer.ok_or(Refusal::UpstreamHandshakeTimeout)??
     };
-    let answer = monoio::time::timeout(timeout, answer);
-    let (response, mut bytes) = match while_waited_for(&downstream.socket, answer).await? {
-        Ok(answer) => answer?,
-        Err(_) => return Err(Refusal::UpstreamHandshakeTimeout.into()),
-    };
+    drop(head);
     match check_switch(&response.view(&bytes), &key, &offer) {
         Ok(agreed) => {
             let early = bytes.split_off(response.length());
@@ -94,7 +95,8 @@ pub async fn open(
         }
         Err(SwitchFault::Status) => {
             let status = response.status();
-            let relayed = relay_answer(&response, &bytes, &socket, downstream, tables);
+            // Seldom, and so not part of every handshake's task.
+            let relayed = Box::pin(relay_answer(&response, &bytes, &socket, downstream, tables));
             match monoio::time::timeout(timeout, relayed).await {
                 Ok(Ok(())) => Err(Stop::Answered(status)),
                 Ok(Err(stop)) => Err(stop),
@@ -106,15 +108,22 @@ pub async fn open(
     }
 }
 
-/// Does the work for as long as the client is there: an endpoint is not kept busy for nobody.
+/// Does the work for as long as the client is there, and patience lasts: an endpoint is not kept busy for nobody.
 ///
 /// The client is looked at now and then, because what it sends early stays unread, and its socket readable, until the 101.
-async fn while_waited_for<T>(client: &Socket, work: impl Future<Output = T>) -> Result<T, Stop> {
-    let mut work = pin!(work);
+/// The work is pinned by the caller: an argument that is a future would have its place in the task twice.
+async fn while_waited_for<T>(
+    client: &Socket,
+    patience: Duration,
+    mut work: Pin<&mut impl Future<Output = T>>,
+) -> Result<Option<T>, Stop> {
+    let begun = Instant::now();
     loop {
-        match monoio::time::timeout(CLIENT_LOOKED_AT_EVERY, work.as_mut()).await {
-            Ok(done) => return Ok(done),
+        let left = patience.saturating_sub(begun.elapsed());
+        match monoio::time::timeout(left.min(CLIENT_LOOKED_AT_EVERY), work.as_mut()).await {
+            Ok(done) => return Ok(Some(done)),
             Err(_) if client.is_hung_up() => return Err(Stop::Gone),
+            Err(_) if begun.elapsed() >= patience => return Ok(None),
             Err(_) => {}
         }
     }
@@ -127,7 +136,11 @@ async fn connect(
     downstream: &Downstream,
 ) -> Result<(Socket, LiveSession, Arc<EndpointEntry>), Stop> {
     let mut refusal = Refusal::UpstreamUnreachable;
-    for index in order(upstream).into_iter().take(ENDPOINTS_TRIED_MAX) {
+    let turn = upstream.turn();
+    let mut tried = [usize::MAX; ENDPOINTS_TRIED_MAX];
+    for attempt in 0..ENDPOINTS_TRIED_MAX {
+        let Some(index) = next_endpoint(upstream, turn, &tried[..attempt]) else { break };
+        tried[attempt] = index;
         let endpoint = &upstream.endpoints[index];
         // Counted while it is being dialled, so that a burst of clients does not choose the same one.
         let live = LiveSession::on(endpoint);
@@ -146,17 +159,15 @@ async fn connect(
     Err(refusal.into())
 }
 
-/// Indices of the endpoints in the order in which they are tried.
-fn order(upstream: &UpstreamEntry) -> Vec<usize> {
+/// The endpoint to try next, if there is one that has not been tried; from `turn` on, or, among those that have least to
+/// do, the first from there on. Mostly the first that is asked for is the only one.
+fn next_endpoint(upstream: &UpstreamEntry, turn: usize, tried: &[usize]) -> Option<usize> {
     let count = upstream.endpoints.len();
-    let first = upstream.turn();
-    let mut order: Vec<usize> = (0..count).map(|step| (first + step) % count).collect();
-    if upstream.config.balance == Balance::LeastSessions {
-        // Stable: among equals, in turn. Cached: other workers count at the same time, and an order that changes while
-        // it is sorted by is none.
-        order.sort_by_cached_key(|index| upstream.endpoints[*index].live.load(Ordering::Relaxed));
+    let mut left = (0..count).map(|step| (turn + step) % count).filter(|index| !tried.contains(index));
+    match upstream.config.balance {
+        Balance::RoundRobin => left.next(),
+        Balance::LeastSessions => left.min_by_key(|index| upstream.endpoints[*index].live.load(Ordering::Relaxed)),
     }
-    order
 }
 
 async fn dial(
@@ -169,9 +180,13 @@ async fn dial(
     let (host, port) = match &endpoint.url.place {
         Place::Tcp { host, port } => (host, *port),
         Place::Unix(path) => {
-            return within(timeout, Socket::connect_unix(Path::new(path))).await;
+            return outcome(monoio::time::timeout(timeout, Socket::connect_unix(Path::new(path))).await);
         }
     };
+    if let Ok(address) = host.parse::<IpAddr>() {
+        let connecting = Socket::connect_tcp(SocketAddr::new(address, port), nodelay);
+        return outcome(monoio::time::timeout(timeout, connecting).await);
+    }
     let addresses = shard.shared.resolver.resolve(host, upstream.config.resolve_ttl_max.into());
     let addresses = match monoio::time::timeout(timeout, addresses).await {
         Ok(Ok(addresses)) => addresses,
@@ -180,7 +195,8 @@ async fn dial(
     };
     let mut refusal = Refusal::UpstreamUnreachable;
     for address in addresses.iter().take(ADDRESSES_TRIED_MAX) {
-        match within(timeout, Socket::connect_tcp(SocketAddr::new(*address, port), nodelay)).await {
+        let connecting = Socket::connect_tcp(SocketAddr::new(*address, port), nodelay);
+        match outcome(monoio::time::timeout(timeout, connecting).await) {
             Ok(socket) => return Ok(socket),
             Err(Refusal::Full) => return Err(Refusal::Full),
             Err(fault) => refusal = fault,
@@ -189,8 +205,9 @@ async fn dial(
     Err(refusal)
 }
 
-async fn within(timeout: Duration, connecting: impl Future<Output = io::Result<Socket>>) -> Result<Socket, Refusal> {
-    match monoio::time::timeout(timeout, connecting).await {
+/// What an attempt to connect came to, if it came to anything in time.
+fn outcome(connected: Result<io::Result<Socket>, monoio::time::error::Elapsed>) -> Result<Socket, Refusal> {
+    match connected {
         Ok(Ok(socket)) => Ok(socket),
         Ok(Err(error)) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => Err(Refusal::Full),
         Ok(Err(_)) => Err(Refusal::UpstreamUnreachable),
@@ -264,8 +281,9 @@ async fn read_response(socket: &Socket) -> Result<(ResponseHead, Vec<u8>), Refus
     let mut bytes = Vec::new();
     loop {
         let length = bytes.len();
-        bytes.resize(length + READ_BYTES, 0);
-        let received = socket.receive(&mut bytes[length..]).await;
+        bytes.resize(length + HEAD_READ_BYTES, 0);
+        // No endpoint has answered while it was being asked.
+        let received = socket.receive_later(&mut bytes[length..]).await;
         bytes.truncate(length + received.as_ref().map_or(0, |received| *received));
         match received {
             Ok(0) | Err(_) => return Err(Refusal::UpstreamClosed),
@@ -369,14 +387,38 @@ mod tests {
 
     use super::*;
 
+    fn group(balance: Balance, ports: std::ops::Range<u16>) -> Arc<UpstreamEntry> {
+        let urls = ports.map(|port| format!("ws://127.0.0.1:{port}/").parse().unwrap()).collect();
+        let group = Group { balance, ..Group::new("many", urls) };
+        let snapshot = Snapshot::check(Config { version: 1, upstreams: vec![group], ..Config::default() }).unwrap();
+        Arc::clone(
+            Tables::build(Generation { source: "test".into(), number: 1 }, &snapshot, None).upstream("many").unwrap(),
+        )
+    }
+
+    fn in_order(upstream: &UpstreamEntry, turn: usize) -> Vec<usize> {
+        let mut tried = Vec::new();
+        while let Some(index) = next_endpoint(upstream, turn, &tried) {
+            tried.push(index);
+        }
+        tried
+    }
+
+    #[test]
+    fn endpoints_are_tried_in_turn_or_by_their_sessions_and_in_turn_among_equals() {
+        assert_eq!(in_order(&group(Balance::RoundRobin, 1..5), 2), [2, 3, 0, 1]);
+        let least = group(Balance::LeastSessions, 1..5);
+        for (endpoint, live) in least.endpoints.iter().zip([7, 3, 3, 3]) {
+            endpoint.live.store(live, Ordering::Relaxed);
+        }
+        assert_eq!(in_order(&least, 2), [2, 3, 1, 0]);
+        assert_eq!(in_order(&group(Balance::LeastSessions, 1..2), 0), [0]);
+    }
+
     /// A worker that sorts by numbers which change meanwhile finds no order, and the standard library panics.
     #[test]
-    fn endpoints_are_put_in_order_while_other_workers_count() {
-        let urls = (0..64).map(|port| format!("ws://127.0.0.1:{}/", 9000 + port).parse().unwrap()).collect();
-        let group = Group { balance: Balance::LeastSessions, ..Group::new("many", urls) };
-        let snapshot = Snapshot::check(Config { version: 1, upstreams: vec![group], ..Config::default() }).unwrap();
-        let tables = Tables::build(Generation { source: "test".into(), number: 1 }, &snapshot, None);
-        let upstream = tables.upstream("many").unwrap();
+    fn endpoints_are_chosen_while_other_workers_count() {
+        let upstream = &group(Balance::LeastSessions, 9000..9064);
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -387,11 +429,13 @@ mod tests {
                 }
             });
             for _ in 0..20_000 {
-                let order = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| order(upstream)));
-                if order.is_err() {
-                    done.store(true, Ordering::Relaxed);
+                let turn = upstream.turn();
+                let mut tried = Vec::new();
+                while tried.len() < ENDPOINTS_TRIED_MAX {
+                    let index = next_endpoint(upstream, turn, &tried).expect("there are more endpoints than that");
+                    assert!(!tried.contains(&index));
+                    tried.push(index);
                 }
-                assert_eq!(order.unwrap().len(), 64);
             }
             done.store(true, Ordering::Relaxed);
         });

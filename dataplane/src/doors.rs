@@ -25,6 +25,9 @@ use crate::socket::{self, Socket};
 
 /// Connections accepted before everybody else has a turn.
 const ACCEPTS_MAX: usize = 64;
+/// At a door where one comes at a time it is looked for a second one only at every so many wakes: to find nobody costs about
+/// as much as to accept.
+const LOOK_EVERY: u32 = 8;
 /// How long an accept loop rests when even the spare descriptor does not help.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
@@ -39,6 +42,7 @@ struct Door {
     /// Its options, as they are now.
     listener: RefCell<Arc<Listener>>,
     counters: RefCell<Arc<ListenerCounters>>,
+    crowd: Crowd,
     closed: Cell<bool>,
     closing: Alarm,
 }
@@ -85,6 +89,7 @@ impl Doors {
         let door = Rc::new(Door {
             listener: RefCell::new(Arc::clone(listener)),
             counters: RefCell::new(counters),
+            crowd: Crowd::default(),
             closed: Cell::new(false),
             closing: Alarm::default(),
         });
@@ -124,9 +129,31 @@ async fn accept_loop(shard: Rc<Shard>, door: Rc<Door>, socket: OwnedFd) {
     }
 }
 
-/// Accepts what waits, up to a batch. Returns whether more may be waiting.
+/// Whether several come at a time.
+#[derive(Default)]
+struct Crowd {
+    several: Cell<bool>,
+    wakes: Cell<u32>,
+}
+
+impl Crowd {
+    /// How many are to be accepted before it is waited for more.
+    fn accepts_max(&self) -> usize {
+        let wakes = self.wakes.get().wrapping_add(1);
+        self.wakes.set(wakes);
+        if self.several.get() || wakes.is_multiple_of(LOOK_EVERY) { ACCEPTS_MAX } else { 1 }
+    }
+
+    /// So many came, and then nobody.
+    fn came(&self, count: usize) {
+        self.several.set(count > 1);
+    }
+}
+
+/// Accepts what waits, up to a batch. Returns whether more may be waiting of which the kernel does not tell.
 async fn accept_batch(shard: &Rc<Shard>, door: &Door, fd: RawFd) -> bool {
-    for _ in 0..ACCEPTS_MAX {
+    let accepts_max = if door.closed.get() { ACCEPTS_MAX } else { door.crowd.accepts_max() };
+    for accepted in 0..accepts_max {
         match listen::accept(fd) {
             Accepted::Connection(connection, address) => {
                 keep_spare(shard);
@@ -147,7 +174,10 @@ async fn accept_batch(shard: &Rc<Shard>, door: &Door, fd: RawFd) -> bool {
                     shard.shared.inboxes[worker].give(Order::Arrive(arrival));
                 }
             }
-            Accepted::Nobody => return false,
+            Accepted::Nobody => {
+                door.crowd.came(accepted);
+                return false;
+            }
             Accepted::Passing => {}
             Accepted::NoDescriptors => {
                 // The queue can only be shortened with a descriptor; one is kept for that.
@@ -170,7 +200,10 @@ async fn accept_batch(shard: &Rc<Shard>, door: &Door, fd: RawFd) -> bool {
             }
         }
     }
-    true
+    if accepts_max > 1 {
+        door.crowd.came(accepts_max);
+    }
+    accepts_max > 1
 }
 
 /// Somebody else may have taken the descriptor while the spare one was given up; it is had back when there are some.
@@ -187,7 +220,7 @@ fn shed(shard: &Shard, door: &Door, connection: OwnedFd) {
     if proto::ws::handshake::write_refusal(&mut answer, row.status, &[RETRY_AFTER], row.sentence).is_ok() {
         let fd = connection.as_raw_fd();
         // What the client has sent already is read, or closing would reset the connection before it reads our answer.
-        let _ = socket::receive(fd, &mut [0; 4096]);
+        let _ = socket::discard(fd);
         let _ = socket::send(fd, &answer);
         socket::shutdown(fd);
     }

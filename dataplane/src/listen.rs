@@ -3,6 +3,10 @@
 //! Each worker has its own TCP socket (SO_REUSEPORT), so the kernel spreads clients over the cores; a Unix socket is one
 //! that all workers share. At the descriptor ceiling a connection is accepted on a descriptor kept for that, refused and
 //! closed: the accept loop never spins on a queue that it cannot shorten.
+//!
+//! The kernel keeps a TCP connection back until its first bytes are there (TCP_DEFER_ACCEPT), but for no longer than about a
+//! second: who connects and says nothing is accepted then, and its time begins to run. So most requests are there when
+//! their connection is, and whoever connects only to see whether somebody is listening costs no worker anything.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,11 +16,15 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use proto::snapshot::{Bind, Listener};
+use proto::snapshot::{self, Bind, Listener};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// How long after an address was found in use it is tried again.
 const BIND_AGAIN_AFTER: Duration = Duration::from_millis(10);
+/// How long the kernel waits for a client's first bytes; the least that it can be told.
+const DEFER_S: libc::c_int = 1;
+/// A listener of less patience than this has every connection at once: the kernel's second would be too much of it.
+const DEFER_FROM: snapshot::Duration = snapshot::Duration::from_secs(2);
 
 /// The listening sockets of the process, by what they are bound to: one descriptor for each worker.
 #[derive(Default)]
@@ -76,7 +84,7 @@ impl Bound {
                 // The backlog may have changed; listening again sets it and loses nothing.
                 // SAFETY: a plain system call on a descriptor that is open.
                 unsafe { libc::listen(socket.as_raw_fd(), backlog(listener)) };
-                set_nodelay(socket, listener);
+                set_options(socket, listener);
             }
         }
         prepared.handed
@@ -156,17 +164,28 @@ fn bind_tcp(address: SocketAddr, listener: &Listener) -> io::Result<OwnedFd> {
     socket.bind(&address.into())?;
     socket.listen(backlog(listener))?;
     let socket = OwnedFd::from(socket);
-    set_nodelay(&socket, listener);
+    set_options(&socket, listener);
     Ok(socket)
 }
 
-/// Accepted sockets inherit it.
-fn set_nodelay(socket: &OwnedFd, listener: &Listener) {
-    if matches!(listener.bind, Bind::Tcp(_)) {
-        let socket = socket2::SockRef::from(socket);
-        if let Err(error) = socket.set_tcp_nodelay(listener.tcp_nodelay) {
-            tracing::warn!(listener = listener.name, %error, "TCP_NODELAY cannot be set");
-        }
+/// What a configuration may change while the socket is bound.
+fn set_options(socket: &OwnedFd, listener: &Listener) {
+    if matches!(listener.bind, Bind::Unix(_)) {
+        return;
+    }
+    // Accepted sockets inherit it.
+    if let Err(error) = socket2::SockRef::from(socket).set_tcp_nodelay(listener.tcp_nodelay) {
+        tracing::warn!(listener = listener.name, %error, "TCP_NODELAY cannot be set");
+    }
+    let seconds = if listener.handshake_timeout >= DEFER_FROM { DEFER_S } else { 0 };
+    // SAFETY: one int is read from `seconds`, which outlives the call.
+    let outcome = unsafe {
+        let (value, length) = ((&raw const seconds).cast(), size_of_val(&seconds) as libc::socklen_t);
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, value, length)
+    };
+    if outcome < 0 {
+        let error = io::Error::last_os_error();
+        tracing::warn!(listener = listener.name, %error, "TCP_DEFER_ACCEPT cannot be set");
     }
 }
 

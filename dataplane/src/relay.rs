@@ -123,7 +123,8 @@ fn catch_up(shard: &Shard, tables: &Tables, api: &ApiEntry, session: &mut Sessio
     if shard.is_draining() {
         session.drain_at(at_ms(), Cause::Drain);
     }
-    let Some(current) = shard.tables() else { return };
+    let current = shard.shared.tables.load();
+    let Some(current) = current.as_ref().as_ref().filter(|current| !std::ptr::eq(&***current, tables)) else { return };
     match current.fate(api, session.limits()) {
         Fate::Untouched => {}
         Fate::Limits(limits) => session.adopt_limits(&limits),

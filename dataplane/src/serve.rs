@@ -15,10 +15,7 @@ use crate::shard::{HandshakeCount, Shard};
 /// Takes a connection from accept to an established session, or to its refusal.
 pub async fn connection(shard: Rc<Shard>, arrival: Arrival) {
     let _under_way = HandshakeCount::take(&shard);
-    let mut downstream = match Downstream::new(arrival) {
-        Ok(downstream) => downstream,
-        Err(error) => return tracing::warn!(%error, "an accepted connection cannot be watched"),
-    };
+    let mut downstream = Downstream::new(arrival);
     match journey(&shard, &mut downstream).await {
         Ok(established) => relay::hand_over(&shard, downstream, established),
         Err(stop) => handshake::dismiss(&shard, downstream, stop).await,
@@ -32,6 +29,22 @@ async fn journey(shard: &Rc<Shard>, downstream: &mut Downstream) -> Result<Estab
     downstream.seen.route(&route);
     let permit = admit::connection(&route, &request)?;
     let upstream = connect::open(shard, &tables, &route, &request, downstream).await?;
-    handshake::accept(shard, downstream, &request, upstream.agreed()).await?;
+    handshake::accept(&tables, downstream, &request, upstream.agreed()).await?;
     Ok(Established { tables, route, permit, upstream, request })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes_of<A, B, F: Future>(_: impl Fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What every connection costs while its handshake is under way, and what is moved when its task begins.
+    #[test]
+    fn the_task_of_a_handshake_stays_small() {
+        let bytes = bytes_of(connection);
+        assert!(bytes <= 4352, "{bytes}");
+    }
 }

@@ -104,7 +104,7 @@ fn message_budget(way: Way) -> Budget {
     }
 }
 
-/// From accept to the end of a session that relays one message. Of the receives, two may come before what they wait for;
+/// From accept to the end of a session that relays one message. Of the receives, one may come before what it waits for;
 /// fcntl is the standard library's, which looks at what it closes in a debug build.
 fn handshake_budget(way: Way) -> Budget {
     match way {
@@ -112,9 +112,8 @@ fn handshake_budget(way: Way) -> Budget {
             ("accept4", 2.0),
             ("socket", 1.0),
             ("setsockopt", 1.0),
-            ("connect", 1.0),
-            ("getsockopt", 1.0),
-            ("recvfrom", 8.0),
+            ("connect", 2.0),
+            ("recvfrom", 7.0),
             ("sendto", 5.0),
             ("epoll_ctl", 2.0),
             ("close", 2.0),
@@ -122,16 +121,15 @@ fn handshake_budget(way: Way) -> Budget {
             ("futex", 2.0),
             ("read", 2.0),
             ("write", 2.0),
-            ("epoll_wait", 6.0),
-            ("io_uring_enter", 7.0),
+            ("epoll_wait", 5.0),
+            ("io_uring_enter", 6.0),
         ],
         Way::ReadinessOnEpoll => &[
             ("accept4", 2.0),
             ("socket", 1.0),
             ("setsockopt", 1.0),
-            ("connect", 1.0),
-            ("getsockopt", 1.0),
-            ("recvfrom", 8.0),
+            ("connect", 2.0),
+            ("recvfrom", 7.0),
             ("sendto", 5.0),
             ("epoll_ctl", 6.0),
             ("close", 2.0),
@@ -139,8 +137,8 @@ fn handshake_budget(way: Way) -> Budget {
             ("futex", 2.0),
             ("read", 2.0),
             ("write", 2.0),
-            ("epoll_wait", 12.0),
-            ("poll", 15.0),
+            ("epoll_wait", 11.0),
+            ("poll", 14.0),
         ],
     }
 }

@@ -13,6 +13,7 @@ on_both_drivers!(
     doors_of_every_kind_lead_to_the_same_apis,
     a_proxy_that_is_trusted_names_the_client,
     a_proxy_header_is_demanded_of_whom_is_trusted_and_of_nobody_else,
+    who_says_nothing_at_first_is_let_in_all_the_same,
     a_full_gateway_says_so_and_recovers,
     without_descriptors_nobody_spins_and_nobody_suffers,
     a_taken_address_is_a_clear_rejection,
@@ -181,6 +182,35 @@ fn try_open(gateway: &Gateway) -> Option<Peer> {
     None
 }
 
+/// Connects, and begins a request, so that the kernel keeps it back no longer.
+fn knock(gateway: &Gateway) -> Peer {
+    let mut client = gateway.connect();
+    client.send(b"G");
+    client
+}
+
+fn who_says_nothing_at_first_is_let_in_all_the_same(variant: Variant) {
+    let echo = EchoBackend::start();
+    let mut gateway = Setup::new(variant).api_to("chat", &echo.url("/"), "").start();
+    let accepted = || gateway.metric("framegate_connections_accepted_total", &[("listener", "public")]);
+    // A look whether somebody listens is answered by the kernel.
+    for _ in 0..20 {
+        gateway.connect().reset();
+    }
+    let (mut silent, mut polite) = (gateway.connect(), gateway.connect());
+    thread::sleep(ms(100));
+    assert_eq!(accepted(), 0.0, "no worker has been woken for nothing");
+    let mut talkative = open(gateway.address(), "/chat");
+    expect_echo(&mut talkative, "first come, first served");
+    // Who ends without a word is accepted, and goes.
+    polite.finish();
+    polite.expect_end();
+    until("the kernel has waited long enough", || accepted() == 3.0);
+    silent.upgrade("/chat");
+    expect_echo(&mut silent, "I was here before");
+    gateway.probe();
+}
+
 fn a_full_gateway_says_so_and_recovers(variant: Variant) {
     let echo = EchoBackend::start();
     let mut gateway = Setup::new(variant).descriptors(128).api_to("chat", &echo.url("/"), "").start();
@@ -190,7 +220,7 @@ fn a_full_gateway_says_so_and_recovers(variant: Variant) {
     }
     assert!(sessions.len() >= 20, "{} sessions with 128 descriptors", sessions.len());
     let before = gateway.cpu_time();
-    let crowd: Vec<_> = (0..100).map(|_| gateway.connect()).collect();
+    let crowd: Vec<_> = (0..100).map(|_| knock(&gateway)).collect();
     for client in &mut sessions {
         expect_echo(client, "does it concern me?");
     }
@@ -242,7 +272,7 @@ fn without_descriptors_nobody_spins_and_nobody_suffers(variant: Variant) {
         client.socket().peek(&mut first).is_ok()
     };
     until("somebody is turned away", || {
-        let mut client = gateway.connect();
+        let mut client = knock(&gateway);
         let turned_away = told(&mut client);
         if turned_away {
             assert_eq!(client.head().status(), 503);
@@ -262,7 +292,7 @@ fn without_descriptors_nobody_spins_and_nobody_suffers(variant: Variant) {
     // Now not even that one: whoever comes waits, and nobody runs in circles.
     limit_descriptors(&gateway, 3);
     let before = gateway.cpu_time();
-    let mut waiting: Vec<_> = (0..5).map(|_| gateway.connect()).collect();
+    let mut waiting: Vec<_> = (0..5).map(|_| knock(&gateway)).collect();
     for _ in 0..5 {
         for client in &mut sessions {
             expect_echo(client, "does it concern me?");
@@ -274,7 +304,7 @@ fn without_descriptors_nobody_spins_and_nobody_suffers(variant: Variant) {
     limit_descriptors(&gateway, 1024);
     for client in &mut waiting {
         // One of them may have been turned away with the reserve, as those before it.
-        client.try_send(&Upgrade::to("/chat").encode());
+        client.try_send(&Upgrade::to("/chat").encode()[1..]);
         assert!(matches!(client.head().status(), 101 | 503));
     }
     drop((idle, got_in, waiting));
@@ -284,7 +314,7 @@ fn without_descriptors_nobody_spins_and_nobody_suffers(variant: Variant) {
     limit_descriptors(&gateway, just_above_the_reserve(&gateway));
     let mut crowd = Vec::new();
     until("somebody is turned away again", || {
-        crowd.push(gateway.connect());
+        crowd.push(knock(&gateway));
         crowd.last_mut().is_some_and(told)
     });
     limit_descriptors(&gateway, 1024);
