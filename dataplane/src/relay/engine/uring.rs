@@ -25,6 +25,9 @@ use crate::alarm;
 
 /// Completions dealt with at a time.
 const EVENTS_MAX: usize = 256;
+/// Calls in a row that bring nothing although the kernel says that work is deferred. It may say so for ever: it raises the
+/// flag after it has queued the work, and so sometimes after that has been done.
+const FRUITLESS_MAX: u32 = 8;
 const GROUP: u16 = 0;
 /// `IOU_PBUF_RING_INC` of the kernel's interface: a buffer is used up bit by bit.
 const INCREMENTAL: u16 = 2;
@@ -166,24 +169,30 @@ impl Ring {
     /// What there is to tell. Returns whether there may be more.
     pub(super) fn collect(&mut self, events: &mut Vec<(Key, Event)>) -> bool {
         alarm::read_event(self.event.as_raw_fd());
+        let mut fruitless = 0;
         loop {
             self.enter(EnterFlags::GETEVENTS);
-            self.reap(events);
+            let told = self.reap(events);
+            fruitless = if told > 0 { 0 } else { fruitless + 1 };
             let submissions = self.ring.submission();
+            let overflown = submissions.cq_overflow();
             // One call runs some twenty pieces of deferred work, and the eventfd does not tell of the rest.
-            let more = submissions.taskrun() || submissions.cq_overflow() || !self.unasked.is_empty();
+            let deferred = submissions.taskrun() && fruitless < FRUITLESS_MAX;
             drop(submissions);
-            let full = events.len() >= EVENTS_MAX;
-            if full || !more {
+            let more = overflown || deferred || !self.unasked.is_empty();
+            if !more || events.len() >= EVENTS_MAX || fruitless >= FRUITLESS_MAX {
                 return more || !self.ring.completion().is_empty();
             }
         }
     }
 
-    fn reap(&mut self, events: &mut Vec<(Key, Event)>) {
+    /// Looks at what there is room for. Returns how many completions that were, those that say nothing included.
+    fn reap(&mut self, events: &mut Vec<(Key, Event)>) -> usize {
         let Self { ring, used, geometry, .. } = self;
         let room = EVENTS_MAX.saturating_sub(events.len());
+        let mut told = 0;
         for completion in ring.completion().take(room) {
+            told += 1;
             let (key, tag) = Key::unpack(completion.user_data());
             let (result, flags) = (completion.result(), completion.flags());
             let event = match tag {
@@ -196,6 +205,7 @@ impl Ring {
             };
             events.push((key, event));
         }
+        told
     }
 
     /// The memory that portions stand in, lent out while they are dealt with.
