@@ -20,7 +20,7 @@ use proto::control::message::Generation;
 use proto::snapshot::{Api, Config, Listener, Mask, PeerPings, Snapshot, Target, Upstream};
 
 use crate::Way;
-use crate::kit::{EchoBackend, Frame, Opcode, Port, until};
+use crate::kit::{EchoBackend, Frame, Opcode, Port, until, until_some};
 use crate::load::client::Round;
 use crate::load::{Client, Echo};
 
@@ -137,8 +137,7 @@ impl DataPlane {
         gateway
             .apply(&Generation { source: "budget".into(), number: 1 }, &snapshot)
             .expect("a generation that is taken");
-        let (workers, others) = threads();
-        let [worker] = workers[..] else { panic!("one worker at a time: {}", workers.len()) };
+        let (worker, others) = until_some("the threads have their names", threads);
         Some(Self {
             gateway,
             bridge,
@@ -177,9 +176,9 @@ impl DataPlane {
     }
 }
 
-/// The tallies of this process's worker, and of what else belongs to a data plane.
-fn threads() -> (Vec<&'static Tally>, Vec<&'static Tally>) {
-    let named = |names: &[&str]| {
+/// The tally of this process's worker, and those of what else belongs to a data plane, once all of them are there.
+fn threads() -> Option<(&'static Tally, Vec<&'static Tally>)> {
+    let named = |names: &[&str]| -> Vec<&'static Tally> {
         let used = TALLIES_USED.load(Relaxed).min(THREADS_MAX - 1);
         let is_one = |tally: &&Tally| {
             let name = std::fs::read_to_string(format!("/proc/self/task/{}/comm", tally.thread.load(Relaxed)));
@@ -187,7 +186,10 @@ fn threads() -> (Vec<&'static Tally>, Vec<&'static Tally>) {
         };
         TALLIES[..used].iter().filter(is_one).collect()
     };
-    (named(&["worker-0"]), named(&["session-log", "bridge"]))
+    match (&named(&["worker-0"])[..], named(&["session-log", "bridge"])) {
+        ([worker], others) if others.len() == 2 => Some((worker, others)),
+        _ => None,
+    }
 }
 
 fn config(port: &Port, echo: &Echo, backend: &EchoBackend) -> Config {
@@ -220,19 +222,25 @@ fn on(way: Way, work: impl FnOnce(&DataPlane)) {
     plane.stop();
 }
 
+/// A message that is never more than a socket takes.
+const SMALL_BYTES: usize = 16 * 1024;
+/// Of larger ones, now and then some bytes wait, or a table that had room for all until now grows.
+const GROWTH_MAX: u64 = 10;
 /// Messages that are counted, after some that are not.
 const MESSAGES: usize = 1000;
 const MESSAGES_BEFORE: usize = 200;
 
 fn a_frame_allocates_nothing(way: Way) {
     on(way, |plane| {
-        for (depth, size) in [(1, 64), (10, 64), (1, 1024), (1, 16 * 1024), (1, 64 * 1024)] {
+        for (depth, size) in [(1, 64), (10, 64), (1, 1024), (1, 16 * 1024), (1, 64 * 1024), (1, 256 * 1024)] {
             let mut client = plane.connect("/keep");
             let mut round = Round::new(depth, size);
             let mut play = |messages: usize| (0..messages / depth).for_each(|_| client.play(&mut round));
             play(MESSAGES_BEFORE);
             let allocations = plane.allocations(|| play(MESSAGES));
-            assert_eq!(allocations, 0, "in {MESSAGES} messages of {size} bytes, {depth} in flight");
+            println!("{way:?}: {allocations} in {MESSAGES} messages of {size} bytes, {depth} in flight");
+            let most = if size > SMALL_BYTES { GROWTH_MAX } else { 0 };
+            assert!(allocations <= most, "{allocations} in {MESSAGES} messages of {size} bytes, {depth} in flight");
         }
     });
 }
@@ -274,10 +282,10 @@ const HANDSHAKE_ALLOCATIONS_MAX: u64 = 48;
 /// What a round of ended sessions may seem to leave behind: its last lines may not be written yet.
 const LEFT_BYTES_MAX: i64 = 2048;
 /// Bytes on the heap for a session that has relayed a message and is idle.
-const IDLE_BYTES_MAX: i64 = 1500;
+const IDLE_BYTES_MAX: i64 = 1000;
 
 fn a_handshake_keeps_its_budget_and_leaves_nothing(way: Way) {
-    const JOURNEYS: u64 = 200;
+    const JOURNEYS: u64 = 500;
     on(way, |plane| {
         let mut round = Round::new(1, 1024);
         let mut journeys = |count: u64| {
@@ -294,7 +302,8 @@ fn a_handshake_keeps_its_budget_and_leaves_nothing(way: Way) {
         until("a round of sessions leaves nothing behind", || {
             let before = plane.bytes();
             journeys(JOURNEYS);
-            plane.bytes() - before <= LEFT_BYTES_MAX
+            let left = plane.bytes() - before;
+            left <= LEFT_BYTES_MAX
         });
     });
 }

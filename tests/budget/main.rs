@@ -9,6 +9,7 @@ mod kit;
 /// Makes a test of each budget for each way. Before the modules that use it.
 macro_rules! on_every_way {
     ($($budget:ident),* $(,)?) => {
+        $crate::on_way!(uring, Uring, $($budget)*);
         $crate::on_way!(readiness, Readiness, $($budget)*);
         $crate::on_way!(readiness_on_epoll, ReadinessOnEpoll, $($budget)*);
     };
@@ -39,6 +40,8 @@ use dataplane::worker::Driver;
 /// What moves the bytes, and what runs the worker beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
+    /// The uring engine.
+    Uring,
     /// The readiness engine beside io_uring.
     Readiness,
     /// The readiness engine where there is no io_uring.
@@ -48,6 +51,7 @@ enum Way {
 impl Way {
     fn asked(self) -> Asked {
         let (driver, engine) = match self {
+            Self::Uring => (DriverChoice::Uring, EngineChoice::Uring),
             Self::Readiness => (DriverChoice::Uring, EngineChoice::Readiness),
             Self::ReadinessOnEpoll => (DriverChoice::Epoll, EngineChoice::Readiness),
         };
@@ -57,6 +61,7 @@ impl Way {
     /// As the data plane's environment has it.
     fn environment(self) -> [(&'static str, &'static str); 2] {
         let (driver, engine) = match self {
+            Self::Uring => ("uring", "uring"),
             Self::Readiness => ("uring", "readiness"),
             Self::ReadinessOnEpoll => ("epoll", "readiness"),
         };
