@@ -9,6 +9,7 @@ use super::{Local, on_the_wire};
 use crate::kit::{Frame, Gateway, Opcode, Peer, Random, RawUpstream, Setup, Variant, on_every_variant, until};
 
 on_every_variant![
+    a_large_frame_is_moved_inside_the_kernel_where_splice_is_on,
     large_frames_keep_their_place_among_small_ones_however_they_are_cut,
     a_reader_that_stops_within_a_large_frame_costs_its_budget_and_no_time,
     a_sender_that_ends_within_a_large_frame_leaves_what_it_sent,
@@ -21,6 +22,8 @@ const NO_CEILINGS: &str = "limits: { max_frame: 0, max_message: 0, control_frame
 /// Payload of a frame that is large in any case.
 const LARGE_BYTES: usize = 8 << 20;
 const MIB: usize = 1 << 20;
+/// Descriptors of the empty pipes that a worker may keep.
+const PIPES: usize = 2 * 4;
 
 fn large(variant: Variant, members: &str) -> (Gateway, RawUpstream) {
     let upstream = RawUpstream::listen();
@@ -51,6 +54,36 @@ fn expect_bytes(peer: &mut Peer, bytes: &[u8]) {
         let at = heard.iter().zip(bytes).position(|(one, other)| one != other);
         panic!("{} bytes came for {}; they differ at {at:?}", heard.len(), bytes.len());
     }
+}
+
+// --- Where the bytes go ---
+
+fn a_large_frame_is_moved_inside_the_kernel_where_splice_is_on(variant: Variant) {
+    const BYTES: usize = 64 * MIB;
+    let (mut gateway, upstream) = large(variant, NO_CEILINGS);
+    let (mut client, mut backend) = gateway.session("/large", &upstream);
+    let spliced = || gateway.metric("framegate_spliced_bytes_total", &[]);
+    let mut before = spliced();
+    assert_eq!(before, 0.0);
+    for (direction, to_upstream) in [("to_upstream", true), ("to_client", false)] {
+        let (from, to) = if to_upstream { (&mut client, &mut backend) } else { (&mut backend, &mut client) };
+        let bytes = frame(to_upstream, BYTES);
+        std::thread::scope(|scope| {
+            scope.spawn(|| from.send(&bytes));
+            expect_bytes(to, &bytes);
+        });
+        let labels = [("api", "large"), ("direction", direction)];
+        assert_eq!(gateway.metric("framegate_payload_bytes_total", &labels), BYTES as f64, "{direction}");
+        assert_eq!(gateway.metric("framegate_messages_total", &labels), 1.0, "{direction}");
+        if gateway.metric("framegate_driver_info", &[("splice", "on")]) == 1.0 {
+            until("most of it is counted as spliced", || spliced() - before > (BYTES / 2) as f64);
+            assert!(spliced() - before <= BYTES as f64, "{direction}: more than there was");
+        } else {
+            assert_eq!(spliced(), 0.0, "{direction}");
+        }
+        before = spliced();
+    }
+    gateway.probe();
 }
 
 // --- Order ---
@@ -186,7 +219,7 @@ fn a_reader_that_stops_within_a_large_frame_costs_its_budget_and_no_time(variant
 fn a_sender_that_ends_within_a_large_frame_leaves_what_it_sent(variant: Variant) {
     let (mut gateway, upstream) = large(variant, NO_CEILINGS);
     let descriptors = gateway.descriptors();
-    for to_upstream in [true, false] {
+    for to_upstream in [true, false].repeat(4) {
         let (client, backend) = gateway.session("/large", &upstream);
         let (mut from, mut to) = if to_upstream { (client, backend) } else { (backend, client) };
         let bytes = frame(to_upstream, LARGE_BYTES);
@@ -202,10 +235,10 @@ fn a_sender_that_ends_within_a_large_frame_leaves_what_it_sent(variant: Variant)
             assert!(heard == bytes[..cut], "{} bytes came of {cut}", heard.len());
         });
     }
-    gateway.expect_descriptors_back_to(descriptors);
-    for _ in 0..2 {
-        assert_eq!(gateway.logged("close", "large")["reason"], "lost");
-    }
+    gateway.expect_descriptors_back_to(descriptors + PIPES);
+    let closed = |line: &serde_json::Value| line["event"] == "close" && line["api"] == "large";
+    until("every end is written down", || gateway.log_lines().into_iter().filter(closed).count() == 8);
+    assert!(gateway.log_lines().iter().filter(|line| closed(line)).all(|line| line["reason"] == "lost"));
     gateway.probe();
 }
 
@@ -230,7 +263,7 @@ fn peers_that_vanish_within_large_frames_leave_nothing_behind(variant: Variant) 
             }
         }
     }
-    gateway.expect_descriptors_back_to(descriptors);
+    gateway.expect_descriptors_back_to(descriptors + PIPES);
     until("nothing is held", || gateway.metric("framegate_buffered_bytes", &[]) == 0.0);
     assert_eq!(gateway.metric("framegate_sessions_active", &[]), 0.0);
     gateway.probe();
