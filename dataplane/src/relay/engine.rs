@@ -582,7 +582,11 @@ impl Entry {
         if self.wire(to).broken {
             return None;
         }
-        let mut pipe = engine.pipes.as_mut()?.take()?;
+        let Some(mut pipe) = engine.pipes.as_mut()?.take() else {
+            // Then the rest is copied, as much at a time as there is room for.
+            self.wire(from).large = false;
+            return None;
+        };
         let budget = self.session.limits().send_budget.as_bytes();
         let outcome = pipe.fill(source, unseen.min(budget) as usize);
         match outcome {
