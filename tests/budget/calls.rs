@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use crate::Way;
 use crate::kit::gateway::{die_with_parent, send_signal};
@@ -17,7 +18,6 @@ type Calls = BTreeMap<String, u64>;
 /// strace, attached to one thread.
 struct Strace {
     child: Child,
-    thread: u32,
     list: std::path::PathBuf,
 }
 
@@ -45,7 +45,7 @@ impl Strace {
         if !attached {
             skip("strace may not look at another process here");
         }
-        attached.then_some(Self { child, thread, list })
+        attached.then_some(Self { child, list })
     }
 
     /// Lets go, and counts.
@@ -60,7 +60,6 @@ impl Strace {
                 *calls.entry(name).or_default() += 1;
             }
         }
-        assert!(!calls.is_empty(), "nothing of thread {} was seen", self.thread);
         calls
     }
 }
@@ -172,6 +171,7 @@ fn check(what: &str, calls: &Calls, units: usize, budget: &[(&str, f64)], share:
     let each = |count: u64| count as f64 / units as f64;
     let list: Vec<_> = calls.iter().map(|(name, count)| format!("{name} {:.2}", each(*count))).collect();
     println!("{what}: {}", list.join(", "));
+    assert!(!calls.is_empty(), "{what}: nothing was seen");
     let mut rare = 0.0;
     for (name, count) in calls {
         match budget.iter().find(|(known, _)| known == name) {
@@ -219,4 +219,29 @@ fn a_handshake_keeps_its_budget_of_system_calls(way: Way) {
     check(&format!("{way:?}, a handshake"), &strace.finish(), HANDSHAKES, &budget, 1.0);
 }
 
-crate::on_every_way!(a_message_keeps_its_budget_of_system_calls, a_handshake_keeps_its_budget_of_system_calls);
+/// Nothing happens, so nothing is done.
+fn idle_sessions_cost_no_system_calls(way: Way) {
+    const SESSIONS: usize = 100;
+    /// A deadline of the process's own may fall into the time.
+    const CALLS_MAX: u64 = 10;
+    let Some(gateway) = start(way) else { return };
+    let mut round = Round::new(1, 1024);
+    let open = |_| {
+        let mut client = Client::connect(gateway.address(), "/echo");
+        client.play(&mut round);
+        client
+    };
+    let clients: Vec<Client> = (0..SESSIONS).map(open).collect();
+    let Some(strace) = Strace::attach(&gateway) else { return };
+    std::thread::sleep(Duration::from_secs(2));
+    let calls = strace.finish();
+    println!("{way:?}, {SESSIONS} idle sessions for two seconds: {calls:?}");
+    assert!(calls.values().sum::<u64>() <= CALLS_MAX, "{calls:?}");
+    drop(clients);
+}
+
+crate::on_every_way!(
+    a_message_keeps_its_budget_of_system_calls,
+    a_handshake_keeps_its_budget_of_system_calls,
+    idle_sessions_cost_no_system_calls,
+);
