@@ -45,6 +45,11 @@ pub fn pin(cpu: usize) {
     assert_eq!(outcome, 0, "CPU {cpu} is not ours: {}", std::io::Error::last_os_error());
 }
 
+/// Descriptors that this process has.
+pub fn open_descriptors() -> u64 {
+    fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64)
+}
+
 /// Raises the soft limit of open files to the hard one, and says it.
 pub fn raise_open_files() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

@@ -150,7 +150,7 @@ async fn connect(
             // Nobody is dialled for a client that has gone.
             Err(_) if downstream.socket.is_hung_up() => return Err(Stop::Gone),
             Err(fault) => {
-                let (endpoint, reason) = (endpoint.url.without_query(), fault.row().word);
+                let (endpoint, reason) = (&endpoint.name, fault.row().word);
                 tracing::debug!(upstream = upstream.config.name, endpoint, reason, "endpoint passed over");
                 refusal = fault;
             }

@@ -192,9 +192,8 @@ impl Seen {
     }
 
     /// For the session log.
-    pub fn record(&self, listener: &Listener, agreed: &Agreed, secrets: &[String]) -> SessionRecord {
+    pub fn record(&self, shard: &Shard, listener: &Listener, agreed: &Agreed, secrets: &[String]) -> SessionRecord {
         let api = self.api.as_ref().map(|entry| &entry.api);
-        let endpoint = self.endpoint.as_ref().map(|entry| entry.url.without_query());
         let parts = SessionParts {
             session: self.session,
             trace_id: self.trace.as_ref().map_or([0; 16], |trace| trace.trace_id),
@@ -209,11 +208,11 @@ impl Seen {
             subprotocol: agreed.subprotocol.as_deref().unwrap_or(""),
             extensions: agreed.extensions.as_deref().unwrap_or(""),
             upstream: self.upstream.as_ref().map_or("", |entry| &entry.config.name),
-            endpoint: endpoint.as_deref().unwrap_or(""),
+            endpoint: self.endpoint.as_ref().map_or("", |entry| &entry.name),
             time_ms: wall_clock_ms(),
             handshake: self.accepted.elapsed(),
         };
-        SessionRecord::new(&parts, secrets)
+        SessionRecord::new(&parts, &mut shard.names.borrow_mut(), secrets)
     }
 }
 
@@ -391,14 +390,12 @@ pub async fn accept(
 /// Answers a connection whose journey has ended, closes it, and writes that down.
 pub async fn dismiss(shard: &Rc<Shard>, downstream: Downstream, stop: Stop) {
     let tables = shard.tables();
-    let secrets = tables.as_ref().map_or(&[][..], |tables| &tables.settings().secret_query_parameters);
     match stop {
         Stop::Gone => shard.record.abandoned(),
         Stop::Healthy => say(&downstream, 200, &[], "ok").await,
         Stop::Refused(refusal) => {
             shard.record.refused(refusal);
-            let record = downstream.seen.record(&downstream.listener, &Agreed::default(), secrets);
-            shard.shared.log.write(Line::Refused(Box::new(Refused::new(record, refusal))));
+            log(shard, &downstream, |record| Refused::new(record, refusal));
             if refusal != Refusal::BadProxyHeader {
                 let row = refusal.row();
                 let mut extra = Vec::new();
@@ -413,11 +410,21 @@ pub async fn dismiss(shard: &Rc<Shard>, downstream: Downstream, stop: Stop) {
         }
         Stop::Answered(status) => {
             shard.record.answered_by_upstream(status);
-            let record = downstream.seen.record(&downstream.listener, &Agreed::default(), secrets);
-            shard.shared.log.write(Line::Refused(Box::new(Refused::by_upstream(record, status))));
+            log(shard, &downstream, |record| Refused::by_upstream(record, status));
             linger(&downstream).await;
         }
     }
+}
+
+/// Writes down that a journey has ended; where there is no log, nothing is made for it.
+fn log(shard: &Shard, downstream: &Downstream, refused: impl FnOnce(SessionRecord) -> Refused) {
+    if !shard.shared.log.is_on() {
+        return;
+    }
+    let tables = shard.tables();
+    let secrets = tables.as_ref().map_or(&[][..], |tables| &tables.settings().secret_query_parameters);
+    let record = downstream.seen.record(shard, &downstream.listener, &Agreed::default(), secrets);
+    shard.shared.log.write(Line::Refused(Box::new(refused(record))));
 }
 
 async fn say(downstream: &Downstream, status: u16, extra: &[(&str, &str)], body: &str) {

@@ -77,12 +77,14 @@ pub fn hand_over(shard: &Shard, downstream: Downstream, established: Established
     let Established { tables, route, permit: _, upstream, request } = established;
     let now_ms = shard.now_ms();
     let api = route.api;
-    let record =
-        downstream.seen.record(&downstream.listener, upstream.agreed(), &tables.settings().secret_query_parameters);
+    let record = shard.shared.log.is_on().then(|| {
+        let secrets = &tables.settings().secret_query_parameters;
+        downstream.seen.record(shard, &downstream.listener, upstream.agreed(), secrets)
+    });
     let counters = shard.record.api(&api.api.name, &api.api.version);
     counters.session_opened();
     shard.record.handshake_accepted(downstream.seen.accepted.elapsed());
-    if shard.shared.log.is_on() {
+    if let Some(record) = &record {
         shard.shared.log.write(Line::Opened(Box::new(record.clone())));
     }
     let birth = Birth {
@@ -168,8 +170,8 @@ pub struct Resident {
     pub endpoint: LiveSession,
     /// Its place among the process's connections.
     pub connection: ConnectionCount,
-    /// Who and where.
-    pub record: SessionRecord,
+    /// Who and where, if there is a log.
+    pub record: Option<SessionRecord>,
     /// Where the closing line goes.
     pub log: Log,
     /// When it began, on the worker's clock.
@@ -200,6 +202,7 @@ impl Resident {
     fn ended(self, ending: Ending, from_client: Totals, from_upstream: Totals, now_ms: u64) {
         let duration = Duration::from_millis(now_ms.saturating_sub(self.began_ms));
         self.counters.session_closed(ending.code.0, ending.side, duration);
+        let Some(record) = self.record else { return };
         let mut messages = [0; 2];
         let mut bytes = [0; 2];
         for (direction, totals) in [(Direction::ToUpstream, from_client), (Direction::ToClient, from_upstream)] {
@@ -207,7 +210,7 @@ impl Resident {
             bytes[direction.index()] = totals.bytes;
         }
         self.log.write(Line::Closed(Box::new(Closed {
-            record: self.record,
+            record,
             time_ms: wall_clock_ms(),
             duration,
             messages,

@@ -15,7 +15,7 @@ use crate::alarm::Alarm;
 use crate::balance::Places;
 use crate::bridge::Resolver;
 use crate::inbox::Inbox;
-use crate::record::{Log, ShardRecord};
+use crate::record::{Log, Names, ShardRecord};
 use crate::relay::{Engine, Keys};
 use crate::tables::Tables;
 
@@ -49,6 +49,8 @@ pub struct Shard {
     pub keys: RefCell<Keys>,
     /// Counters.
     pub record: Arc<ShardRecord>,
+    /// What the records of many sessions have in common.
+    pub names: RefCell<Names>,
     /// A descriptor given up to accept, and refuse, a connection when there is no other.
     pub spare: Cell<Option<OwnedFd>>,
     /// Handshakes under way.

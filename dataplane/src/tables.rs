@@ -88,6 +88,8 @@ impl UpstreamEntry {
 pub struct EndpointEntry {
     /// Where it is and what is asked for there.
     pub url: EndpointUrl,
+    /// For logs: the URL without its query, which may hold a credential.
+    pub name: String,
     /// The value of its `Host` header.
     pub authority: String,
     /// Live sessions of this data plane.
@@ -300,7 +302,12 @@ impl Tables {
 }
 
 fn new_endpoint(url: &EndpointUrl) -> Arc<EndpointEntry> {
-    Arc::new(EndpointEntry { authority: url.authority(), url: url.clone(), live: AtomicU64::new(0) })
+    Arc::new(EndpointEntry {
+        name: url.without_query(),
+        authority: url.authority(),
+        url: url.clone(),
+        live: AtomicU64::new(0),
+    })
 }
 
 fn api_entry(api: &Api, previous: Option<&Tables>) -> Arc<ApiEntry> {

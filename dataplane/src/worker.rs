@@ -216,6 +216,7 @@ fn prepare(
         alarm: Alarm::default(),
         keys: RefCell::new(Keys::from_system()),
         record,
+        names: RefCell::default(),
         spare: Cell::new(Some(listen::spare_descriptor()?)),
         handshakes: Cell::new(0),
         epoch: Instant::now(),

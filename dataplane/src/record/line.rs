@@ -8,7 +8,7 @@ use std::time::Duration;
 use proto::snapshot::Environment;
 use serde::ser::{SerializeMap, Serializer};
 
-use super::session::{SessionRecord, Text};
+use super::session::{Name, SessionRecord, Text};
 use super::{Cause, Direction, Side};
 use crate::refusal::Refusal;
 
@@ -83,14 +83,15 @@ impl Line {
         let mut map = serializer.serialize_map(None)?;
         match self {
             Self::Opened(record) => {
-                who(&mut map, "open", record.time_ms, record, 101)?;
+                who(&mut map, "open", record.numbers().time_ms, record, 101)?;
             }
             Self::Closed(closed) => {
                 who(&mut map, "close", closed.time_ms, &closed.record, 101)?;
                 how(&mut map, closed)?;
             }
             Self::Refused(refused) => {
-                who(&mut map, "refused", refused.record.time_ms, &refused.record, refused.status)?;
+                let record = &refused.record;
+                who(&mut map, "refused", record.numbers().time_ms, record, refused.status)?;
                 map.serialize_entry("reason", refused.reason)?;
                 map.serialize_entry("blame", refused.blame)?;
             }
@@ -106,44 +107,42 @@ fn who<M: SerializeMap>(
     record: &SessionRecord,
     status: u16,
 ) -> Result<(), M::Error> {
+    let numbers = record.numbers();
     map.serialize_entry("time", &rfc3339(time_ms))?;
     map.serialize_entry("event", event)?;
-    map.serialize_entry("session", &record.session.to_string())?;
-    if record.trace_id != [0; 16] {
-        let hex = record.trace_id.iter().fold(String::with_capacity(32), |mut hex, byte| {
+    map.serialize_entry("session", &numbers.session.to_string())?;
+    if numbers.trace_id != [0; 16] {
+        let hex = numbers.trace_id.iter().fold(String::with_capacity(32), |mut hex, byte| {
             // Writing to a string does not fail.
             let _ = write!(hex, "{byte:02x}");
             hex
         });
         map.serialize_entry("trace_id", &hex)?;
     }
-    text(map, "request_id", record, Text::RequestId)?;
-    map.serialize_entry("client", &record.client.to_string())?;
-    text(map, "listener", record, Text::Listener)?;
-    text(map, "host", record, Text::Host)?;
-    text(map, "path", record, Text::Path)?;
-    text(map, "api", record, Text::Api)?;
-    text(map, "version", record, Text::Version)?;
-    if !record.text(Text::Api).is_empty() {
-        let environment = match record.environment {
+    text(map, "request_id", record.text(Text::RequestId))?;
+    map.serialize_entry("client", &numbers.client.to_string())?;
+    text(map, "listener", record.name(Name::Listener))?;
+    text(map, "host", record.text(Text::Host))?;
+    text(map, "path", record.text(Text::Path))?;
+    text(map, "api", record.name(Name::Api))?;
+    text(map, "version", record.name(Name::Version))?;
+    if !record.name(Name::Api).is_empty() {
+        let environment = match numbers.environment {
             Environment::Production => "production",
             Environment::Sandbox => "sandbox",
         };
         map.serialize_entry("environment", environment)?;
     }
-    text(map, "subprotocol", record, Text::Subprotocol)?;
-    text(map, "extensions", record, Text::Extensions)?;
+    text(map, "subprotocol", record.text(Text::Subprotocol))?;
+    text(map, "extensions", record.text(Text::Extensions))?;
     map.serialize_entry("status", &status)?;
-    text(map, "upstream", record, Text::Upstream)?;
-    text(map, "endpoint", record, Text::Endpoint)?;
-    map.serialize_entry("handshake_ms", &(f64::from(record.handshake_us) / 1000.0))
+    text(map, "upstream", record.name(Name::Upstream))?;
+    text(map, "endpoint", record.name(Name::Endpoint))?;
+    map.serialize_entry("handshake_ms", &(f64::from(numbers.handshake_us) / 1000.0))
 }
 
-fn text<M: SerializeMap>(map: &mut M, key: &str, record: &SessionRecord, text: Text) -> Result<(), M::Error> {
-    match record.text(text) {
-        "" => Ok(()),
-        value => map.serialize_entry(key, value),
-    }
+fn text<M: SerializeMap>(map: &mut M, field: &'static str, text: &str) -> Result<(), M::Error> {
+    if text.is_empty() { Ok(()) } else { map.serialize_entry(field, text) }
 }
 
 fn how<M: SerializeMap>(map: &mut M, closed: &Closed) -> Result<(), M::Error> {
@@ -182,7 +181,7 @@ mod tests {
     use proto::ws::Violation;
 
     use super::super::session::tests::parts;
-    use super::super::{Peer, SessionParts};
+    use super::super::{Names, Peer, SessionParts};
     use super::*;
 
     fn written(line: Line) -> String {
@@ -192,7 +191,7 @@ mod tests {
     }
 
     fn record() -> SessionRecord {
-        SessionRecord::new(&parts(), &["lang"])
+        SessionRecord::new(&parts(), &mut Names::default(), &["lang"])
     }
 
     const WHO: &str = concat!(
@@ -249,7 +248,7 @@ mod tests {
             endpoint: "",
             ..parts()
         };
-        let record = SessionRecord::new(&empty, &["lang"]);
+        let record = SessionRecord::new(&empty, &mut Names::default(), &["lang"]);
         assert_eq!(
             written(Line::Refused(Box::new(Refused::new(record, Refusal::BadHead)))),
             concat!(
@@ -270,8 +269,11 @@ mod tests {
 
     #[test]
     fn peers_cannot_forge_lines() {
-        let record =
-            SessionRecord::new(&SessionParts { host: "a\"\n{\"event\":\"open\"}\u{1b}[2J", ..parts() }, &["x"]);
+        let record = SessionRecord::new(
+            &SessionParts { host: "a\"\n{\"event\":\"open\"}\u{1b}[2J", ..parts() },
+            &mut Names::default(),
+            &["x"],
+        );
         let line = written(Line::Opened(Box::new(record)));
         assert_eq!(line.matches('\n').count(), 1);
         assert!(line.contains(r#""host":"a\"\n{\"event\":\"open\"}\u001b[2J""#), "{line}");

@@ -251,14 +251,14 @@ mod tests {
     use std::io::Read;
     use std::os::fd::{AsRawFd, OwnedFd};
 
-    use super::super::SessionRecord;
     use super::super::session::tests::parts;
+    use super::super::{Names, SessionRecord};
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
     fn line() -> Line {
-        Line::Opened(Box::new(SessionRecord::new(&parts(), &["x"])))
+        Line::Opened(Box::new(SessionRecord::new(&parts(), &mut Names::default(), &["x"])))
     }
 
     #[test]

@@ -3,12 +3,17 @@
 //! Secrets are removed on the way in: no [`SessionRecord`] holds one. What the lines look like is in `line`.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use proto::limits::{LOG_TARGET_BYTES_MAX, LOG_TEXT_BYTES_MAX};
+use proto::limits::{LOG_NAMES_MAX, LOG_TARGET_BYTES_MAX, LOG_TEXT_BYTES_MAX};
 use proto::snapshot::Environment;
+
+/// Bytes of [`Numbers`] as they are packed, at most.
+const NUMBERS_BYTES_MAX: usize = 8 + 16 + 8 + 4 + 1 + 2 * Text::ALL.len() + 1 + 16 + 2;
 
 /// Names a session in logs, metrics' exemplars and commands; written as 16 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -75,48 +80,29 @@ pub struct SessionParts<'a> {
     pub handshake: Duration,
 }
 
-/// Who and where of one session, without secrets: about 110 bytes and one allocation for the texts.
+/// Who and where of one session, without secrets: two pointers, and one allocation of a hundred and some bytes.
+///
+/// It is read when its line is written, and kept for as long as the session lives; so it is packed, and what many
+/// sessions have in common, the names, is there once ([`Names`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionRecord {
-    pub(super) session: SessionId,
-    pub(super) trace_id: [u8; 16],
-    pub(super) client: Peer,
-    pub(super) time_ms: u64,
-    pub(super) handshake_us: u32,
-    pub(super) environment: Environment,
-    /// Where each text ends in `texts`; the first begins at 0.
-    ends: [u16; Text::ALL.len()],
-    texts: Box<str>,
+    /// [`Numbers`], and the texts behind them.
+    packed: Box<[u8]>,
+    names: Arc<str>,
 }
 
-/// The texts of a record, in the order in which they are packed and written.
+/// The texts that are a session's own, in the order in which they are packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Text {
     RequestId,
-    Listener,
     Host,
     Path,
-    Api,
-    Version,
     Subprotocol,
     Extensions,
-    Upstream,
-    Endpoint,
 }
 
 impl Text {
-    pub(super) const ALL: [Self; 10] = [
-        Self::RequestId,
-        Self::Listener,
-        Self::Host,
-        Self::Path,
-        Self::Api,
-        Self::Version,
-        Self::Subprotocol,
-        Self::Extensions,
-        Self::Upstream,
-        Self::Endpoint,
-    ];
+    const ALL: [Self; 5] = [Self::RequestId, Self::Host, Self::Path, Self::Subprotocol, Self::Extensions];
 
     const fn bytes_max(self) -> usize {
         match self {
@@ -126,55 +112,175 @@ impl Text {
     }
 }
 
+/// The names of what a session has to do with, in the order in which they are joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Name {
+    Listener,
+    Api,
+    Version,
+    Upstream,
+    Endpoint,
+}
+
 const _: () = assert!(LOG_TARGET_BYTES_MAX + (Text::ALL.len() - 1) * LOG_TEXT_BYTES_MAX <= u16::MAX as usize);
+
+/// Between names. None of them has it: the configuration allows no control characters.
+const NAME_END: char = '\0';
+
+/// Combinations of names, each once for all sessions of a worker that have them.
+#[derive(Debug, Default)]
+pub struct Names {
+    known: HashSet<Arc<str>>,
+    joined: String,
+}
+
+impl Names {
+    fn of(&mut self, parts: &SessionParts<'_>) -> Arc<str> {
+        self.joined.clear();
+        let names = [parts.listener, parts.api, parts.version, parts.upstream, parts.endpoint];
+        for (index, name) in names.into_iter().enumerate() {
+            if index > 0 {
+                self.joined.push(NAME_END);
+            }
+            push_bounded(&mut self.joined, name, LOG_TEXT_BYTES_MAX);
+        }
+        if let Some(known) = self.known.get(self.joined.as_str()) {
+            return Arc::clone(known);
+        }
+        if self.known.len() >= LOG_NAMES_MAX {
+            // Those that are in use live on with their sessions.
+            self.known.clear();
+        }
+        let names: Arc<str> = self.joined.as_str().into();
+        self.known.insert(Arc::clone(&names));
+        names
+    }
+}
+
+/// The numbers of a record, as they stand in front of its texts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Numbers {
+    pub(super) session: SessionId,
+    pub(super) trace_id: [u8; 16],
+    pub(super) time_ms: u64,
+    pub(super) handshake_us: u32,
+    pub(super) environment: Environment,
+    pub(super) client: Peer,
+    /// Where each text ends; the first begins at 0.
+    ends: [u16; Text::ALL.len()],
+}
+
+impl Numbers {
+    fn pack(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.session.0.to_le_bytes());
+        out.extend_from_slice(&self.trace_id);
+        out.extend_from_slice(&self.time_ms.to_le_bytes());
+        out.extend_from_slice(&self.handshake_us.to_le_bytes());
+        out.push(u8::from(self.environment == Environment::Sandbox));
+        self.ends.iter().for_each(|end| out.extend_from_slice(&end.to_le_bytes()));
+        match self.client {
+            Peer::Unix => out.push(0),
+            Peer::Ip(address) => {
+                let (ip, port) = (address.ip().to_canonical(), address.port());
+                match ip {
+                    IpAddr::V4(ip) => {
+                        out.push(4);
+                        out.extend_from_slice(&ip.octets());
+                    }
+                    IpAddr::V6(ip) => {
+                        out.push(6);
+                        out.extend_from_slice(&ip.octets());
+                    }
+                }
+                out.extend_from_slice(&port.to_le_bytes());
+            }
+        }
+    }
+
+    /// The numbers, and the texts behind them.
+    fn unpack(packed: &[u8]) -> (Self, &[u8]) {
+        let mut reader = Reader { left: packed };
+        let session = SessionId(u64::from_le_bytes(reader.octets()));
+        let trace_id = reader.octets();
+        let time_ms = u64::from_le_bytes(reader.octets());
+        let handshake_us = u32::from_le_bytes(reader.octets());
+        let [environment] = reader.octets();
+        let environment = if environment == 0 { Environment::Production } else { Environment::Sandbox };
+        let ends = std::array::from_fn(|_| u16::from_le_bytes(reader.octets()));
+        let client = match reader.octets() {
+            [0] => Peer::Unix,
+            [4] => reader.address::<4>(),
+            _ => reader.address::<16>(),
+        };
+        (Self { session, trace_id, time_ms, handshake_us, environment, client, ends }, reader.left)
+    }
+}
+
+/// Takes from the front of what [`Numbers::pack`] has written.
+struct Reader<'a> {
+    left: &'a [u8],
+}
+
+impl Reader<'_> {
+    fn octets<const N: usize>(&mut self) -> [u8; N] {
+        let (octets, left) = self.left.split_first_chunk().expect("it was packed whole");
+        self.left = left;
+        *octets
+    }
+
+    fn address<const N: usize>(&mut self) -> Peer
+    where
+        IpAddr: From<[u8; N]>,
+    {
+        let ip = IpAddr::from(self.octets::<N>());
+        Peer::Ip(SocketAddr::new(ip, u16::from_le_bytes(self.octets())))
+    }
+}
 
 impl SessionRecord {
     /// Packs `parts`; values of the query parameters `access_token`, `apikey` and those of `secret_names` become `***`.
-    pub fn new<S: AsRef<str>>(parts: &SessionParts<'_>, secret_names: &[S]) -> Self {
+    pub fn new<S: AsRef<str>>(parts: &SessionParts<'_>, names: &mut Names, secret_names: &[S]) -> Self {
         let path = redact_query(parts.target, secret_names);
         let mut texts = String::with_capacity(256);
         let ends = Text::ALL.map(|text| {
             let value = match text {
                 Text::RequestId => parts.request_id,
-                Text::Listener => parts.listener,
                 Text::Host => parts.host,
                 Text::Path => &path,
-                Text::Api => parts.api,
-                Text::Version => parts.version,
                 Text::Subprotocol => parts.subprotocol,
                 Text::Extensions => parts.extensions,
-                Text::Upstream => parts.upstream,
-                Text::Endpoint => parts.endpoint,
             };
             push_bounded(&mut texts, value, text.bytes_max());
             texts.len() as u16
         });
-        Self {
+        let numbers = Numbers {
             session: parts.session,
             trace_id: parts.trace_id,
-            client: parts.client,
             time_ms: parts.time_ms,
             handshake_us: u32::try_from(parts.handshake.as_micros()).unwrap_or(u32::MAX),
             environment: parts.environment,
+            client: parts.client,
             ends,
-            texts: texts.into_boxed_str(),
-        }
+        };
+        let mut packed = Vec::with_capacity(NUMBERS_BYTES_MAX + texts.len());
+        numbers.pack(&mut packed);
+        packed.extend_from_slice(texts.as_bytes());
+        Self { packed: packed.into_boxed_slice(), names: names.of(parts) }
     }
 
-    /// The session's name.
-    pub fn session(&self) -> SessionId {
-        self.session
-    }
-
-    /// The API's name and version.
-    pub fn api(&self) -> (&str, &str) {
-        (self.text(Text::Api), self.text(Text::Version))
+    pub(super) fn numbers(&self) -> Numbers {
+        Numbers::unpack(&self.packed).0
     }
 
     pub(super) fn text(&self, text: Text) -> &str {
+        let (numbers, texts) = Numbers::unpack(&self.packed);
         let index = text as usize;
-        let start = index.checked_sub(1).map_or(0, |before| usize::from(self.ends[before]));
-        &self.texts[start..usize::from(self.ends[index])]
+        let start = index.checked_sub(1).map_or(0, |before| usize::from(numbers.ends[before]));
+        std::str::from_utf8(&texts[start..usize::from(numbers.ends[index])]).expect("it was a text when it was packed")
+    }
+
+    pub(super) fn name(&self, name: Name) -> &str {
+        self.names.split(NAME_END).nth(name as usize).unwrap_or_default()
     }
 }
 
@@ -292,39 +398,76 @@ pub(super) mod tests {
 
     const NO_NAMES: [&str; 0] = [];
 
+    fn packed(parts: &SessionParts<'_>) -> SessionRecord {
+        SessionRecord::new(parts, &mut Names::default(), &NO_NAMES)
+    }
+
     #[test]
     fn texts_are_packed_and_found_again() {
-        let record = SessionRecord::new(&parts(), &NO_NAMES);
+        let record = packed(&parts());
         assert_eq!(record.text(Text::RequestId), "0b6c1f0e7d0f4f5d");
         assert_eq!(record.text(Text::Path), "/chat/v1/rooms/7?access_token=***&lang=de");
-        assert_eq!(record.text(Text::Endpoint), "10.0.0.5:9001");
-        assert_eq!(record.api(), ("chat", "v1"));
+        assert_eq!(record.text(Text::Extensions), "permessage-deflate");
+        assert_eq!(record.name(Name::Listener), "public");
+        assert_eq!((record.name(Name::Api), record.name(Name::Version)), ("chat", "v1"));
+        assert_eq!(record.name(Name::Endpoint), "10.0.0.5:9001");
+        let numbers = record.numbers();
+        assert_eq!((numbers.session, numbers.trace_id), (parts().session, parts().trace_id));
+        assert_eq!((numbers.time_ms, numbers.handshake_us), (parts().time_ms, 4_321));
+        for environment in [Environment::Production, Environment::Sandbox] {
+            let record = packed(&SessionParts { environment, ..parts() });
+            assert_eq!(record.numbers().environment, environment);
+        }
+        for (client, shown) in [
+            (Peer::Unix, "unix"),
+            (Peer::Ip("203.0.113.7:52144".parse().unwrap()), "203.0.113.7:52144"),
+            (Peer::Ip("[2001:db8::7]:443".parse().unwrap()), "[2001:db8::7]:443"),
+            (Peer::Ip("[::ffff:203.0.113.7]:1".parse().unwrap()), "203.0.113.7:1"),
+        ] {
+            let record = packed(&SessionParts { client, ..parts() });
+            assert_eq!(record.numbers().client.to_string(), shown);
+            assert_eq!(record.text(Text::Host), "chat.example.com");
+        }
+    }
+
+    #[test]
+    fn names_are_there_once_and_forgotten_when_they_are_many() {
+        let mut names = Names::default();
+        let mut of = |endpoint: &str| SessionRecord::new(&SessionParts { endpoint, ..parts() }, &mut names, &NO_NAMES);
+        let (one, same, other) = (of("a"), of("a"), of("b"));
+        assert!(Arc::ptr_eq(&one.names, &same.names) && !Arc::ptr_eq(&one.names, &other.names));
+        for number in 0..LOG_NAMES_MAX {
+            of(&number.to_string());
+        }
+        let again = of("a");
+        assert_eq!(one, again);
+        assert!(!Arc::ptr_eq(&one.names, &again.names));
+        assert!(names.known.len() <= LOG_NAMES_MAX);
     }
 
     #[test]
     fn a_typical_record_stays_small() {
-        let record = SessionRecord::new(&parts(), &NO_NAMES);
-        let bytes = size_of::<SessionRecord>() + record.texts.len();
-        assert!(bytes <= 350, "{bytes}");
+        let bytes = size_of::<SessionRecord>() + packed(&parts()).packed.len();
+        assert!(bytes <= 220, "{bytes}");
     }
 
     #[test]
     fn texts_are_bounded_at_a_character() {
         let long = "ä".repeat(LOG_TEXT_BYTES_MAX);
         let target = format!("/{long}{long}{long}{long}{long}{long}{long}{long}");
-        let record = SessionRecord::new(&SessionParts { host: &long, target: &target, ..parts() }, &NO_NAMES);
+        let record = packed(&SessionParts { host: &long, target: &target, ..parts() });
         let host = record.text(Text::Host);
         assert!(host.len() <= LOG_TEXT_BYTES_MAX && host.len() > LOG_TEXT_BYTES_MAX - 4, "{}", host.len());
         assert!(host.ends_with("ä…"));
         assert!(record.text(Text::Path).len() <= LOG_TARGET_BYTES_MAX);
         let exact = "x".repeat(LOG_TEXT_BYTES_MAX);
-        let record = SessionRecord::new(&SessionParts { host: &exact, ..parts() }, &NO_NAMES);
+        let record = packed(&SessionParts { host: &exact, ..parts() });
         assert_eq!(record.text(Text::Host), exact);
     }
 
     #[test]
     fn control_characters_that_json_does_not_escape_are_replaced() {
-        let record = SessionRecord::new(&SessionParts { host: "a\u{9b}31mb\u{7f}", ..parts() }, &NO_NAMES);
+        let record = packed(&SessionParts { host: "a\u{9b}31mb\u{7f}", ..parts() });
         assert_eq!(record.text(Text::Host), "a\u{fffd}31mb\u{fffd}");
     }
 

@@ -82,8 +82,8 @@ struct Entry {
     resident: Resident,
 }
 
-// What an idle session costs beside its two sockets; the texts of its record come on top.
-const _: () = assert!(size_of::<Entry>() <= 700 && size_of::<Slot>() <= 24);
+// What an idle session costs beside its two sockets; its record comes on top. A class of the allocator ends here.
+const _: () = assert!(size_of::<Entry>() <= 512 && size_of::<Slot>() <= 24);
 
 impl EngineKind {
     /// Whether this kernel, and this container, lets a worker have it.

@@ -35,7 +35,7 @@ use proto::ws::utf8::Utf8;
 use proto::ws::{CloseCode, ClosePayload, FrameHeader, Opcode, Parse, Sender, Violation, frame, mask};
 
 pub use outbound::ControlFrame;
-use outbound::{CloseState, Outbound, Ping};
+use outbound::{CloseState, ControlPayload, Outbound, Ping};
 
 use super::keys::Keys;
 use crate::record::{ApiCounters, Cause, Direction, Side};
@@ -199,7 +199,8 @@ struct Inbound {
     key: [u8; 4],
     /// What replaces the client's key, when it must be replaced: old XOR new.
     remask: Option<[u8; 4]>,
-    phase: usize,
+    /// Where in the key's four octets the next byte of payload stands.
+    phase: u8,
     utf8: Utf8,
     control_second: u32,
     control_frames: u32,
@@ -494,8 +495,8 @@ impl Session {
         self.active_ms = facts.now_ms;
         let inbound = &mut self.inbound[from as usize];
         inbound.remaining -= bytes;
-        let phase = inbound.phase;
-        inbound.phase = (phase + (bytes % 4) as usize) % 4;
+        let phase = usize::from(inbound.phase);
+        inbound.phase = ((phase as u64 + bytes % 4) % 4) as u8;
         phase
     }
 
@@ -578,7 +579,7 @@ impl Session {
                 // Only the newest is answered when several wait (RFC 6455 §5.5.3): a flood cannot grow a queue.
                 let outbound = &mut self.outbound[from as usize];
                 if outbound.close != CloseState::Sent {
-                    outbound.pong = Some(payload.into());
+                    outbound.pong = Some(Box::new(ControlPayload::new(payload)));
                 }
                 false
             }
@@ -733,7 +734,7 @@ impl Session {
         let key = |keys: &mut Keys| (to == Leg::Upstream).then(|| keys.next_key());
         if !clogged {
             if let Some(payload) = outbound.pong.take() {
-                return Some(ControlFrame::new(Opcode::Pong, &payload, key(facts.keys)));
+                return Some(ControlFrame::new(Opcode::Pong, payload.as_bytes(), key(facts.keys)));
             }
             if std::mem::take(&mut outbound.ping_owed) {
                 let ping = Ping::after(outbound.ping, facts.keys, facts.now_ms);
@@ -742,8 +743,12 @@ impl Session {
                 return Some(ControlFrame::new(Opcode::Ping, &ping.payload, key(facts.keys)));
             }
         }
-        let CloseState::Owed(code, reason) = outbound.close else { return None };
+        if outbound.close != CloseState::Owed {
+            return None;
+        }
         outbound.close = CloseState::Sent;
+        let said = outbound.said.take().expect("what is owed stands beside it");
+        let (code, reason) = *said;
         outbound.pong = None;
         outbound.ping_owed = false;
         let frame = ControlFrame::close(code, reason, key(facts.keys));

@@ -48,12 +48,32 @@ impl ControlFrame {
     }
 }
 
+/// The payload of a control frame that is kept.
+pub(super) struct ControlPayload {
+    bytes: [u8; CONTROL_PAYLOAD_MAX],
+    length: u8,
+}
+
+impl ControlPayload {
+    pub(super) fn new(payload: &[u8]) -> Self {
+        let mut bytes = [0; CONTROL_PAYLOAD_MAX];
+        bytes[..payload.len()].copy_from_slice(payload);
+        Self { bytes, length: payload.len() as u8 }
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+}
+
 /// What the gateway itself has to say to one peer.
 #[derive(Default)]
 pub(super) struct Outbound {
     pub(super) close: CloseState,
+    /// The code and the reason of a close that is deferred or owed: there only then, because it is seldom and not small.
+    pub(super) said: Option<Box<(CloseCode, &'static str)>>,
     /// The payload of the newest ping that has not been answered.
-    pub(super) pong: Option<Box<[u8]>>,
+    pub(super) pong: Option<Box<ControlPayload>>,
     pub(super) ping_owed: bool,
     /// The gateway's last ping.
     pub(super) ping: Option<Ping>,
@@ -89,33 +109,37 @@ pub(super) enum CloseState {
     #[default]
     Open,
     /// Owed, but what the other peer still has to say comes first.
-    Deferred(CloseCode, &'static str),
-    Owed(CloseCode, &'static str),
+    Deferred,
+    Owed,
     Sent,
 }
 
 impl Outbound {
     pub(super) fn wants(&self) -> bool {
-        self.pong.is_some() || self.ping_owed || matches!(self.close, CloseState::Owed(..))
+        self.pong.is_some() || self.ping_owed || self.close == CloseState::Owed
     }
 
     pub(super) fn owe_close(&mut self, code: CloseCode, reason: &'static str) {
         if self.close == CloseState::Open {
-            self.close = CloseState::Owed(code, reason);
+            self.close = CloseState::Owed;
+            self.said = Some(Box::new((code, reason)));
         }
         self.owe_deferred();
     }
 
     pub(super) fn defer_close(&mut self, code: CloseCode, reason: &'static str) {
         if self.close == CloseState::Open {
-            self.close = CloseState::Deferred(code, reason);
+            self.close = CloseState::Deferred;
+            self.said = Some(Box::new((code, reason)));
         }
     }
 
     /// A close that was deferred is owed now; whether there is one.
     pub(super) fn owe_deferred(&mut self) -> bool {
-        let CloseState::Deferred(code, reason) = self.close else { return false };
-        self.close = CloseState::Owed(code, reason);
-        true
+        let deferred = self.close == CloseState::Deferred;
+        if deferred {
+            self.close = CloseState::Owed;
+        }
+        deferred
     }
 }
