@@ -100,10 +100,10 @@ impl Cell {
 
     /// What its table shows.
     pub fn measures(&self) -> &'static [Measure] {
-        use Measure::{Anonymous, Cpu, P50, P99, P999, PerSession, Rate, Resident, RestCpu};
+        use Measure::{Anonymous, Busy, Cpu, P50, P99, P999, PerSession, Rate, Resident, RestCpu};
         match self.work {
             Work::Idle { .. } => &[PerSession, Resident, Anonymous, RestCpu],
-            _ => &[Cpu, Rate, P50, P99, P999, Resident, Anonymous],
+            _ => &[Cpu, Rate, Busy, P50, P99, P999, Resident, Anonymous],
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::cells::{Cell, bar, ceiling};
 use crate::load::histogram::Histogram;
+use crate::load::traffic::Outcome;
 use crate::processes::Memory;
 
 /// Two medians that are closer than this are the same.
@@ -19,6 +20,8 @@ pub enum Measure {
     Cpu,
     /// Units of work a second.
     Rate,
+    /// Share of the time in which the target was on its CPU, in percent.
+    Busy,
     P50,
     P99,
     P999,
@@ -55,6 +58,7 @@ impl Measure {
         match self {
             Self::Cpu => "cpu_us",
             Self::Rate => "per_second",
+            Self::Busy => "busy_percent",
             Self::P50 => "p50_us",
             Self::P99 => "p99_us",
             Self::P999 => "p999_us",
@@ -69,6 +73,7 @@ impl Measure {
         match self {
             Self::Cpu => format!("CPU us/{unit}"),
             Self::Rate => format!("{unit}s/s"),
+            Self::Busy => "busy %".into(),
             Self::P50 => "p50 us".into(),
             Self::P99 => "p99 us".into(),
             Self::P999 => "p99.9 us".into(),
@@ -86,18 +91,20 @@ impl Measure {
 }
 
 impl Sample {
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     pub fn set(&mut self, measure: Measure, value: f64) {
         self.0.insert(measure, value);
     }
 
-    /// What the work took.
-    pub fn set_work(&mut self, cpu: Duration, units: u64, time: Duration) {
-        self.set(Measure::Cpu, cpu.as_secs_f64() * 1e6 / units as f64);
-        self.set(Measure::Rate, units as f64 / time.as_secs_f64());
+    /// What so much work took.
+    pub fn of_work(cpu: Duration, units: u64, time: Duration) -> Outcome<Self> {
+        if units == 0 {
+            return Err("nothing was done in the whole round".into());
+        }
+        let mut sample = Self::default();
+        sample.set(Measure::Cpu, cpu.as_secs_f64() * 1e6 / units as f64);
+        sample.set(Measure::Rate, units as f64 / time.as_secs_f64());
+        sample.set(Measure::Busy, cpu.as_secs_f64() / time.as_secs_f64() * 100.0);
+        Ok(sample)
     }
 
     /// What a process has while it works.

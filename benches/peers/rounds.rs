@@ -1,6 +1,6 @@
 //! One round of one cell on one target: the load is put on, and what it cost is read.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cells::Work;
 use crate::load::handshakes::Handshakes;
@@ -9,6 +9,7 @@ use crate::report::{Measure, Sample};
 use crate::targets::{PATH, Running};
 
 const WARM_UP: Duration = Duration::from_millis(300);
+const WARM_UP_MAX: Duration = Duration::from_secs(5);
 /// Memory is looked at when it has been quiet for so long.
 const QUIET: Duration = Duration::from_secs(2);
 /// A sparse round must last longer to see as many messages as its quantiles need.
@@ -26,8 +27,7 @@ pub fn play(work: Work, running: &Running, time: Duration) -> Outcome<Sample> {
             load.forget();
             let (cpu_before, elapsed) = (running.cpu_time(), load.drive(time)?);
             let cpu = running.cpu_time().saturating_sub(cpu_before);
-            let mut sample = Sample::new();
-            sample.set_work(cpu, load.count, elapsed);
+            let mut sample = Sample::of_work(cpu, load.count, elapsed)?;
             sample.set_quantiles(&load.lives);
             sample.set_memory(running.memory());
             load.settle()?;
@@ -41,8 +41,7 @@ pub fn play(work: Work, running: &Running, time: Duration) -> Outcome<Sample> {
             let (cpu_before, time) = (running.cpu_time(), time * SPARSE_ROUNDS);
             load.drive_at(messages_per_second, time)?;
             let cpu = running.cpu_time().saturating_sub(cpu_before);
-            let mut sample = Sample::new();
-            sample.set_work(cpu, load.echoes, time);
+            let mut sample = Sample::of_work(cpu, load.echoes, time)?;
             sample.set_quantiles(&load.round_trips);
             sample.set_memory(running.memory());
             load.settle()?;
@@ -60,11 +59,15 @@ fn echo(running: &Running, payload_bytes: usize, connections: usize, depth: usiz
     }
     load.begin()?;
     load.drive(WARM_UP)?;
+    // Thousands of connections take their time until each has had its turn.
+    let start = Instant::now();
+    while load.echoes < connections as u64 && start.elapsed() < WARM_UP_MAX {
+        load.drive(WARM_UP)?;
+    }
     load.forget();
     let (cpu_before, elapsed) = (running.cpu_time(), load.drive(time)?);
     let cpu = running.cpu_time().saturating_sub(cpu_before);
-    let mut sample = Sample::new();
-    sample.set_work(cpu, load.echoes, elapsed);
+    let mut sample = Sample::of_work(cpu, load.echoes, elapsed)?;
     sample.set_quantiles(&load.round_trips);
     sample.set_memory(running.memory());
     load.settle()?;
@@ -86,7 +89,7 @@ fn idle(running: &Running, sessions: usize) -> Outcome<Sample> {
     std::thread::sleep(QUIET);
     let cpu = running.cpu_time().saturating_sub(cpu_before);
     let grown = after.anonymous_bytes.saturating_sub(before.anonymous_bytes);
-    let mut sample = Sample::new();
+    let mut sample = Sample::default();
     sample.set(Measure::PerSession, grown as f64 / sessions as f64);
     sample.set_memory(after);
     sample.set(Measure::RestCpu, cpu.as_secs_f64() * 1e6 / QUIET.as_secs_f64());
