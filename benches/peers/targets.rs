@@ -159,7 +159,10 @@ impl Target {
         let output = Command::new(program).arg(argument).stdin(Stdio::null()).output().ok()?;
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said);
-        said.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+        let line = said.lines().map(str::trim).find(|line| !line.is_empty())?;
+        // Where somebody keeps it is nobody's business.
+        let name = program.file_name()?.to_string_lossy();
+        Some(line.replace(&*program.to_string_lossy(), &name))
     }
 
     /// Starts it and proves that it is the one that answers.
