@@ -278,7 +278,7 @@ fn a_frame_that_is_looked_at_keeps_its_budget(way: Way) {
 }
 
 /// Allocations of a worker from accept to the last line of a session that relays one message.
-const HANDSHAKE_ALLOCATIONS_MAX: u64 = 43;
+const HANDSHAKE_ALLOCATIONS_MAX: u64 = 39;
 /// What a round of ended sessions may seem to leave behind: its last lines may not be written yet.
 const LEFT_BYTES_MAX: i64 = 2048;
 /// Bytes on the heap for a session that has relayed a message and is idle.

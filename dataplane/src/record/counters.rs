@@ -245,7 +245,8 @@ impl ListenerCounters {
 #[derive(Debug)]
 pub struct ShardRecord {
     counts: CachePadded<ShardCounts>,
-    apis: Mutex<HashMap<ApiName, Arc<ApiCounters>>>,
+    /// By name, then by version: so a look-up needs neither as its own.
+    apis: Mutex<HashMap<Box<str>, HashMap<Box<str>, Arc<ApiCounters>>>>,
     listeners: Mutex<HashMap<Box<str>, Arc<ListenerCounters>>>,
     admitted: Arc<Admitted>,
 }
@@ -283,14 +284,14 @@ impl ShardRecord {
     /// Past the ceiling of series, APIs that were never seen before share the label `_other`.
     pub fn api(&self, name: &str, version: &str) -> Arc<ApiCounters> {
         let mut apis = lock(&self.apis);
-        let key: ApiName = (name.into(), version.into());
-        if let Some(counters) = apis.get(&key) {
+        if let Some(counters) = apis.get(name).and_then(|versions| versions.get(version)) {
             return Arc::clone(counters);
         }
-        let key =
+        let key: ApiName = (name.into(), version.into());
+        let (name, version) =
             if admit(&self.admitted.apis, self.admitted.apis_max, &key) { key } else { (OVERFLOW.into(), "".into()) };
-        let counters = apis.entry(key).or_insert_with_key(|(name, version)| Arc::new(ApiCounters::new(name, version)));
-        Arc::clone(counters)
+        let new = Arc::new(ApiCounters::new(&name, &version));
+        Arc::clone(apis.entry(name).or_default().entry(version).or_insert(new))
     }
 
     /// The counters of a listener. Asked when the listener is bound.
@@ -351,7 +352,7 @@ impl ShardRecord {
 
     /// Live sessions of this shard.
     pub fn sessions(&self) -> u64 {
-        lock(&self.apis).values().map(|api| api.sessions()).sum()
+        lock(&self.apis).values().flat_map(HashMap::values).map(|api| api.sessions()).sum()
     }
 }
 
@@ -504,7 +505,7 @@ impl Totals {
             let counts = &listener.counts;
             add_all(sums, &[&counts.accepted, &counts.shed, &counts.handed_over].map(Counter::value));
         }
-        let apis: Vec<_> = lock(&shard.apis).values().cloned().collect();
+        let apis: Vec<_> = lock(&shard.apis).values().flat_map(HashMap::values).cloned().collect();
         self.workers.push(apis.iter().map(|api| api.sessions()).sum());
         for api in apis {
             self.apis.entry((api.name.clone(), api.version.clone())).or_default().add(&api.counts);

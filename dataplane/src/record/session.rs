@@ -12,9 +12,6 @@ use std::time::Duration;
 use proto::limits::{LOG_NAMES_MAX, LOG_TARGET_BYTES_MAX, LOG_TEXT_BYTES_MAX};
 use proto::snapshot::Environment;
 
-/// Bytes of [`Numbers`] as they are packed, at most.
-const NUMBERS_BYTES_MAX: usize = 8 + 16 + 8 + 4 + 1 + 2 * Text::ALL.len() + 1 + 16 + 2;
-
 /// Names a session in logs, metrics' exemplars and commands; written as 16 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionId(pub u64);
@@ -127,11 +124,13 @@ const _: () = assert!(LOG_TARGET_BYTES_MAX + (Text::ALL.len() - 1) * LOG_TEXT_BY
 /// Between names. None of them has it: the configuration allows no control characters.
 const NAME_END: char = '\0';
 
-/// Combinations of names, each once for all sessions of a worker that have them.
+/// Combinations of names, each once for all sessions of a worker that have them; and the room in which records are made.
 #[derive(Debug, Default)]
 pub struct Names {
     known: HashSet<Arc<str>>,
     joined: String,
+    texts: String,
+    packed: Vec<u8>,
 }
 
 impl Names {
@@ -241,7 +240,8 @@ impl SessionRecord {
     /// Packs `parts`; values of the query parameters `access_token`, `apikey` and those of `secret_names` become `***`.
     pub fn new<S: AsRef<str>>(parts: &SessionParts<'_>, names: &mut Names, secret_names: &[S]) -> Self {
         let path = redact_query(parts.target, secret_names);
-        let mut texts = String::with_capacity(256);
+        let texts = &mut names.texts;
+        texts.clear();
         let ends = Text::ALL.map(|text| {
             let value = match text {
                 Text::RequestId => parts.request_id,
@@ -250,7 +250,7 @@ impl SessionRecord {
                 Text::Subprotocol => parts.subprotocol,
                 Text::Extensions => parts.extensions,
             };
-            push_bounded(&mut texts, value, text.bytes_max());
+            push_bounded(texts, value, text.bytes_max());
             texts.len() as u16
         });
         let numbers = Numbers {
@@ -262,10 +262,10 @@ impl SessionRecord {
             client: parts.client,
             ends,
         };
-        let mut packed = Vec::with_capacity(NUMBERS_BYTES_MAX + texts.len());
-        numbers.pack(&mut packed);
-        packed.extend_from_slice(texts.as_bytes());
-        Self { packed: packed.into_boxed_slice(), names: names.of(parts) }
+        names.packed.clear();
+        numbers.pack(&mut names.packed);
+        names.packed.extend_from_slice(names.texts.as_bytes());
+        Self { packed: names.packed.as_slice().into(), names: names.of(parts) }
     }
 
     pub(super) fn numbers(&self) -> Numbers {
@@ -315,9 +315,9 @@ const SECRET_NAMES: [&str; 2] = ["access_token", "apikey"];
 ///
 /// Names are compared after percent-decoding, without regard to case. Beside `&`, the separators `;` and `?` that some
 /// servers know are honoured in favour of secrecy: behind a secret name, everything up to the next `&` is replaced.
-pub fn redact_query<S: AsRef<str>>(target: &str, secret_names: &[S]) -> String {
+pub fn redact_query<'a, S: AsRef<str>>(target: &'a str, secret_names: &[S]) -> Cow<'a, str> {
     let Some((path, query)) = target.split_once('?') else {
-        return target.to_owned();
+        return target.into();
     };
     let secret = |name: &str| {
         let name = percent_decoded(name);
@@ -330,7 +330,7 @@ pub fn redact_query<S: AsRef<str>>(target: &str, secret_names: &[S]) -> String {
         redacted.push(if index == 0 { '?' } else { '&' });
         redacted.push_str(&redact_pair(pair, &secret));
     }
-    redacted
+    redacted.into()
 }
 
 fn redact_pair<'a>(pair: &'a str, secret: &impl Fn(&str) -> bool) -> Cow<'a, str> {
