@@ -245,8 +245,7 @@ impl ListenerCounters {
 #[derive(Debug)]
 pub struct ShardRecord {
     counts: CachePadded<ShardCounts>,
-    /// By name, then by version: so a look-up needs neither as its own.
-    apis: Mutex<HashMap<Box<str>, HashMap<Box<str>, Arc<ApiCounters>>>>,
+    apis: Mutex<CountersByApi>,
     listeners: Mutex<HashMap<Box<str>, Arc<ListenerCounters>>>,
     admitted: Arc<Admitted>,
 }
@@ -265,6 +264,8 @@ struct ShardCounts {
 }
 
 type ApiName = (Box<str>, Box<str>);
+/// By name, then by version: so a look-up needs neither as its own.
+type CountersByApi = HashMap<Box<str>, HashMap<Box<str>, Arc<ApiCounters>>>;
 
 /// The series that exist, for the whole process, so that the ceilings hold for the sum of the shards.
 #[derive(Debug)]

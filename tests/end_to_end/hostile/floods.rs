@@ -262,9 +262,14 @@ fn handshakes_that_come_to_nothing_leave_nothing(variant: Variant) {
         until("no handshake is under way", || gateway.metric("framegate_handshakes_active", &[]) == 0.0);
     };
     attempts(&mut gateway, 300);
-    let (memory, descriptors) = (gateway.rss_bytes(), gateway.descriptors());
-    attempts(&mut gateway, 300);
-    expect_growth_below(&gateway, memory, 1 << 20);
+    let (mut memory, descriptors) = (gateway.rss_bytes(), gateway.descriptors());
+    // Buffers are touched for the first time at some time, and the allocator keeps what a crowd needed for a while; what
+    // attempts leave behind they leave every time.
+    until("a round of attempts leaves nothing behind", || {
+        attempts(&mut gateway, 300);
+        let before = std::mem::replace(&mut memory, gateway.rss_bytes());
+        memory < before + (1 << 18)
+    });
     gateway.expect_descriptors_back_to(descriptors);
     gateway.probe();
 }
