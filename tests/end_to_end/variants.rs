@@ -88,7 +88,7 @@ fn the_uring_engine_goes_with_both_forms_of_io_uring_or_is_missed_aloud() {
         aloud("skipped: this kernel does not have what the uring engine needs");
         let outcome = attempt(&["--engine", "uring"], |_| {});
         assert_eq!(outcome.code, 2, "{outcome:?}");
-        assert!(outcome.stderr.contains("Linux 6.12"), "{outcome:?}");
+        assert!(outcome.stderr.contains("Linux 6.17"), "{outcome:?}");
         return;
     }
     for (form, driver, splice) in [("uring", "io_uring", "on"), ("uring-plain", "io_uring_plain", "off")] {

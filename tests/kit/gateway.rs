@@ -30,6 +30,7 @@ pub struct Setup {
     cpus: Option<String>,
     control_plane: bool,
     descriptors: Option<u64>,
+    user: Option<u32>,
     environment: Vec<(&'static str, &'static str, String)>,
     settings: String,
     listener: String,
@@ -52,6 +53,7 @@ impl Setup {
             cpus: None,
             control_plane: true,
             descriptors: None,
+            user: None,
             environment: Vec::new(),
             settings: "drain_window: 1s".into(),
             listener: String::new(),
@@ -91,6 +93,12 @@ impl Setup {
     /// The ceiling of open descriptors, soft and hard.
     pub fn descriptors(mut self, max: u64) -> Self {
         self.descriptors = Some(max);
+        self
+    }
+
+    /// The user that both planes run as; only root can have it so.
+    pub fn user(mut self, user: u32) -> Self {
+        self.user = Some(user);
         self
     }
 
@@ -158,6 +166,10 @@ impl Setup {
         self.public.address()
     }
 
+    fn program(&self) -> PathBuf {
+        if self.user.is_some() { self.directory().join("framegate") } else { FRAMEGATE.into() }
+    }
+
     /// The backend of the API `probe`, as an endpoint of a configuration.
     pub fn probe_url(&self) -> String {
         self.probe.url("/")
@@ -192,6 +204,11 @@ impl Setup {
     pub fn start(self) -> Gateway {
         let config = self.directory().join("config.yaml");
         std::fs::write(&config, self.yaml()).expect("the configuration can be written");
+        if self.user.is_some() {
+            // Where the tests are built another user may see nothing.
+            std::fs::copy(FRAMEGATE, self.program()).expect("the executable can be copied");
+            std::os::unix::fs::chown(self.directory(), self.user, self.user).expect("root may give a directory away");
+        }
         let mut gateway = Gateway { setup: self, config, control_plane: None, data_plane: None, probes: 0 };
         if gateway.setup.control_plane {
             gateway.start_control_plane();
@@ -390,9 +407,13 @@ impl Gateway {
     }
 
     fn plane(&self, verb: &str) -> Command {
-        let mut command = Command::new(FRAMEGATE);
+        let mut command = Command::new(self.setup.program());
         let state = self.setup.directory().join(format!("state-{verb}"));
         std::fs::create_dir_all(&state).expect("a directory can be made");
+        if let Some(user) = self.setup.user {
+            std::os::unix::fs::chown(&state, Some(user), Some(user)).expect("root may give a directory away");
+            command.uid(user).gid(user);
+        }
         command.arg(verb).arg("--control").arg(self.setup.control_path()).arg("--state-dir").arg(state);
         command
     }

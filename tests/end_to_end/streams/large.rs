@@ -2,14 +2,19 @@
 //!
 //! Frames of all sizes around what is worth it, cut anywhere; readers and senders that stop or go in their midst.
 
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::wire::Wire;
 use super::{Local, on_the_wire};
-use crate::kit::{Frame, Gateway, Opcode, Peer, Random, RawUpstream, Setup, Variant, on_every_variant, until};
+use crate::kit::gateway::{die_with_parent, kill};
+use crate::kit::{Frame, Gateway, Opcode, Peer, Random, RawUpstream, Setup, Variant, aloud, on_every_variant, until};
 
 on_every_variant![
     a_large_frame_is_moved_inside_the_kernel_where_splice_is_on,
+    an_ordinary_user_splices_for_as_long_as_the_kernel_gives_it_pipes,
     large_frames_keep_their_place_among_small_ones_however_they_are_cut,
     a_reader_that_stops_within_a_large_frame_costs_its_budget_and_no_time,
     a_sender_that_ends_within_a_large_frame_leaves_what_it_sent,
@@ -59,31 +64,98 @@ fn expect_bytes(peer: &mut Peer, bytes: &[u8]) {
 // --- Where the bytes go ---
 
 fn a_large_frame_is_moved_inside_the_kernel_where_splice_is_on(variant: Variant) {
-    const BYTES: usize = 64 * MIB;
     let (mut gateway, upstream) = large(variant, NO_CEILINGS);
-    let (mut client, mut backend) = gateway.session("/large", &upstream);
+    carry(&gateway, &upstream, 64 * MIB, splices(&gateway));
+    gateway.probe();
+}
+
+/// Whether the gateway says that it splices.
+fn splices(gateway: &Gateway) -> bool {
+    gateway.metric("framegate_driver_info", &[("splice", "on")]) == 1.0
+}
+
+/// The first large frames of a gateway, one in each direction: most of them is spliced, or nothing.
+#[track_caller]
+fn carry(gateway: &Gateway, upstream: &RawUpstream, bytes_each: usize, is_spliced: bool) {
+    let (mut client, mut backend) = gateway.session("/large", upstream);
     let spliced = || gateway.metric("framegate_spliced_bytes_total", &[]);
     let mut before = spliced();
     assert_eq!(before, 0.0);
     for (direction, to_upstream) in [("to_upstream", true), ("to_client", false)] {
         let (from, to) = if to_upstream { (&mut client, &mut backend) } else { (&mut backend, &mut client) };
-        let bytes = frame(to_upstream, BYTES);
+        let bytes = frame(to_upstream, bytes_each);
         std::thread::scope(|scope| {
             scope.spawn(|| from.send(&bytes));
             expect_bytes(to, &bytes);
         });
         let labels = [("api", "large"), ("direction", direction)];
-        assert_eq!(gateway.metric("framegate_payload_bytes_total", &labels), BYTES as f64, "{direction}");
+        assert_eq!(gateway.metric("framegate_payload_bytes_total", &labels), bytes_each as f64, "{direction}");
         assert_eq!(gateway.metric("framegate_messages_total", &labels), 1.0, "{direction}");
-        if gateway.metric("framegate_driver_info", &[("splice", "on")]) == 1.0 {
-            until("most of it is counted as spliced", || spliced() - before > (BYTES / 2) as f64);
-            assert!(spliced() - before <= BYTES as f64, "{direction}: more than there was");
+        if is_spliced {
+            until("most of it is counted as spliced", || spliced() - before > (bytes_each / 2) as f64);
+            assert!(spliced() - before <= bytes_each as f64, "{direction}: more than there was");
         } else {
             assert_eq!(spliced(), 0.0, "{direction}");
         }
         before = spliced();
     }
+}
+
+/// The kernel gives a user without privileges so many pages for pipes, and pipes of two pages from then on.
+fn an_ordinary_user_splices_for_as_long_as_the_kernel_gives_it_pipes(variant: Variant) {
+    static STORIES: AtomicU32 = AtomicU32::new(0);
+    // Pages are counted by user, so each telling has one of its own.
+    let user = 100_000 + std::process::id() % 100_000 * 10 + STORIES.fetch_add(1, Relaxed);
+    // SAFETY: geteuid(2) takes nothing and cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        return aloud("skipped: only root can start a gateway as another user");
+    }
+    let start = || {
+        let upstream = RawUpstream::listen();
+        let setup = Setup::new(variant).user(user).api_to("large", &upstream.url("/"), NO_CEILINGS);
+        (setup.start(), upstream)
+    };
+    let (gateway, upstream) = start();
+    carry(&gateway, &upstream, LARGE_BYTES, splices(&gateway));
+    drop(gateway);
+    let Ok(_hog) = Hog::start(user) else { return aloud("skipped: users may have any number of pipes here") };
+    let (mut gateway, upstream) = start();
+    carry(&gateway, &upstream, LARGE_BYTES, false);
     gateway.probe();
+}
+
+/// A process that has all the pipes of its user.
+struct Hog(Option<Child>);
+
+impl Hog {
+    fn start(user: u32) -> std::io::Result<Self> {
+        let mut command = Command::new("sleep");
+        command.arg("1000").uid(user).gid(user);
+        die_with_parent(&mut command);
+        // SAFETY: the closure makes async-signal-safe system calls on numbers of its own.
+        unsafe {
+            command.pre_exec(|| {
+                for _ in 0..100 {
+                    let mut ends = [-1; 2];
+                    if libc::pipe(ends.as_mut_ptr()) != 0 {
+                        return Err(std::io::Error::last_os_error());
+                    }
+                    if libc::fcntl(ends[0], libc::F_GETPIPE_SZ) < 64 << 10 {
+                        return Ok(());
+                    }
+                    libc::fcntl(ends[0], libc::F_SETPIPE_SZ, 1 << 20);
+                }
+                Err(std::io::ErrorKind::Unsupported.into())
+            });
+        }
+        command.spawn().map(|child| Self(Some(child)))
+    }
+}
+
+impl Drop for Hog {
+    fn drop(&mut self) {
+        kill(self.0.take());
+    }
 }
 
 // --- Order ---
