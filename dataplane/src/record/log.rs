@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, Thread};
@@ -25,6 +25,13 @@ use super::line::Line;
 const BATCH_BYTES: usize = 64 * 1024;
 /// A wake-up that was missed costs at most this.
 const NAP: Duration = Duration::from_millis(500);
+/// How long lines wait for others: waking the thread for each costs a short session a quarter of its time.
+const GATHER: Duration = Duration::from_millis(10);
+
+// What the thread does.
+const WRITES: u8 = 0;
+const GATHERS: u8 = 1;
+const SLEEPS: u8 = 2;
 
 /// Where the session log goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +67,8 @@ pub struct Log {
 struct Ring {
     lines: ArrayQueue<Line>,
     thread: OnceLock<Thread>,
-    asleep: AtomicBool,
+    state: AtomicU8,
+    gather: Duration,
     reopen: AtomicBool,
     finish: AtomicBool,
     dropped: AtomicU64,
@@ -86,14 +94,15 @@ impl Log {
             LogTarget::File(path) => append(path)?,
         };
         let path = if let LogTarget::File(path) = target { Some(path) } else { None };
-        Self::start(output, path, LOG_LINES_MAX)
+        Self::start(output, path, LOG_LINES_MAX, GATHER)
     }
 
-    fn start(output: File, path: Option<PathBuf>, lines_max: usize) -> io::Result<(Self, LogThread)> {
+    fn start(output: File, path: Option<PathBuf>, lines_max: usize, gather: Duration) -> io::Result<(Self, LogThread)> {
         let ring = Arc::new(Ring {
             lines: ArrayQueue::new(lines_max),
             thread: OnceLock::new(),
-            asleep: AtomicBool::new(false),
+            state: AtomicU8::new(WRITES),
+            gather,
             reopen: AtomicBool::new(false),
             finish: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
@@ -119,14 +128,14 @@ impl Log {
         if ring.lines.push(line).is_err() {
             ring.dropped.fetch_add(1, Ordering::Relaxed);
         }
-        ring.wake();
+        ring.tell();
     }
 
     /// Opens the file again, before the next line: it has been moved away.
     pub fn reopen(&self) {
         if let Some(ring) = &self.ring {
             ring.reopen.store(true, Ordering::SeqCst);
-            ring.wake();
+            ring.urge();
         }
     }
 
@@ -146,29 +155,48 @@ impl LogThread {
     pub fn finish(self, patience: Duration) -> bool {
         let (Some(ring), Some(finished)) = (&self.log.ring, &self.finished) else { return true };
         ring.finish.store(true, Ordering::SeqCst);
-        ring.wake();
+        ring.urge();
         finished.recv_timeout(patience).is_ok()
     }
 }
 
 impl Ring {
-    fn wake(&self) {
+    /// A line has come: whoever sleeps begins to gather, and who gathers has enough when the ring is half full.
+    fn tell(&self) {
         std::sync::atomic::fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed)
-            && self.asleep.swap(false, Ordering::SeqCst)
-            && let Some(thread) = self.thread.get()
-        {
+        let state = self.state.load(Ordering::Relaxed);
+        let enough = state == SLEEPS || (state == GATHERS && self.is_half_full());
+        if enough && self.state.swap(WRITES, Ordering::SeqCst) != WRITES {
+            self.urge();
+        }
+    }
+
+    /// Something that does not wait for lines.
+    fn urge(&self) {
+        if let Some(thread) = self.thread.get() {
             thread.unpark();
         }
     }
 
+    fn is_half_full(&self) -> bool {
+        self.lines.len() >= self.lines.capacity() / 2
+    }
+
+    fn is_urged(&self) -> bool {
+        self.finish.load(Ordering::SeqCst) || self.reopen.load(Ordering::SeqCst)
+    }
+
+    /// Until there is a line, and then a moment longer.
     fn nap(&self) {
-        self.asleep.store(true, Ordering::SeqCst);
-        let wanted = || self.finish.load(Ordering::SeqCst) || self.reopen.load(Ordering::SeqCst);
-        if self.lines.is_empty() && !wanted() {
+        self.state.store(SLEEPS, Ordering::SeqCst);
+        if self.lines.is_empty() && !self.is_urged() {
             thread::park_timeout(NAP);
         }
-        self.asleep.store(false, Ordering::SeqCst);
+        self.state.store(GATHERS, Ordering::SeqCst);
+        if !self.lines.is_empty() && !self.is_half_full() && !self.is_urged() {
+            thread::park_timeout(self.gather);
+        }
+        self.state.store(WRITES, Ordering::SeqCst);
     }
 }
 
@@ -302,7 +330,7 @@ mod tests {
         // SAFETY: a plain system call on a descriptor that is open.
         let capacity = unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_GETPIPE_SZ) };
         writer.write_all(&vec![b' '; usize::try_from(capacity).unwrap()]).unwrap();
-        let (log, thread) = Log::start(File::from(OwnedFd::from(writer)), None, 4).unwrap();
+        let (log, thread) = Log::start(File::from(OwnedFd::from(writer)), None, 4, GATHER).unwrap();
         // More than one batch and the ring hold.
         let total = 1000;
         for _ in 0..total {
@@ -317,6 +345,30 @@ mod tests {
             text.lines().count() as u64
         });
         assert_eq!(reading.join().unwrap() + log.dropped(), total);
+    }
+
+    #[test]
+    fn lines_wait_for_others_until_the_ring_is_half_full_or_somebody_is_in_a_hurry() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, moved) = (directory.path().join("sessions.log"), directory.path().join("sessions.log.1"));
+        let hour = Duration::from_secs(3600);
+        let (log, thread) = Log::start(append(&path).unwrap(), Some(path.clone()), 64, hour).unwrap();
+        for count in 1..=4 {
+            while log.written() < count * 32 {
+                log.write(line());
+                thread::yield_now();
+            }
+        }
+        std::fs::rename(&path, &moved).unwrap();
+        log.write(line());
+        log.reopen();
+        while !path.exists() {
+            thread::yield_now();
+        }
+        log.write(line());
+        assert!(thread.finish(PATIENCE));
+        let text = [path, moved].map(|path| std::fs::read_to_string(path).unwrap()).concat();
+        assert_eq!(text.lines().count() as u64, log.written());
     }
 
     #[test]
