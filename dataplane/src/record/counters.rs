@@ -261,6 +261,8 @@ struct ShardCounts {
     handshake_us: Histogram<LATENCY_BUCKETS>,
     buffered_bytes: Counter,
     spliced_bytes: Counter,
+    ring_starved: Counter,
+    ring_overflown: Counter,
 }
 
 type ApiName = (Box<str>, Box<str>);
@@ -349,6 +351,16 @@ impl ShardRecord {
     #[inline]
     pub fn spliced(&self, bytes: u64) {
         self.counts.spliced_bytes.add(bytes);
+    }
+
+    /// A receive of the engine's ring found all buffers in use, and was asked for again.
+    pub fn ring_starved(&self) {
+        self.counts.ring_starved.add(1);
+    }
+
+    /// More completions waited than the engine's ring has room for; the kernel kept them.
+    pub fn ring_overflown(&self) {
+        self.counts.ring_overflown.add(1);
     }
 
     /// Live sessions of this shard.
@@ -464,8 +476,10 @@ pub struct Totals {
     pub(super) abandoned: u64,
     pub(super) handshakes_active: u64,
     pub(super) handshake_us: Tally<LATENCY_BUCKETS>,
-    pub(super) buffered_bytes: u64,
-    pub(super) spliced_bytes: u64,
+    pub(crate) buffered_bytes: u64,
+    pub(crate) spliced_bytes: u64,
+    pub(crate) ring_starved: u64,
+    pub(crate) ring_overflown: u64,
     /// By listener: accepted, shed, handed over.
     pub(super) listeners: BTreeMap<Box<str>, [u64; 3]>,
     /// Live sessions of each worker.
@@ -501,6 +515,8 @@ impl Totals {
         self.handshake_us.add(&counts.handshake_us);
         self.buffered_bytes += counts.buffered_bytes.value();
         self.spliced_bytes += counts.spliced_bytes.value();
+        self.ring_starved += counts.ring_starved.value();
+        self.ring_overflown += counts.ring_overflown.value();
         for (name, listener) in lock(&shard.listeners).iter() {
             let sums = self.listeners.entry(name.clone()).or_default();
             let counts = &listener.counts;

@@ -11,6 +11,8 @@
 //! [`Engine::turn`].
 
 mod readiness;
+#[cfg(test)]
+mod tests;
 mod uring;
 mod wire;
 
@@ -100,7 +102,9 @@ impl Engine {
     pub fn new(means: Means, keys: Keys, record: Arc<ShardRecord>) -> io::Result<Self> {
         let source = match means.engine {
             EngineKind::Readiness => Source::Readiness(readiness::Set::new()?),
-            EngineKind::Uring => Source::Uring(Box::new(uring::Ring::new(Geometry::WORKER, means.deferred)?)),
+            EngineKind::Uring => {
+                Source::Uring(Box::new(uring::Ring::new(Geometry::WORKER, means.deferred, Arc::clone(&record))?))
+            }
         };
         Ok(Self::with_source(source, means.splice, keys, record))
     }
@@ -229,6 +233,10 @@ impl Engine {
                 self.received(key, portion, now_ms);
             }
             Event::Stopped => wire.asked = Asked::Nothing,
+            Event::Starved => {
+                wire.asked = Asked::Nothing;
+                self.record.ring_starved();
+            }
             Event::Ended => {
                 wire.asked = Asked::Nothing;
                 self.with_entry(key.index, |engine, entry| entry.ended(key.leg, engine, now_ms));

@@ -19,6 +19,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::{BufRingEntry, Fd};
@@ -26,6 +27,7 @@ use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
 use super::wire::{Asked, Event, Key, Portion, Wire};
 use crate::alarm;
+use crate::record::{Record, ShardRecord};
 
 /// Completions dealt with at a time.
 const EVENTS_MAX: usize = 256;
@@ -76,13 +78,14 @@ pub(super) struct Ring {
     unasked: VecDeque<squeue::Entry>,
     /// Of each buffer, how much the kernel has used.
     used: Box<[u32]>,
+    record: Arc<ShardRecord>,
     /// Where in the table the next buffer is given to the kernel.
     tail: u16,
 }
 
 impl Ring {
     /// A ring for the calling thread; nobody else may use it if its task work is `deferred`.
-    pub(super) fn new(geometry: Geometry, deferred: bool) -> io::Result<Self> {
+    pub(super) fn new(geometry: Geometry, deferred: bool, record: Arc<ShardRecord>) -> io::Result<Self> {
         let mut builder = IoUring::builder();
         builder.setup_cqsize(geometry.completions).setup_submit_all().setup_taskrun_flag();
         if deferred {
@@ -100,8 +103,17 @@ impl Ring {
         unsafe { submitter.register_buf_ring_with_flags(table.address(), geometry.buffers, GROUP, INCREMENTAL)? };
         submitter.register_eventfd(event.as_raw_fd())?;
         let used = vec![0; count].into_boxed_slice();
-        let mut this =
-            Self { ring, table, memory: Some(memory), event, geometry, unasked: VecDeque::new(), used, tail: 0 };
+        let mut this = Self {
+            ring,
+            table,
+            memory: Some(memory),
+            event,
+            geometry,
+            unasked: VecDeque::new(),
+            used,
+            record,
+            tail: 0,
+        };
         (0..geometry.buffers).for_each(|buffer| this.provide(buffer));
         Ok(this)
     }
@@ -109,8 +121,8 @@ impl Ring {
     /// Whether the kernel has all that is needed, tried on a pair of sockets.
     pub(super) fn is_available(deferred: bool) -> bool {
         let tried = move || -> io::Result<bool> {
-            let mut ring =
-                Self::new(Geometry { submissions: 4, completions: 8, buffers: 1, buffer_bytes: 4096 }, deferred)?;
+            let small = Geometry { submissions: 4, completions: 8, buffers: 1, buffer_bytes: 4096 };
+            let mut ring = Self::new(small, deferred, Record::new(1, 1).shard(0))?;
             let (one, other) = std::os::unix::net::UnixStream::pair()?;
             io::Write::write_all(&mut &other, b"?")?;
             let key = Key { index: 0, epoch: 0, leg: crate::relay::session::Leg::Client };
@@ -183,6 +195,9 @@ impl Ring {
             // One call runs some twenty pieces of deferred work, and the eventfd does not tell of the rest.
             let deferred = submissions.taskrun() && fruitless < FRUITLESS_MAX;
             drop(submissions);
+            if overflown {
+                self.record.ring_overflown();
+            }
             let more = overflown || deferred || !self.unasked.is_empty();
             if !more || events.len() >= EVENTS_MAX || fruitless >= FRUITLESS_MAX {
                 return more || !self.ring.completion().is_empty();
@@ -300,10 +315,9 @@ fn received(result: i32, flags: u32, used: &mut [u32], geometry: &Geometry) -> E
             let last = !cqueue::buffer_more(flags);
             Event::Received { portion: Portion { buffer, start, length, last }, stopped }
         }
-        // Without a buffer, or taken back: it may be asked for again.
-        _ if matches!(-result, libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::ENOMEM) => {
-            Event::Stopped
-        }
+        _ if result == -libc::ENOBUFS => Event::Starved,
+        // Taken back, or the kernel was short of something: it may be asked for again.
+        _ if matches!(-result, libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::ENOMEM) => Event::Stopped,
         _ => Event::Failed,
     }
 }

@@ -199,6 +199,8 @@ pub(super) enum Event {
     Received { portion: Portion, stopped: bool },
     /// What was asked is not being waited for any more.
     Stopped,
+    /// Nothing was received, for want of a buffer.
+    Starved,
     /// The peer ended its stream.
     Ended,
     /// The connection failed.

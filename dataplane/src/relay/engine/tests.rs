@@ -1,0 +1,338 @@
+//! The engine on real sockets, with a ring so small that everything it can run out of does run out.
+//!
+//! What sessions make of the bytes is the session's tests' question; here it is whether the bytes arrive, whoever stalls.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use proto::control::message::Generation;
+use proto::snapshot::{Api, Config, Environment, Listener, Size, Snapshot, Target};
+
+use super::*;
+use crate::balance::Places;
+use crate::record::{Log, LogTarget, Peer, Record, SessionId, SessionParts, SessionRecord};
+use crate::relay::session::Birth;
+use crate::relay::{LiveSession, Session};
+use crate::tables::Tables;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const SOCKET_BYTES: usize = 128 * 1024;
+/// Two pages for everybody, and room for four completions.
+const TINY: Geometry = Geometry { submissions: 2, completions: 4, buffers: 2, buffer_bytes: 4096 };
+
+struct Stage {
+    engine: Engine,
+    tables: Arc<Tables>,
+    record: Record,
+    places: Places,
+    send_budget: u64,
+}
+
+/// A session's two far ends.
+struct Ends {
+    client: TcpStream,
+    upstream: TcpStream,
+}
+
+impl Stage {
+    fn with(source: impl FnOnce(Arc<ShardRecord>) -> Source, splice: bool) -> Self {
+        let config = Config {
+            version: 1,
+            listeners: vec![Listener::new("public", "127.0.0.1:1".parse().unwrap())],
+            apis: vec![Api::new("x", "", "/x", Target::Url("ws://127.0.0.1:2/".parse().unwrap()))],
+            ..Config::default()
+        };
+        let generation = Generation { source: "test".into(), number: 1 };
+        let tables = Arc::new(Tables::build(generation, &Snapshot::check(config).unwrap(), None));
+        let record = Record::new(1, 10);
+        let engine = Engine::with_source(source(record.shard(0)), splice, Keys::from_system(), record.shard(0));
+        Self { engine, tables, record, places: Places::new(1, usize::MAX), send_budget: 64 * 1024 }
+    }
+
+    fn uring(geometry: Geometry) -> Self {
+        Self::with(|record| Source::Uring(Box::new(uring::Ring::new(geometry, true, record).unwrap())), true)
+    }
+
+    fn readiness() -> Self {
+        Self::with(|_| Source::Readiness(readiness::Set::new().unwrap()), true)
+    }
+
+    fn begin(&mut self) -> Ends {
+        let (client, here) = pair();
+        let (upstream, there) = pair();
+        self.begin_with(here, there);
+        Ends { client, upstream }
+    }
+
+    fn begin_with(&mut self, client: OwnedFd, upstream: OwnedFd) {
+        let api = Arc::clone(self.tables.api("x", "").unwrap());
+        let mut limits = (*api.limits).clone();
+        limits.send_budget = Size::from_bytes(self.send_budget);
+        limits.max_frame = Size::from_bytes(0);
+        limits.max_message = Size::from_bytes(0);
+        let birth = Birth { limits: Arc::new(limits), rsv1: false, fresh_mask: false, expires_ms: u64::MAX, now_ms: 1 };
+        let parts = SessionParts {
+            session: SessionId(1),
+            trace_id: [0; 16],
+            request_id: "",
+            client: Peer::Unix,
+            listener: "public",
+            host: "",
+            target: "/x",
+            api: "x",
+            version: "",
+            environment: Environment::Production,
+            subprotocol: "",
+            extensions: "",
+            upstream: "",
+            endpoint: "",
+            time_ms: SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64,
+            handshake: Duration::ZERO,
+        };
+        let resident = Resident {
+            counters: self.record.shard(0).api("x", ""),
+            endpoint: LiveSession::on(self.tables.endpoints().next().unwrap()),
+            connection: self.places.take(0).unwrap(),
+            record: SessionRecord::new::<&str>(&parts, &[]),
+            log: Log::open(LogTarget::Off).unwrap().0,
+            began_ms: 1,
+            api,
+        };
+        let session = Session::new(birth);
+        let (client_early, upstream_early) = (Vec::new(), Vec::new());
+        self.engine.begin(Handover { session, client, upstream, client_early, upstream_early, resident }, 1);
+    }
+
+    /// Turns the engine until it is so.
+    fn until(&mut self, what: &str, mut done: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        let woken = self.engine.descriptor().unwrap();
+        while !done() {
+            assert!(Instant::now() < deadline, "never: {what}");
+            if !self.engine.turn(2) {
+                let mut poll = libc::pollfd { fd: woken.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+                // SAFETY: one valid pollfd.
+                unsafe { libc::poll(&raw mut poll, 1, 1) };
+            }
+        }
+    }
+
+    fn sum(&self, name: &str) -> u64 {
+        let totals = self.record.totals();
+        match name {
+            "starved" => totals.ring_starved,
+            "overflown" => totals.ring_overflown,
+            "spliced" => totals.spliced_bytes,
+            _ => totals.buffered_bytes,
+        }
+    }
+}
+
+/// A far end, and the engine's end as a handshake leaves it.
+fn pair() -> (TcpStream, OwnedFd) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // So small that a reader who stops is noticed soon; accepted sockets inherit it.
+    socket2::SockRef::from(&listener).set_recv_buffer_size(SOCKET_BYTES).unwrap();
+    let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    socket2::SockRef::from(&far).set_recv_buffer_size(SOCKET_BYTES).unwrap();
+    far.set_nonblocking(true).unwrap();
+    far.set_nodelay(true).unwrap();
+    let near = listener.accept().unwrap().0;
+    socket2::SockRef::from(&near).set_send_buffer_size(SOCKET_BYTES).unwrap();
+    near.set_nonblocking(true).unwrap();
+    near.set_nodelay(true).unwrap();
+    (far, near.into())
+}
+
+/// A masked binary frame; its payload as it stands on the wire.
+fn frame(payload: &[u8]) -> Vec<u8> {
+    static FRAMES: AtomicU32 = AtomicU32::new(1);
+    // Never the same twice running, or the session would replace it.
+    let key = FRAMES.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    let mut bytes = vec![0x82];
+    match payload.len() {
+        0..=125 => bytes.push(0x80 | payload.len() as u8),
+        126..=0xffff => {
+            bytes.push(0x80 | 126);
+            bytes.extend((payload.len() as u16).to_be_bytes());
+        }
+        length => {
+            bytes.push(0x80 | 127);
+            bytes.extend((length as u64).to_be_bytes());
+        }
+    }
+    bytes.extend(key);
+    bytes.extend(payload);
+    bytes
+}
+
+/// Sends what is left, as far as the socket takes it, and receives what is there.
+fn exchange(from: &TcpStream, left: &mut &[u8], to: &TcpStream, got: &mut Vec<u8>) {
+    if let Ok(sent) = (&*from).write(left) {
+        *left = &left[sent..];
+    }
+    let mut room = [0; 65_536];
+    while let Ok(count @ 1..) = (&*to).read(&mut room) {
+        got.extend_from_slice(&room[..count]);
+    }
+}
+
+#[test]
+fn with_neither_buffers_nor_room_for_completions_every_byte_arrives() {
+    let mut stage = Stage::uring(TINY);
+    let sessions: Vec<Ends> = (0..64).map(|_| stage.begin()).collect();
+    let sent: Vec<Vec<u8>> = (0..64_u8).map(|number| frame(&vec![number; 3000 + usize::from(number)])).collect();
+    for (ends, sent) in sessions.iter().zip(&sent) {
+        (&ends.client).write_all(sent).unwrap();
+    }
+    let mut got = vec![Vec::new(); 64];
+    stage.until("all frames are there", || {
+        for (ends, got) in sessions.iter().zip(&mut got) {
+            exchange(&ends.client, &mut &[][..], &ends.upstream, got);
+        }
+        got.iter().zip(&sent).all(|(got, sent)| got.len() >= sent.len())
+    });
+    assert!(got == sent, "altered");
+    assert!(stage.sum("starved") > 0, "the buffers never ran out: nothing was tried");
+    assert!(stage.sum("overflown") > 0, "the completions never ran over: nothing was tried");
+}
+
+#[test]
+fn readers_who_stop_pin_no_buffer() {
+    let mut stage = Stage::uring(TINY);
+    let stopped: Vec<Ends> = (0..8).map(|_| stage.begin()).collect();
+    let flood = frame(&vec![7; 16 << 20]);
+    let mut left: Vec<&[u8]> = vec![&flood; 8];
+    // Until nothing moves any more: both kernels' buffers are full and the gateway has stopped reading.
+    let mut quiet = 0;
+    stage.until("the floods stand still", || {
+        let before: usize = left.iter().map(|left| left.len()).sum();
+        for (ends, left) in stopped.iter().zip(&mut left) {
+            if let Ok(sent) = (&ends.client).write(left) {
+                *left = &left[sent..];
+            }
+        }
+        let after: usize = left.iter().map(|left| left.len()).sum();
+        quiet = if after == before { quiet + 1 } else { 0 };
+        quiet > 30
+    });
+    assert!(stage.sum("buffered") > 0, "nobody was slow: nothing was tried");
+    assert!(stage.sum("buffered") <= 8 * stage.send_budget, "over the budget: {}", stage.sum("buffered"));
+    let busy = stage.begin();
+    for round in 0..200_u8 {
+        let sent = frame(&[round; 1000]);
+        let (mut left, mut got) = (&sent[..], Vec::new());
+        stage.until("an echo beside stopped readers", || {
+            exchange(&busy.client, &mut left, &busy.upstream, &mut got);
+            got.len() >= sent.len()
+        });
+        assert_eq!(got, sent);
+    }
+}
+
+#[test]
+fn what_was_received_for_a_session_that_is_gone_reaches_nobody() {
+    let mut stage = Stage::uring(TINY);
+    for round in 0..50_u8 {
+        let (client, here) = pair();
+        let (_upstream, there) = pair();
+        let descriptors = [here.as_raw_fd(), there.as_raw_fd()];
+        // It waits in the socket when the ring is asked, so it is received at once, before anybody looks.
+        (&client).write_all(&frame(&[0xdd; 500])).unwrap();
+        stage.begin_with(here, there);
+        stage.engine.drop_all(2);
+        assert_eq!(stage.engine.sessions(), 0);
+        let (client, here) = pair();
+        let (upstream, there) = pair();
+        let reused = [here.as_raw_fd(), there.as_raw_fd()];
+        assert!(round > 0 || descriptors.iter().any(|fd| reused.contains(fd)), "no descriptor was reused");
+        stage.begin_with(here, there);
+        let sent = frame(&[round; 100]);
+        let (mut left, mut got) = (&sent[..], Vec::new());
+        stage.until("the new session's frame", || {
+            exchange(&client, &mut left, &upstream, &mut got);
+            got.len() >= sent.len()
+        });
+        assert_eq!(got, sent, "a dead session's bytes came to another");
+        stage.engine.drop_all(2);
+    }
+}
+
+#[test]
+fn a_leg_that_is_given_up_lets_its_peer_go() {
+    for mut stage in [Stage::uring(Geometry::WORKER), Stage::readiness()] {
+        let ends = stage.begin();
+        stage.until("both are asked", || true);
+        stage.engine.turn(2);
+        drop(ends.upstream);
+        // The client hears of it, answers, and is let go: its connection ends although a receive was under way.
+        let (mut got, mut over, mut answered) = (Vec::new(), false, false);
+        stage.until("the client's end of stream", || {
+            let mut room = [0; 256];
+            match (&ends.client).read(&mut room) {
+                Ok(0) => over = true,
+                Ok(count) => got.extend_from_slice(&room[..count]),
+                Err(_) => {}
+            }
+            if !got.is_empty() && !answered {
+                answered = (&ends.client).write_all(&[0x88, 0x82, 1, 2, 3, 4, 3 ^ 1, 0xe8 ^ 2]).is_ok();
+            }
+            over
+        });
+        assert_eq!(got[0], 0x88, "a close frame");
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_flood() {
+    for mut stage in [Stage::uring(Geometry::WORKER), Stage::readiness()] {
+        let (flooding, small) = (stage.begin(), stage.begin());
+        let flood = frame(&vec![9; 8 << 20]);
+        let mut left = &flood[..];
+        // As much as the sockets hold, before anything is relayed.
+        while let Ok(sent) = (&flooding.client).write(left) {
+            left = &left[sent..];
+        }
+        (&small.client).write_all(&frame(b"?")).unwrap();
+        let mut room = [0; 64];
+        let turns = (1..=4).find(|_| {
+            stage.engine.turn(2);
+            matches!((&small.upstream).read(&mut room), Ok(1..))
+        });
+        assert!(turns.is_some(), "the flood had four turns to itself");
+    }
+}
+
+#[test]
+fn large_frames_go_by_pipe_and_keep_their_order_when_the_reader_is_slow() {
+    for mut stage in [Stage::uring(Geometry::WORKER), Stage::readiness()] {
+        let ends = stage.begin();
+        let mut sent = Vec::new();
+        for round in 0..6_u8 {
+            let payload: Vec<u8> = (0..3_000_000_u32).map(|at| (at >> 3) as u8 ^ round).collect();
+            sent.extend(frame(&payload));
+            sent.extend(frame(&[round; 10]));
+        }
+        let (mut left, mut got) = (&sent[..], Vec::new());
+        let mut rounds = 0_u32;
+        stage.until("all of it", || {
+            rounds += 1;
+            if let Ok(count) = (&ends.client).write(left) {
+                left = &left[count..];
+            }
+            let mut room = [0; 100_000];
+            if rounds % 3 == 0
+                && let Ok(count) = (&ends.upstream).read(&mut room)
+            {
+                got.extend_from_slice(&room[..count]);
+            }
+            got.len() >= sent.len()
+        });
+        assert!(got == sent, "altered");
+        assert!(stage.sum("spliced") > 9_000_000, "little was spliced: {}", stage.sum("spliced"));
+        assert_eq!(stage.sum("buffered"), 0);
+    }
+}
