@@ -29,7 +29,7 @@ use super::{EngineKind, Handover, Keys, Means, Resident};
 use crate::record::{Cause, ShardRecord};
 use crate::socket;
 use uring::Geometry;
-use wire::{Asked, Event, Key, Portion, Wire};
+use wire::{Asked, Event, Gait, Key, Portion, Wire};
 
 /// Bytes received at a time: one frame of almost any size in one system call (measured: smaller costs more from 16 KiB).
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -37,6 +37,8 @@ const BUFFER_BYTES: usize = 256 * 1024;
 const TURN_BYTES: usize = 1024 * 1024;
 /// So much of a frame must still be to come for splicing it to be cheaper than copying it (measured).
 const SPLICE_MIN: u64 = 64 * 1024;
+/// From so many bytes at a time, receiving into the one buffer is cheaper than into a ring's (measured).
+const BULK_MIN: usize = 8 * 1024;
 /// Where large frames follow each other, so much is received at a frame's start, so that the payload is left to splice.
 const START_BYTES: usize = 16 * 1024;
 
@@ -257,8 +259,7 @@ impl Engine {
             // A leg that was given up in the meantime says nothing more.
             if entry.fd(key.leg).is_some() {
                 engine.process(entry, key.leg, memory.slice(range), now_ms);
-                let large = entry.session.unseen(key.leg) >= SPLICE_MIN;
-                entry.wire(key.leg).large = large && engine.pipes.is_some();
+                entry.wire(key.leg).gait = engine.gait(entry, key.leg, portion.length as usize);
             }
         });
         if let Source::Uring(ring) = &mut self.source {
@@ -296,8 +297,9 @@ impl Engine {
     fn read(&mut self, entry: &mut Entry, from: Leg, now_ms: u64) -> usize {
         let Some(fd) = entry.fd(from) else { return 0 };
         let budget = entry.session.limits().send_budget.as_bytes() as usize;
+        let at_start = entry.session.unseen(from) == 0;
         let wire = entry.wire(from);
-        let room = if wire.large { START_BYTES.min(budget) } else { budget.clamp(1, BUFFER_BYTES) };
+        let room = if wire.gait == Gait::Large && at_start { START_BYTES.min(budget) } else { budget };
         // The buffer is lent out for the length of this call, so that what is sent can stand in it.
         let mut buffer = std::mem::take(&mut self.buffer);
         let outcome = socket::receive(fd, &mut buffer[..room]);
@@ -308,8 +310,7 @@ impl Engine {
                 // A short read has emptied the socket, unless the end of the stream waits behind it.
                 wire.readable = received == room || wire.hung_up;
                 self.process(entry, from, &mut buffer[..received], now_ms);
-                let large = entry.session.unseen(from) >= SPLICE_MIN && self.pipes.is_some();
-                entry.wire(from).large = large;
+                entry.wire(from).gait = self.gait(entry, from, received);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => wire.readable = false,
             Err(_) => {
@@ -319,6 +320,17 @@ impl Engine {
         }
         self.buffer = buffer;
         received
+    }
+
+    /// What a leg's last receive says about its next.
+    fn gait(&self, entry: &Entry, from: Leg, received: usize) -> Gait {
+        if self.pipes.is_some() && entry.session.unseen(from) >= SPLICE_MIN {
+            Gait::Large
+        } else if received >= BULK_MIN {
+            Gait::Bulk
+        } else {
+            Gait::Small
+        }
     }
 
     /// Lets the session look at bytes that have come, and does what it says.
@@ -583,7 +595,8 @@ impl Entry {
     fn splice(&mut self, from: Leg, engine: &mut Engine, now_ms: u64) -> Option<usize> {
         let to = from.other();
         let unseen = self.session.unseen(from);
-        let (true, true, Some(source), Some(target)) = (self.wire(from).large, unseen > 0, self.fd(from), self.fd(to))
+        let (true, true, Some(source), Some(target)) =
+            (self.wire(from).gait == Gait::Large, unseen > 0, self.fd(from), self.fd(to))
         else {
             return None;
         };
@@ -592,7 +605,7 @@ impl Entry {
         }
         let Some(mut pipe) = engine.pipes.as_mut()?.take() else {
             // Then the rest is copied, as much at a time as there is room for.
-            self.wire(from).large = false;
+            self.wire(from).gait = Gait::Bulk;
             return None;
         };
         let budget = self.session.limits().send_budget.as_bytes();

@@ -6,14 +6,14 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use proto::control::message::Generation;
-use proto::snapshot::{Api, Config, Environment, Listener, Size, Snapshot, Target};
+use proto::snapshot::{Api, Config, Listener, Size, Snapshot, Target};
 
 use super::*;
 use crate::balance::Places;
-use crate::record::{Log, LogTarget, Peer, Record, SessionId, SessionParts, SessionRecord};
+use crate::record::{Log, LogTarget, Record};
 use crate::relay::session::Birth;
 use crate::relay::{LiveSession, Session};
 use crate::tables::Tables;
@@ -74,29 +74,11 @@ impl Stage {
         limits.max_frame = Size::from_bytes(0);
         limits.max_message = Size::from_bytes(0);
         let birth = Birth { limits: Arc::new(limits), rsv1: false, fresh_mask: false, expires_ms: u64::MAX, now_ms: 1 };
-        let parts = SessionParts {
-            session: SessionId(1),
-            trace_id: [0; 16],
-            request_id: "",
-            client: Peer::Unix,
-            listener: "public",
-            host: "",
-            target: "/x",
-            api: "x",
-            version: "",
-            environment: Environment::Production,
-            subprotocol: "",
-            extensions: "",
-            upstream: "",
-            endpoint: "",
-            time_ms: SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64,
-            handshake: Duration::ZERO,
-        };
         let resident = Resident {
             counters: self.record.shard(0).api("x", ""),
             endpoint: LiveSession::on(self.tables.endpoints().next().unwrap()),
             connection: self.places.take(0).unwrap(),
-            record: SessionRecord::new::<&str>(&parts, &[]),
+            record: None,
             log: Log::open(LogTarget::Off).unwrap().0,
             began_ms: 1,
             api,
@@ -324,7 +306,7 @@ fn large_frames_go_by_pipe_and_keep_their_order_when_the_reader_is_slow() {
                 left = &left[count..];
             }
             let mut room = [0; 100_000];
-            if rounds % 3 == 0
+            if rounds.is_multiple_of(3)
                 && let Ok(count) = (&ends.upstream).read(&mut room)
             {
                 got.extend_from_slice(&room[..count]);

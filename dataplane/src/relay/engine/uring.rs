@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::types::{BufRingEntry, Fd};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
-use super::wire::{Asked, Event, Key, Portion, Wire};
+use super::wire::{Asked, Event, Gait, Key, Portion, Wire};
 use crate::alarm;
 use crate::record::{Record, ShardRecord};
 
@@ -33,7 +33,7 @@ use crate::record::{Record, ShardRecord};
 const EVENTS_MAX: usize = 256;
 /// Calls in a row that bring nothing although the kernel says that work is deferred. It may say so for ever: it raises the
 /// flag after it has queued the work, and so sometimes after that has been done.
-const FRUITLESS_MAX: u32 = 8;
+const FRUITLESS_MAX: u32 = 4;
 const GROUP: u16 = 0;
 /// `IOU_PBUF_RING_INC` of the kernel's interface: a buffer is used up bit by bit.
 const INCREMENTAL: u16 = 2;
@@ -150,7 +150,7 @@ impl Ring {
         if wire.asked != Asked::Nothing || wire.readable || wire.ended || blocked {
             return;
         }
-        if wire.large {
+        if wire.gait != Gait::Small {
             wire.asked = Asked::Readiness;
             let events = (libc::POLLIN | libc::POLLRDHUP) as u32;
             self.push(opcode::PollAdd::new(Fd(fd), events).build().user_data(key.pack(READABLE)));

@@ -22,8 +22,7 @@ pub(super) struct Wire {
     pub(super) broken: bool,
     /// It stands among the unfinished.
     pub(super) noted: bool,
-    /// Its peer sends frames that are worth splicing: the last of them was one, or is.
-    pub(super) large: bool,
+    pub(super) gait: Gait,
     /// What the ring has been asked and has not answered; the readiness engine asks nothing.
     pub(super) asked: Asked,
     pub(super) asked_writable: bool,
@@ -31,6 +30,16 @@ pub(super) struct Wire {
     pub(super) given_bytes: u32,
     /// Those of them that the peer had taken at the last look, modulo 2^32.
     taken_bytes: u32,
+}
+
+/// How much a peer sends at a time, by what it sent last.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gait {
+    Small,
+    /// So much that receiving it into the one buffer that is in the cache costs less than a ring saves.
+    Bulk,
+    /// Frames that are worth splicing.
+    Large,
 }
 
 /// What a ring has been asked about a socket's receiving side.
@@ -54,7 +63,7 @@ impl Wire {
             shut: false,
             broken: false,
             noted: false,
-            large: false,
+            gait: Gait::Small,
             asked: Asked::Nothing,
             asked_writable: false,
             given_bytes: 0,
