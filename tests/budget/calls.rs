@@ -110,10 +110,10 @@ fn message_budget(way: Way) -> Budget {
     }
 }
 
-/// The same from 8 KiB up, where the uring engine may ask for readiness instead of bytes.
+/// The same from 8 KiB up, where the uring engine asks for readiness instead of bytes.
 fn bulk_message_budget(way: Way) -> Budget {
     match way {
-        Way::Uring => &[("recvfrom", 2.0), ("sendto", 2.25), ("io_uring_enter", 6.5), ("read", 2.5)],
+        Way::Uring => &[("recvfrom", 2.0), ("sendto", 2.0), ("io_uring_enter", 6.5), ("read", 2.5)],
         Way::Readiness | Way::ReadinessOnEpoll => message_budget(way),
     }
 }

@@ -13,8 +13,8 @@
 //! worker awaits: the descriptor of such a ring does not wake a poller.
 //!
 //! Budget of a frame that comes alone and is taken: one `send`, one `io_uring_enter`, one `read` of the eventfd and one wait of
-//! the driver; no copy, no allocation. Frames that come together share all four; a frame that crosses the end of a buffer
-//! takes one more `send`. Asserted by `tests/budget`.
+//! the driver; no copy, no allocation. A peer that sends much at a time costs one `recv` and one `io_uring_enter` more. Frames
+//! that come together share all of them. Asserted by `tests/budget`.
 
 use std::collections::VecDeque;
 use std::io;
