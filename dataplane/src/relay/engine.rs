@@ -431,7 +431,7 @@ impl Engine {
         let over = self.with_entry(index, |engine, entry| {
             for leg in Leg::BOTH {
                 let key = Key { index, epoch, leg };
-                let state = entry.session.leg(leg);
+                let (state, said_goodbye) = (entry.session.leg(leg), entry.session.has_said_goodbye(leg));
                 let wire = entry.wire(leg);
                 let Some(fd) = wire.raw() else { continue };
                 match state {
@@ -442,11 +442,13 @@ impl Engine {
                         // Whoever waited for this leg to take something waits no more.
                         engine.come_back(entry, key.of(leg.other()));
                     }
-                    LegState::Finished if !wire.is_clogged() && wire.ended => {
+                    // The server ends the connection first (RFC 6455 §7.1.1): towards the client that is us. Behind its
+                    // close frame nothing may come that a reset could answer before it has read ours.
+                    LegState::Finished if !wire.is_clogged() && (wire.ended || said_goodbye && leg == Leg::Client) => {
                         engine.source.forget(key, wire);
                         wire.fd = None;
                     }
-                    // The server ends the connection first (RFC 6455 §7.1.1): towards the client that is us.
+                    // Who broke a rule may still be sending: it is read from until it ends.
                     LegState::Finished if !wire.is_clogged() && leg == Leg::Client && !wire.shut => {
                         socket::shutdown(fd);
                         wire.shut = true;

@@ -756,6 +756,11 @@ impl Session {
         Some(frame)
     }
 
+    /// Whether the leg's peer has sent its close frame, behind which nothing counts (RFC 6455 §5.5.1).
+    pub fn has_said_goodbye(&self, leg: Leg) -> bool {
+        self.inbound[leg as usize].closed
+    }
+
     /// How the leg's connection stands.
     pub fn leg(&self, leg: Leg) -> LegState {
         let (inbound, outbound) = (&self.inbound[leg as usize], &self.outbound[leg as usize]);
