@@ -4,7 +4,7 @@
 //! process ── Order ──► inbox ─┬─ Listen: accept loops begin, change or end ──► serve::connection, a task each
 //!                             ├─ Adopt, Drain, Stop: every session is looked at
 //! other workers ───────► inbox ─ Arrive: serve::connection
-//! epoll set of the engine ────┴─ turn · its next deadline ─ sweep
+//! descriptor of the engine ────┴─ turn · its next deadline ─ sweep
 //! ```
 
 use std::cell::{Cell, RefCell};
@@ -147,7 +147,7 @@ async fn run(
     started: Sender<io::Result<()>>,
 ) {
     let parts = prepare(number, means, shared, record, &inbox);
-    let (shard, orders, epoll, turnstiles) = match parts {
+    let (shard, orders, events, turnstiles) = match parts {
         Ok(parts) => parts,
         Err(error) => {
             // Whoever waits for the start hears of it; nobody else can be waiting.
@@ -156,7 +156,7 @@ async fn run(
         }
     };
     let [turnstile, for_orders] = turnstiles;
-    monoio::spawn(turn(Rc::clone(&shard), epoll, turnstile));
+    monoio::spawn(turn(Rc::clone(&shard), events, turnstile));
     monoio::spawn(sweep(Rc::clone(&shard)));
     let _ = started.send(Ok(()));
     let mut doors = Doors::new(&shard);
@@ -207,7 +207,7 @@ fn prepare(
     inbox: &Inbox,
 ) -> io::Result<Parts> {
     let engine = Engine::new(means, Keys::from_system(), Arc::clone(&record))?;
-    let epoll = Socket::from_fd(engine.descriptor()?)?;
+    let events = Socket::from_fd(engine.descriptor()?)?;
     let orders = Socket::from_fd(inbox.descriptor()?)?;
     let shard = Rc::new(Shard {
         number,
@@ -221,16 +221,16 @@ fn prepare(
         handshakes: Cell::new(0),
         epoch: Instant::now(),
     });
-    Ok((shard, orders, epoll, [Turnstile::new()?, Turnstile::new()?]))
+    Ok((shard, orders, events, [Turnstile::new()?, Turnstile::new()?]))
 }
 
 /// Runs the engine whenever the kernel has something for it.
-async fn turn(shard: Rc<Shard>, epoll: Socket, turnstile: Turnstile) {
+async fn turn(shard: Rc<Shard>, events: Socket, turnstile: Turnstile) {
     let mut turns = 0;
     loop {
-        let (waited, ready) = alarm::waited(epoll.readable()).await;
+        let (waited, ready) = alarm::waited(events.readable()).await;
         if let Err(error) = ready {
-            tracing::error!(%error, "the engine's epoll set cannot be awaited");
+            tracing::error!(%error, "the engine cannot be awaited");
             return;
         }
         turns = if waited { 1 } else { turns + 1 };

@@ -297,9 +297,8 @@ impl Engine {
     fn read(&mut self, entry: &mut Entry, from: Leg, now_ms: u64) -> usize {
         let Some(fd) = entry.fd(from) else { return 0 };
         let budget = entry.session.limits().send_budget.as_bytes() as usize;
-        let at_start = entry.session.unseen(from) == 0;
         let wire = entry.wire(from);
-        let room = if wire.gait == Gait::Large && at_start { START_BYTES.min(budget) } else { budget };
+        let room = if wire.gait == Gait::Large { START_BYTES.min(budget) } else { budget };
         // The buffer is lent out for the length of this call, so that what is sent can stand in it.
         let mut buffer = std::mem::take(&mut self.buffer);
         let outcome = socket::receive(fd, &mut buffer[..room]);
@@ -438,7 +437,7 @@ impl Engine {
                     LegState::Severed if wire.is_clogged() => {}
                     LegState::Severed | LegState::Gone => {
                         engine.source.forget(key, wire);
-                        wire.fd = None;
+                        engine.record.unbuffered(wire.give_up(engine.pipes.as_mut()));
                         // Whoever waited for this leg to take something waits no more.
                         engine.come_back(entry, key.of(leg.other()));
                     }
@@ -446,7 +445,6 @@ impl Engine {
                     // close frame nothing may come that a reset could answer before it has read ours.
                     LegState::Finished if !wire.is_clogged() && (wire.ended || said_goodbye && leg == Leg::Client) => {
                         engine.source.forget(key, wire);
-                        wire.fd = None;
                     }
                     // Who broke a rule may still be sending: it is read from until it ends.
                     LegState::Finished if !wire.is_clogged() && leg == Leg::Client && !wire.shut => {
@@ -486,9 +484,7 @@ impl Engine {
         self.live -= 1;
         let Entry { session, resident, mut legs, .. } = *entry;
         for (leg, wire) in Leg::BOTH.into_iter().zip(&mut legs) {
-            if wire.fd.is_some() {
-                self.source.forget(Key { index, epoch, leg }, wire);
-            }
+            self.source.forget(Key { index, epoch, leg }, wire);
             self.record.unbuffered(wire.give_up(self.pipes.as_mut()));
         }
         drop(legs);
@@ -519,9 +515,11 @@ impl Source {
         }
     }
 
-    fn forget(&mut self, key: Key, wire: &Wire) {
-        if let Self::Uring(ring) = self {
-            ring.forget(key, wire);
+    /// Closes a leg's descriptor, as soon as nothing that was asked names it.
+    fn forget(&mut self, key: Key, wire: &mut Wire) {
+        match self {
+            Self::Readiness(_) => wire.fd = None,
+            Self::Uring(ring) => ring.forget(key, wire),
         }
     }
 
@@ -611,45 +609,43 @@ impl Entry {
             return None;
         };
         let budget = self.session.limits().send_budget.as_bytes();
-        let outcome = pipe.fill(source, unseen.min(budget) as usize);
-        match outcome {
-            Ok(0) => self.ended(from, engine, now_ms),
-            Ok(moved) => {
-                engine.record.spliced(moved as u64);
-                self.with_facts(engine, now_ms, |session, facts| session.pass_unseen(from, moved as u64, facts));
-                let wire = self.wire(to);
-                wire.given_bytes = wire.given_bytes.wrapping_add(moved as u32);
-                while !pipe.is_empty() {
-                    match pipe.drain(target, false) {
-                        Ok(_) => {}
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                            engine.record.buffered(pipe.len() as u64);
-                            self.wire(to).keep_pipe(pipe);
-                            return Some(moved);
-                        }
-                        Err(_) => {
-                            self.broke(to, engine, now_ms);
-                            return Some(moved);
-                        }
-                    }
-                }
-                self.drain(to, engine, now_ms);
-                self.drain(from, engine, now_ms);
+        let moved = match pipe.fill(source, unseen.min(budget) as usize) {
+            Ok(moved) if moved > 0 => moved,
+            outcome => {
                 if let Some(pipes) = &mut engine.pipes {
                     pipes.give_back(pipe);
                 }
-                return Some(moved);
+                // Nothing came. A receive finds out why: splice also stops at urgent data, behind which there is more.
+                if outcome.is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock) {
+                    self.wire(from).gait = Gait::Bulk;
+                }
+                return None;
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wire(from).readable = false,
-            Err(_) => {
-                self.wire(from).readable = false;
-                self.lost(from, engine, now_ms);
+        };
+        engine.record.spliced(moved as u64);
+        self.with_facts(engine, now_ms, |session, facts| session.pass_unseen(from, moved as u64, facts));
+        let wire = self.wire(to);
+        wire.given_bytes = wire.given_bytes.wrapping_add(moved as u32);
+        while !pipe.is_empty() {
+            match pipe.drain(target, false) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    engine.record.buffered(pipe.len() as u64);
+                    self.wire(to).keep_pipe(pipe);
+                    return Some(moved);
+                }
+                Err(_) => {
+                    self.broke(to, engine, now_ms);
+                    return Some(moved);
+                }
             }
         }
         if let Some(pipes) = &mut engine.pipes {
             pipes.give_back(pipe);
         }
-        Some(0)
+        self.drain(to, engine, now_ms);
+        self.drain(from, engine, now_ms);
+        Some(moved)
     }
 
     /// Sends what the session itself has to say to a leg.

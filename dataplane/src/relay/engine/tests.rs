@@ -318,3 +318,51 @@ fn large_frames_go_by_pipe_and_keep_their_order_when_the_reader_is_slow() {
         assert_eq!(stage.sum("buffered"), 0);
     }
 }
+
+#[test]
+fn what_was_asked_of_a_descriptor_is_never_asked_of_the_next_one_with_its_number() {
+    let mut ring = uring::Ring::new(TINY, true, Record::new(1, 1).shard(0)).unwrap();
+    let key = Key { index: 0, epoch: 0, leg: Leg::Client };
+    for _ in 0..20 {
+        let (_far, near) = pair();
+        let number = near.as_raw_fd();
+        let mut wire = Wire::new(near);
+        ring.attend(key, &mut wire, false, 1000);
+        ring.forget(key, &mut wire);
+        // Between the two and the kernel's hearing of them somebody else opens sockets, this number perhaps among them.
+        let others: Vec<(TcpStream, OwnedFd)> = (0..8).map(|_| pair()).collect();
+        assert!(others.iter().all(|(far, near)| far.as_raw_fd() != number && near.as_raw_fd() != number));
+        others.iter().for_each(|(far, _)| (&*far).write_all(b"for somebody else").unwrap());
+        ring.submit();
+        ring.collect(&mut Vec::new());
+        for (_, near) in others {
+            let mut room = [0; 64];
+            assert_eq!(socket::receive(near.as_raw_fd(), &mut room).unwrap(), 17, "its bytes were taken");
+        }
+    }
+}
+
+#[test]
+fn urgent_data_inside_a_large_frame_stops_nobody() {
+    for mut stage in [Stage::uring(Geometry::WORKER), Stage::readiness()] {
+        let ends = stage.begin();
+        let large = frame(&vec![5; 600_000]);
+        let (first, rest) = large.split_at(300_000);
+        let (mut left, mut got) = (first, Vec::new());
+        stage.until("the first half", || {
+            exchange(&ends.client, &mut left, &ends.upstream, &mut got);
+            got.len() >= first.len()
+        });
+        // SAFETY: one byte is read from a static.
+        let sent = unsafe { libc::send(ends.client.as_raw_fd(), b"!".as_ptr().cast(), 1, libc::MSG_OOB) };
+        assert_eq!(sent, 1);
+        let mut left = rest;
+        stage.until("the rest", || {
+            exchange(&ends.client, &mut left, &ends.upstream, &mut got);
+            got.len() >= large.len()
+        });
+        assert!(got == large, "altered");
+        let calls = (0..50).filter(|_| stage.engine.turn(2)).count();
+        assert!(calls < 5, "it goes on turning");
+    }
+}

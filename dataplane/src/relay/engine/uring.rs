@@ -74,6 +74,8 @@ pub(super) struct Ring {
     memory: Option<Mapping>,
     event: OwnedFd,
     geometry: Geometry,
+    /// Descriptors to close when the kernel has heard of all that was asked.
+    closing: Vec<OwnedFd>,
     /// Requests for which the ring had no room.
     unasked: VecDeque<squeue::Entry>,
     /// Of each buffer, how much the kernel has used.
@@ -109,6 +111,7 @@ impl Ring {
             memory: Some(memory),
             event,
             geometry,
+            closing: Vec::new(),
             unasked: VecDeque::new(),
             used,
             record,
@@ -121,8 +124,7 @@ impl Ring {
     /// Whether the kernel has all that is needed, tried on a pair of sockets.
     pub(super) fn is_available(deferred: bool) -> bool {
         let tried = move || -> io::Result<bool> {
-            let small = Geometry { submissions: 4, completions: 8, buffers: 1, buffer_bytes: 4096 };
-            let mut ring = Self::new(small, deferred, Record::new(1, 1).shard(0))?;
+            let mut ring = Self::new(Geometry::WORKER, deferred, Record::new(1, 1).shard(0))?;
             let (one, other) = std::os::unix::net::UnixStream::pair()?;
             io::Write::write_all(&mut &other, b"?")?;
             let key = Key { index: 0, epoch: 0, leg: crate::relay::session::Leg::Client };
@@ -161,23 +163,29 @@ impl Ring {
         }
     }
 
-    /// Takes back what was asked about a leg whose descriptor is about to be closed. Until the kernel has heard of it the
-    /// connection stays open.
-    pub(super) fn forget(&mut self, key: Key, wire: &Wire) {
+    /// Takes back what was asked about a leg, and closes its descriptor when the kernel has heard of that: a request that is
+    /// still on its way names the descriptor by its number, which would be somebody else's by then.
+    pub(super) fn forget(&mut self, key: Key, wire: &mut Wire) {
+        let Some(fd) = wire.fd.take() else { return };
         let receiving = match wire.asked {
             Asked::Nothing => None,
             Asked::Bytes => Some(BYTES),
             Asked::Readiness => Some(READABLE),
         };
+        let mut named = false;
         for tag in receiving.into_iter().chain(wire.asked_writable.then_some(WRITABLE)) {
             let cancel = opcode::AsyncCancel::new(key.pack(tag)).build();
             self.push(cancel.flags(squeue::Flags::SKIP_SUCCESS).user_data(key.pack(CANCEL)));
+            named = true;
+        }
+        if named {
+            self.closing.push(fd);
         }
     }
 
     /// Has the kernel hear of what was asked since the last time.
     pub(super) fn submit(&mut self) {
-        if !self.unasked.is_empty() || !self.ring.submission().is_empty() {
+        if self.has_unasked() {
             self.enter(EnterFlags::empty());
         }
     }
@@ -198,7 +206,7 @@ impl Ring {
             if overflown {
                 self.record.ring_overflown();
             }
-            let more = overflown || deferred || !self.unasked.is_empty();
+            let more = overflown || deferred || self.has_unasked();
             if !more || events.len() >= EVENTS_MAX || fruitless >= FRUITLESS_MAX {
                 return more || !self.ring.completion().is_empty();
             }
@@ -217,7 +225,9 @@ impl Ring {
             let event = match tag {
                 BYTES => received(result, flags, used, geometry),
                 // Whatever the outcome: who tries will see.
-                READABLE => Event::Ready { readable: true, writable: false, hung_up: result & HUNG_UP != 0 },
+                READABLE => {
+                    Event::Ready { readable: true, writable: false, hung_up: result > 0 && result & HUNG_UP != 0 }
+                }
                 WRITABLE => Event::Ready { readable: false, writable: true, hung_up: false },
                 // A cancelled request answers for itself.
                 _ => continue,
@@ -253,8 +263,8 @@ impl Ring {
         self.used[usize::from(buffer)] = 0;
         let slot = usize::from(self.tail & (self.geometry.buffers - 1));
         let table = self.table.pointer().cast::<BufRingEntry>();
-        // SAFETY: the table has as many entries as there are buffers, page-aligned, and the kernel only reads those before
-        // the tail. The tail stands in the first entry, where no other field is, and is written last.
+        // SAFETY: the table has as many entries as there are buffers, page-aligned, and the kernel leaves this one alone: it has
+        // used the buffer up, or has never had it, and learns of it by the tail. The tail stands in the first entry, where no other field is, and is written last.
         unsafe {
             let entry = &mut *table.add(slot);
             entry.set_addr(memory + u64::from(buffer) * u64::from(self.geometry.buffer_bytes));
@@ -286,6 +296,11 @@ impl Ring {
         }
     }
 
+    /// Whether there is something that the kernel has not heard of.
+    fn has_unasked(&mut self) -> bool {
+        !self.unasked.is_empty() || !self.ring.submission().is_empty()
+    }
+
     /// A kernel that is out of memory takes the requests at a later call.
     fn enter(&mut self, flags: EnterFlags) {
         self.queue();
@@ -294,9 +309,15 @@ impl Ring {
             // SAFETY: no argument is passed.
             let outcome = unsafe { self.ring.submitter().enter::<libc::sigset_t>(waiting, 0, flags.bits(), None) };
             match outcome {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                _ => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // Then it is not known any more which bytes stand where.
+                Err(error) => assert_ne!(error.raw_os_error(), Some(libc::EBADR), "the kernel has dropped completions"),
+                Ok(_) => {}
             }
+            if !self.has_unasked() {
+                self.closing.clear();
+            }
+            return;
         }
     }
 }
@@ -311,7 +332,7 @@ fn received(result: i32, flags: u32, used: &mut [u32], geometry: &Geometry) -> E
             let used = &mut used[usize::from(buffer)];
             let start = *used;
             *used += length;
-            debug_assert!(*used <= geometry.buffer_bytes);
+            assert!(*used <= geometry.buffer_bytes, "the kernel fills a buffer to its end and no further");
             let last = !cqueue::buffer_more(flags);
             Event::Received { portion: Portion { buffer, start, length, last }, stopped }
         }
