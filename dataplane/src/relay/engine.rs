@@ -1,8 +1,8 @@
 //! The engine: moves the bytes of one worker's established sessions.
 //!
 //! A session has no task, no timer and, while nothing happens, no buffer: it is an entry here. What the kernel has to
-//! tell of a socket comes from one of two sources, chosen when the worker starts: [`readiness`], an epoll set, or
-//! [`uring`], a ring that receives by itself. All else is the same for both: the session looks at the bytes where they
+//! tell of a socket comes from one of two sources, chosen when the worker starts: `readiness`, an epoll set, or
+//! `uring`, a ring that receives by itself. All else is the same for both: the session looks at the bytes where they
 //! stand, and they are sent on from there at once. Only what the other socket would not take is copied, and its source is
 //! not read again until that has gone: back-pressure is the absence of a read. What is left of a large frame goes through
 //! a pipe by `splice(2)` and never is in this process's memory, under either source.
