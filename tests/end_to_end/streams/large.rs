@@ -249,17 +249,20 @@ fn script(random: &mut Random, masked: bool) -> Vec<u8> {
 fn a_reader_that_stops_within_a_large_frame_costs_its_budget_and_no_time(variant: Variant) {
     /// Four directions of 256 KiB each, and what allocators do.
     const GROWTH_MAX_BYTES: u64 = 5 << 20;
+    /// More than the kernel's buffers on the way hold: twice 32 MiB to receive and twice 4 MiB to send on some machines.
+    const FRAME_BYTES: usize = 128 * MIB;
+    const TAKEN_MAX_BYTES: usize = 80 * MIB;
     let (mut gateway, upstream) = large(variant, NO_CEILINGS);
     let mut sessions = [gateway.session("/large", &upstream), gateway.session("/large", &upstream)];
     let (mut client, mut backend) = gateway.session("/large", &upstream);
     let before_bytes = gateway.rss_bytes();
-    let (from_client, from_upstream) = (frame(true, 64 * MIB), frame(false, 64 * MIB));
+    let (from_client, from_upstream) = (frame(true, FRAME_BYTES), frame(false, FRAME_BYTES));
     let mut taken = Vec::new();
     for (one, other) in &mut sessions {
         let patience = Duration::from_millis(300);
         taken.push((one.send_until_stuck(&from_client, patience), other.send_until_stuck(&from_upstream, patience)));
     }
-    assert!(taken.iter().all(|(one, other)| *one < 32 * MIB && *other < 32 * MIB), "{taken:?} bytes were taken");
+    assert!(taken.iter().all(|(one, other)| (*one).max(*other) < TAKEN_MAX_BYTES), "{taken:?} bytes were taken");
     let growth = gateway.rss_bytes().saturating_sub(before_bytes);
     assert!(growth <= GROWTH_MAX_BYTES, "{growth} bytes more than the {before_bytes} before");
 
