@@ -7,15 +7,13 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use super::histogram::Histogram;
-use super::poll::{Poll, receive_or_end, send};
+use super::poll::{self, Poll, STALL, receive_or_end, send};
 use super::traffic::Outcome;
 use crate::kit::{Frame, Opcode, Upgrade};
 
 const PAYLOAD: &[u8] = b"one message of a short session: connect, upgrade, echo, close ..";
 /// Code 1000.
 const NORMAL_CLOSURE: [u8; 2] = [0x03, 0xe8];
-/// Nothing has come for so long: something is broken.
-const STALL: Duration = Duration::from_secs(10);
 
 /// How a client leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,23 +81,8 @@ impl Handshakes {
 
     /// Lets the loops go round for so long. Returns how long it was.
     pub fn drive(&mut self, time: Duration) -> Outcome<Duration> {
-        let (start, mut last) = (Instant::now(), Instant::now());
-        let mut ready = Vec::new();
-        loop {
-            let left = time.saturating_sub(start.elapsed());
-            if left.is_zero() {
-                return Ok(start.elapsed());
-            }
-            self.poll.wait(&mut ready, left.min(STALL));
-            if !ready.is_empty() {
-                last = Instant::now();
-            } else if last.elapsed() >= STALL {
-                return Err(format!("no answer within {STALL:?}"));
-            }
-            for (index, _) in ready.drain(..) {
-                self.step(index as usize)?;
-            }
-        }
+        let serve = |this: &mut Self, index, _| this.step(index as usize);
+        poll::drive(self, time, "answer", |this| &this.poll, serve)
     }
 
     /// Begins no session any more and awaits the end of those that live.

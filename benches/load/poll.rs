@@ -1,8 +1,12 @@
 //! The system calls of the load: an epoll set, a clock in it, and sends and receives that do not wait.
 
 use std::io::{Error, ErrorKind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::traffic::Outcome;
+
+/// Nothing has come for so long: something is broken.
+pub const STALL: Duration = Duration::from_secs(10);
 /// Events taken at a time.
 const EVENTS_MAX: usize = 256;
 
@@ -14,6 +18,34 @@ pub struct Poll {
 /// A timer in an epoll set.
 pub struct Clock {
     fd: i32,
+}
+
+/// Serves what becomes ready in a set of somebody's for so long. Returns how long it was; an error if nothing happens in
+/// between, which is put down to the lack of what is `awaited`.
+pub fn drive<T>(
+    whose: &mut T,
+    time: Duration,
+    awaited: &str,
+    poll: impl Fn(&T) -> &Poll,
+    mut serve: impl FnMut(&mut T, u64, bool) -> Outcome<()>,
+) -> Outcome<Duration> {
+    let (start, mut last) = (Instant::now(), Instant::now());
+    let mut ready = Vec::new();
+    loop {
+        let left = time.saturating_sub(start.elapsed());
+        if left.is_zero() {
+            return Ok(start.elapsed());
+        }
+        poll(whose).wait(&mut ready, left.min(STALL));
+        if !ready.is_empty() {
+            last = Instant::now();
+        } else if last.elapsed() >= STALL {
+            return Err(format!("no {awaited} within {STALL:?}"));
+        }
+        for (key, readable) in ready.drain(..) {
+            serve(whose, key, readable)?;
+        }
+    }
 }
 
 impl Poll {

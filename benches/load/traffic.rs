@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use super::histogram::Histogram;
-use super::poll::{Poll, receive, send, send_both};
+use super::poll::{self, Poll, STALL, receive, send, send_both};
 use crate::kit::{Frame, Upgrade};
 
 /// Bytes read at a time.
@@ -20,8 +20,6 @@ const STAMP_BYTES: usize = 8;
 const COPIED_PAYLOAD_MAX: usize = 4096;
 /// Connections opened at a time: fewer than any listener's backlog.
 const CONNECT_BATCH: usize = 64;
-/// Nothing has come for so long: something is broken.
-const STALL: Duration = Duration::from_secs(10);
 /// Key of the clock in the epoll set.
 const CLOCK: u64 = u64::MAX;
 
@@ -107,23 +105,8 @@ impl Traffic {
 
     /// Lets messages go round for so long. Returns how long it was.
     pub fn drive(&mut self, time: Duration) -> Outcome<Duration> {
-        let (start, mut last) = (Instant::now(), Instant::now());
-        let mut ready = Vec::new();
-        loop {
-            let left = time.saturating_sub(start.elapsed());
-            if left.is_zero() {
-                return Ok(start.elapsed());
-            }
-            self.poll.wait(&mut ready, left.min(STALL));
-            if !ready.is_empty() {
-                last = Instant::now();
-            } else if last.elapsed() >= STALL {
-                return Err(format!("no echo within {STALL:?}"));
-            }
-            for (index, readable) in ready.drain(..) {
-                self.serve(index as usize, readable)?;
-            }
-        }
+        let serve = |this: &mut Self, index, readable| this.serve(index as usize, readable);
+        poll::drive(self, time, "echo", |this| &this.poll, serve)
     }
 
     /// Sends one message on each connection in turn, so many a second, for so long.

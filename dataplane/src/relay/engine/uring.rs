@@ -172,13 +172,11 @@ impl Ring {
             Asked::Bytes => Some(BYTES),
             Asked::Readiness => Some(READABLE),
         };
-        let mut named = false;
         for tag in receiving.into_iter().chain(wire.asked_writable.then_some(WRITABLE)) {
             let cancel = opcode::AsyncCancel::new(key.pack(tag)).build();
             self.push(cancel.flags(squeue::Flags::SKIP_SUCCESS).user_data(key.pack(CANCEL)));
-            named = true;
         }
-        if named {
+        if receiving.is_some() || wire.asked_writable {
             self.closing.push(fd);
         }
     }
@@ -264,7 +262,8 @@ impl Ring {
         let slot = usize::from(self.tail & (self.geometry.buffers - 1));
         let table = self.table.pointer().cast::<BufRingEntry>();
         // SAFETY: the table has as many entries as there are buffers, page-aligned, and the kernel leaves this one alone: it has
-        // used the buffer up, or has never had it, and learns of it by the tail. The tail stands in the first entry, where no other field is, and is written last.
+        // used the buffer up, or has never had it, and learns of it by the tail. The tail stands in the first entry, where no
+        // other field is, and is written last.
         unsafe {
             let entry = &mut *table.add(slot);
             entry.set_addr(memory + u64::from(buffer) * u64::from(self.geometry.buffer_bytes));
@@ -305,19 +304,20 @@ impl Ring {
     fn enter(&mut self, flags: EnterFlags) {
         self.queue();
         let waiting = self.ring.submission().len() as u32;
-        loop {
-            // SAFETY: no argument is passed.
-            let outcome = unsafe { self.ring.submitter().enter::<libc::sigset_t>(waiting, 0, flags.bits(), None) };
-            match outcome {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                // Then it is not known any more which bytes stand where.
-                Err(error) => assert_ne!(error.raw_os_error(), Some(libc::EBADR), "the kernel has dropped completions"),
-                Ok(_) => {}
+        // SAFETY: no argument is passed.
+        let enter = || unsafe { self.ring.submitter().enter::<libc::sigset_t>(waiting, 0, flags.bits(), None) };
+        let outcome = loop {
+            match enter() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                outcome => break outcome,
             }
-            if !self.has_unasked() {
-                self.closing.clear();
-            }
-            return;
+        };
+        if let Err(error) = outcome {
+            // Then it is not known any more which bytes stand where.
+            assert_ne!(error.raw_os_error(), Some(libc::EBADR), "the kernel has dropped completions");
+        }
+        if !self.has_unasked() {
+            self.closing.clear();
         }
     }
 }
