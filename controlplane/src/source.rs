@@ -232,6 +232,8 @@ fn deserialize(tree: Node, names: Vec<String>) -> Result<Document, Vec<Diagnosti
         match entry.key.as_str() {
             "version" => config.version = pieces.whole().unwrap_or_default(),
             "settings" => config.settings = pieces.whole().unwrap_or_default(),
+            "certificates" => config.certificates = pieces.each(),
+            "authorities" => config.authorities = pieces.each(),
             "listeners" => config.listeners = pieces.each(),
             "upstreams" => config.upstreams = pieces.each(),
             "apis" => config.apis = pieces.each(),

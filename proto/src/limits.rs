@@ -44,14 +44,18 @@ pub const UPSTREAMS_MAX: usize = 100_000;
 pub const ENDPOINTS_MAX: usize = 1024;
 /// API versions in one snapshot.
 pub const APIS_MAX: usize = 200_000;
+/// Certificates with keys in a configuration.
+pub const CERTIFICATES_MAX: usize = 10_000;
+/// Named groups of certification authorities in a configuration.
+pub const AUTHORITIES_MAX: usize = 256;
 /// Topics of one API version.
 pub const TOPICS_MAX: usize = 1024;
 /// Bytes of a name (API, upstream, listener, node).
 pub const NAME_BYTES_MAX: usize = 128;
 /// Bytes of a context or a topic.
 pub const PATH_BYTES_MAX: usize = 1024;
-/// Sections in one snapshot: settings, listeners, and two families of buckets.
-pub const SECTIONS_MAX: usize = 2 + 2 * BUCKETS;
+/// Sections in one snapshot: settings, listeners, authorities, and three families of buckets.
+pub const SECTIONS_MAX: usize = 3 + 3 * BUCKETS;
 /// Buckets that APIs, and upstreams, are spread over by the hash of their name.
 pub const BUCKETS: usize = 256;
 

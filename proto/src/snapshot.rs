@@ -45,6 +45,7 @@ mod listener;
 mod path;
 mod section;
 mod settings;
+mod tls;
 mod units;
 mod upstream;
 
@@ -58,6 +59,10 @@ pub use path::{Captures, Mapping, Pattern, has_dot_segment};
 pub(crate) use section::checksum as list_checksum;
 pub use section::{Digest, Section, SectionList, SectionName, Sections, bucket};
 pub use settings::Settings;
+pub use tls::{
+    Authorities, Certificate, CipherSuite, ClientCertificateMode, ClientCertificates, ListenerTls, Pem, Pin,
+    TlsVersion, UpstreamTls,
+};
 pub use units::{Duration, Size};
 pub use upstream::{Balance, Endpoint, EndpointUrl, Mask, Place, Upstream};
 
@@ -73,6 +78,12 @@ pub struct Config {
     /// What holds for the whole gateway.
     #[serde(default, skip_serializing_if = "is_default")]
     pub settings: Settings,
+    /// Certificates with their private keys, for listeners and upstreams to refer to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<Certificate>,
+    /// Certification authorities, for listeners and upstreams to refer to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub authorities: Vec<Authorities>,
     /// Where clients connect.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub listeners: Vec<Listener>,

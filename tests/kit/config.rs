@@ -19,7 +19,7 @@ const SEGMENTS: [&str; 4] = ["a", "b", "c", "a.b"];
 /// Sound configurations.
 pub fn config() -> impl Strategy<Value = Config> {
     (settings(), listeners(), upstreams(), vec(api(), 0..24)).prop_map(|(settings, listeners, upstreams, apis)| {
-        sound(Config { version: 1, settings, listeners, upstreams, apis })
+        sound(Config { version: 1, settings, listeners, upstreams, apis, ..Config::default() })
     })
 }
 

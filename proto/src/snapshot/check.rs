@@ -15,8 +15,10 @@ pub use reach::ListenerSet;
 
 use super::path::Label;
 use super::section::{self, SectionList, Sections};
-use super::{Api, Config, Digest, Listener, Section, SectionName, Settings, Upstream};
-use crate::limits::{APIS_MAX, DURATION_MS_MAX, LISTENERS_MAX, PROBLEMS_MAX, UPSTREAMS_MAX};
+use super::{Api, Authorities, Certificate, Config, Digest, Listener, Section, SectionName, Settings, Upstream};
+use crate::limits::{
+    APIS_MAX, AUTHORITIES_MAX, CERTIFICATES_MAX, DURATION_MS_MAX, LISTENERS_MAX, PROBLEMS_MAX, UPSTREAMS_MAX,
+};
 
 /// The version of the document's form that this build reads.
 const CONFIG_VERSION: u32 = 1;
@@ -52,6 +54,8 @@ impl Snapshot {
         }
         let parts = Parts {
             settings: &config.settings,
+            certificates: config.certificates.iter().collect(),
+            authorities: config.authorities.iter().collect(),
             listeners: config.listeners.iter().collect(),
             upstreams: config.upstreams.iter().collect(),
             apis: config.apis.iter().collect(),
@@ -83,6 +87,8 @@ impl Snapshot {
         let mut problems = Problems::new(Places::Names);
         let parts = Parts {
             settings: snapshot.settings(),
+            certificates: snapshot.certificates().collect(),
+            authorities: snapshot.authorities().iter().collect(),
             listeners: snapshot.listeners().iter().collect(),
             upstreams: snapshot.upstreams().collect(),
             apis: snapshot.apis().collect(),
@@ -105,6 +111,22 @@ impl Snapshot {
         match self.section(SectionName::Listeners) {
             Some(Section::Listeners(listeners)) => listeners,
             _ => unreachable!("a snapshot has listeners"),
+        }
+    }
+
+    /// The certificates with their keys.
+    pub fn certificates(&self) -> impl Iterator<Item = &Certificate> {
+        self.sections.values().flat_map(|(_, section)| match &**section {
+            Section::Certificates(certificates) => certificates.as_slice(),
+            _ => &[],
+        })
+    }
+
+    /// Whom listeners and upstreams may trust, in the order of names.
+    pub fn authorities(&self) -> &[Authorities] {
+        match self.section(SectionName::Authorities) {
+            Some(Section::Authorities(authorities)) => authorities,
+            _ => &[],
         }
     }
 
@@ -144,6 +166,8 @@ impl Snapshot {
         let mut config = Config {
             version: CONFIG_VERSION,
             settings: self.settings().clone(),
+            certificates: self.certificates().cloned().collect(),
+            authorities: self.authorities().to_vec(),
             listeners: self.listeners().to_vec(),
             upstreams: self.upstreams().cloned().collect(),
             apis: self.apis().cloned().collect(),
@@ -160,6 +184,8 @@ impl Snapshot {
 /// The whole configuration, borrowed from wherever it stands.
 struct Parts<'a> {
     settings: &'a Settings,
+    certificates: Vec<&'a Certificate>,
+    authorities: Vec<&'a Authorities>,
     listeners: Vec<&'a Listener>,
     upstreams: Vec<&'a Upstream>,
     apis: Vec<&'a Api>,
@@ -187,6 +213,8 @@ impl Parts<'_> {
 
     fn counts(&self, problems: &mut Problems) {
         for (family, count, ceiling) in [
+            ("certificates", self.certificates.len(), CERTIFICATES_MAX),
+            ("authorities", self.authorities.len(), AUTHORITIES_MAX),
             ("listeners", self.listeners.len(), LISTENERS_MAX),
             ("upstreams", self.upstreams.len(), UPSTREAMS_MAX),
             ("apis", self.apis.len(), APIS_MAX),

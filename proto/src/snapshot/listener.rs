@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, Environment, is_default, is_true, yes};
+use super::{Duration, Environment, ListenerTls, is_default, is_true, yes};
 
 /// One address on which clients are accepted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -40,6 +40,10 @@ pub struct Listener {
     /// A request header by which a client chooses `production` or `sandbox`. It is not forwarded.
     #[serde(default, skip_serializing_if = "is_default")]
     pub environment_header: Option<String>,
+    /// Clients speak TLS (`wss`); none: they do not.
+    #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(with = "ListenerTls")]
+    pub tls: Option<ListenerTls>,
 }
 
 const BACKLOG: u32 = 4096;
@@ -74,6 +78,7 @@ impl Listener {
             trusted_proxies: Vec::new(),
             environment: Environment::default(),
             environment_header: None,
+            tls: None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! How a snapshot travels: a list of sections, each named by the SHA-256 of its bytes.
 //!
-//! Sections are `settings`, `listeners`, and up to [`BUCKETS`](crate::limits::BUCKETS) buckets each of `upstreams` and
-//! `apis`, an entry's bucket being the first byte of the SHA-256 of its name. A section's bytes are the MessagePack, with named fields, of its
+//! Sections are `settings`, `listeners`, `authorities`, and up to [`BUCKETS`](crate::limits::BUCKETS) buckets each of
+//! `upstreams`, `apis` and `certificates`, an entry's bucket being the first byte of the SHA-256 of its name. A section's bytes are the MessagePack, with named fields, of its
 //! part of the model. Two nodes that hold a section of the same name hold the same bytes.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use serde::{Deserialize as _, Serialize};
 use sha2::Digest as _;
 
 use super::path::Label;
-use super::{Api, Config, Listener, Problem, Settings, Upstream};
+use super::{Api, Authorities, Certificate, Config, Listener, Problem, Settings, Upstream};
 use crate::limits::SECTION_DEPTH_MAX;
 
 /// SHA-256 of a section's bytes. Travels as 64 lower-case hexadecimal digits.
@@ -64,6 +64,17 @@ pub enum SectionName {
     Upstreams(u8),
     /// A list of [`Api`] whose names fall in this bucket, in the order of (name, version).
     Apis(u8),
+    /// A list of [`Authorities`], in the order of their names. Not sent if there are none.
+    Authorities,
+    /// A list of [`Certificate`] whose names fall in this bucket, in the order of their names. Holds private keys.
+    Certificates(u8),
+}
+
+impl SectionName {
+    /// Whether a section of this name holds what must not be read by others.
+    pub const fn is_secret(self) -> bool {
+        matches!(self, Self::Certificates(_))
+    }
 }
 
 impl fmt::Display for SectionName {
@@ -73,6 +84,8 @@ impl fmt::Display for SectionName {
             Self::Listeners => f.write_str("listeners"),
             Self::Upstreams(bucket) => write!(f, "upstreams/{bucket:02x}"),
             Self::Apis(bucket) => write!(f, "apis/{bucket:02x}"),
+            Self::Authorities => f.write_str("authorities"),
+            Self::Certificates(bucket) => write!(f, "certificates/{bucket:02x}"),
         }
     }
 }
@@ -81,7 +94,7 @@ impl FromStr for SectionName {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const FORM: &str = "a section is settings, listeners, upstreams/HH or apis/HH";
+        const FORM: &str = "a section is settings, listeners, authorities, upstreams/HH, apis/HH or certificates/HH";
         let (family, bucket) = text.split_once('/').unwrap_or((text, ""));
         let bucket = || match bucket.len() {
             2 => u8::from_str_radix(bucket, 16).map_err(|_| FORM),
@@ -92,6 +105,8 @@ impl FromStr for SectionName {
             "listeners" if text == family => Ok(Self::Listeners),
             "upstreams" => bucket().map(Self::Upstreams),
             "apis" => bucket().map(Self::Apis),
+            "authorities" if text == family => Ok(Self::Authorities),
+            "certificates" => bucket().map(Self::Certificates),
             _ => Err(FORM),
         }
     }
@@ -113,6 +128,10 @@ pub enum Section {
     Upstreams(Vec<Upstream>),
     /// See [`SectionName::Apis`].
     Apis(Vec<Api>),
+    /// See [`SectionName::Authorities`].
+    Authorities(Vec<Authorities>),
+    /// See [`SectionName::Certificates`].
+    Certificates(Vec<Certificate>),
 }
 
 /// Sections of a generation, by name: digest and decoded content.
@@ -126,6 +145,8 @@ impl Section {
             Self::Listeners(listeners) => named(listeners),
             Self::Upstreams(upstreams) => named(upstreams),
             Self::Apis(apis) => named(apis),
+            Self::Authorities(authorities) => named(authorities),
+            Self::Certificates(certificates) => named(certificates),
         }
     }
 
@@ -137,6 +158,8 @@ impl Section {
             SectionName::Listeners => read(bytes).map(Self::Listeners),
             SectionName::Upstreams(_) => read(bytes).map(Self::Upstreams),
             SectionName::Apis(_) => read(bytes).map(Self::Apis),
+            SectionName::Authorities => read(bytes).map(Self::Authorities),
+            SectionName::Certificates(_) => read(bytes).map(Self::Certificates),
         };
         let section = section.map_err(|fault| Problem {
             place: format!("/{name}"),
@@ -155,6 +178,8 @@ impl Section {
             (Self::Listeners(_), SectionName::Listeners) => true,
             (Self::Upstreams(_), SectionName::Upstreams(_)) => true,
             (Self::Apis(_), SectionName::Apis(_)) => true,
+            (Self::Authorities(_), SectionName::Authorities) => true,
+            (Self::Certificates(_), SectionName::Certificates(_)) => true,
             _ => false,
         };
         if !kind {
@@ -171,11 +196,9 @@ impl Section {
             before = Some(entry);
         }
         match (name, self.entry(0)) {
-            (SectionName::Upstreams(_) | SectionName::Apis(_), None) => {
-                Err(misplaced(name, "is empty; an empty bucket is left out".into()))
-            }
+            (SectionName::Settings | SectionName::Listeners, None) => Ok(()),
+            (_, None) => Err(misplaced(name, "is empty; an empty section is left out".into())),
             (_, Some(first)) => in_bucket(name, first.0),
-            (_, None) => Ok(()),
         }
     }
 
@@ -190,13 +213,17 @@ impl Section {
             Self::Listeners(listeners) => listeners.get(at).map(|listener| (listener.name.as_str(), "")),
             Self::Upstreams(upstreams) => upstreams.get(at).map(|upstream| (upstream.name.as_str(), "")),
             Self::Apis(apis) => apis.get(at).map(|api| (api.name.as_str(), api.version.as_str())),
+            Self::Authorities(all) => all.get(at).map(|one| (one.name.as_str(), "")),
+            Self::Certificates(all) => all.get(at).map(|one| (one.name.as_str(), "")),
         }
     }
 }
 
 fn in_bucket(name: SectionName, entry: &str) -> Result<(), Problem> {
     match name {
-        SectionName::Upstreams(wanted) | SectionName::Apis(wanted) if bucket(entry) != wanted => {
+        SectionName::Upstreams(wanted) | SectionName::Apis(wanted) | SectionName::Certificates(wanted)
+            if bucket(entry) != wanted =>
+        {
             let right = bucket(entry);
             Err(misplaced(name, format!("holds {entry:?}, which belongs in bucket {right:02x}")))
         }
@@ -226,29 +253,33 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
 /// The sections of a configuration, each list in its order. An empty bucket is no section.
 pub(super) fn split(mut config: Config) -> Sections {
     sort(&mut config);
-    let mut upstreams: BTreeMap<u8, Vec<Upstream>> = BTreeMap::new();
-    for upstream in config.upstreams {
-        upstreams.entry(bucket(&upstream.name)).or_default().push(upstream);
+    let Config { settings, listeners, authorities, .. } = config;
+    let authorities = Some(authorities).filter(|all| !all.is_empty());
+    let upstreams = buckets(config.upstreams, |upstream| &upstream.name);
+    let apis = buckets(config.apis, |api| &api.name);
+    let certificates = buckets(config.certificates, |certificate| &certificate.name);
+    [(SectionName::Settings, Section::Settings(settings)), (SectionName::Listeners, Section::Listeners(listeners))]
+        .into_iter()
+        .chain(upstreams.map(|(at, list)| (SectionName::Upstreams(at), Section::Upstreams(list))))
+        .chain(apis.map(|(at, list)| (SectionName::Apis(at), Section::Apis(list))))
+        .chain(authorities.map(|all| (SectionName::Authorities, Section::Authorities(all))))
+        .chain(certificates.map(|(at, list)| (SectionName::Certificates(at), Section::Certificates(list))))
+        .map(|(name, section)| (name, (Digest::of(&section.encode()), Arc::new(section))))
+        .collect()
+}
+
+fn buckets<T>(entries: Vec<T>, name: impl Fn(&T) -> &str) -> impl Iterator<Item = (u8, Vec<T>)> {
+    let mut buckets: BTreeMap<u8, Vec<T>> = BTreeMap::new();
+    for entry in entries {
+        buckets.entry(bucket(name(&entry))).or_default().push(entry);
     }
-    let mut apis: BTreeMap<u8, Vec<Api>> = BTreeMap::new();
-    for api in config.apis {
-        apis.entry(bucket(&api.name)).or_default().push(api);
-    }
-    let upstreams = upstreams.into_iter().map(|(at, list)| (SectionName::Upstreams(at), Section::Upstreams(list)));
-    let apis = apis.into_iter().map(|(at, list)| (SectionName::Apis(at), Section::Apis(list)));
-    [
-        (SectionName::Settings, Section::Settings(config.settings)),
-        (SectionName::Listeners, Section::Listeners(config.listeners)),
-    ]
-    .into_iter()
-    .chain(upstreams)
-    .chain(apis)
-    .map(|(name, section)| (name, (Digest::of(&section.encode()), Arc::new(section))))
-    .collect()
+    buckets.into_iter()
 }
 
 /// Puts every list into the order that sections have.
 pub(super) fn sort(config: &mut Config) {
+    config.certificates.sort_by(|a, b| a.name.cmp(&b.name));
+    config.authorities.sort_by(|a, b| a.name.cmp(&b.name));
     config.listeners.sort_by(|a, b| a.name.cmp(&b.name));
     config.upstreams.sort_by(|a, b| a.name.cmp(&b.name));
     config.apis.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, is_default};
+use super::{Duration, UpstreamTls, is_default, is_true, yes};
 
 /// A named group of endpoints that serve the same thing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -34,6 +34,9 @@ pub struct Upstream {
     /// Send the client's `Host` instead of the endpoint's.
     #[serde(default, skip_serializing_if = "is_default")]
     pub preserve_host: bool,
+    /// How TLS is spoken with those endpoints whose URL says `wss://`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub tls: UpstreamTls,
 }
 
 impl Upstream {
@@ -41,13 +44,14 @@ impl Upstream {
     pub fn new(name: impl Into<String>, endpoints: Vec<EndpointUrl>) -> Self {
         Self {
             name: name.into(),
-            endpoints: endpoints.into_iter().map(|url| Endpoint { url }).collect(),
+            endpoints: endpoints.into_iter().map(|url| Endpoint { url, verify_certificate: true }).collect(),
             balance: Balance::default(),
             connect_timeout: connect_timeout(),
             handshake_timeout: handshake_timeout(),
             resolve_ttl_max: resolve_ttl_max(),
             mask: Mask::default(),
             preserve_host: false,
+            tls: UpstreamTls::default(),
         }
     }
 }
@@ -102,13 +106,19 @@ pub enum Mask {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Endpoint {
-    /// `ws://HOST[:PORT][/PATH][?QUERY]`, or `ws+unix:/SOCKET[:/PATH[?QUERY]]`.
+    /// `ws://HOST[:PORT][/PATH][?QUERY]`, the same with `wss://`, or `ws+unix:/SOCKET[:/PATH[?QUERY]]`.
     pub url: EndpointUrl,
+    /// Refuse an endpoint whose certificate is not good. Switched off, anybody on the way can read and change
+    /// everything: for tests only, and warned about for as long as it is off.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub verify_certificate: bool,
 }
 
 /// Where a backend is and which resource is asked for there, RFC 6455 §3.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EndpointUrl {
+    /// TLS is spoken there (`wss`).
+    pub secure: bool,
     /// Host and port, or socket path.
     pub place: Place,
     /// Path, beginning with `/`.
@@ -124,7 +134,7 @@ pub enum Place {
     Tcp {
         /// Host name or address.
         host: String,
-        /// Port; 80 where the URL had none.
+        /// Port; 80 where the URL had none, and 443 with `wss`.
         port: u16,
     },
     /// Path of a Unix stream socket.
@@ -142,7 +152,7 @@ impl EndpointUrl {
         match &self.place {
             Place::Tcp { host, port } => {
                 let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-                if *port == 80 { host } else { format!("{host}:{port}") }
+                if *port == default_port(self.secure) { host } else { format!("{host}:{port}") }
             }
             Place::Unix(_) => "localhost".into(),
         }
@@ -152,6 +162,7 @@ impl EndpointUrl {
 impl fmt::Display for EndpointUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
+            Place::Tcp { .. } if self.secure => write!(f, "wss://{}{}", self.authority(), self.path)?,
             Place::Tcp { .. } => write!(f, "ws://{}{}", self.authority(), self.path)?,
             Place::Unix(socket) => write!(f, "ws+unix:{socket}:{}", self.path)?,
         }
@@ -169,20 +180,19 @@ impl FromStr for EndpointUrl {
         if text.bytes().any(|byte| byte <= b' ' || byte >= 0x7f) {
             return Err("a URL has only visible ASCII characters; write others percent-encoded");
         }
+        let secure = text.starts_with("wss://");
         let (place, rest) = if let Some(rest) = text.strip_prefix("ws+unix:") {
             let (socket, rest) = rest.split_once(':').unwrap_or((rest, ""));
             if !socket.starts_with('/') || socket.len() > 107 {
                 return Err("ws+unix: is followed by an absolute path of at most 107 bytes, then :/PATH");
             }
             (Place::Unix(socket.into()), rest)
-        } else if let Some(rest) = text.strip_prefix("ws://") {
+        } else if let Some(rest) = text.strip_prefix("ws://").or(text.strip_prefix("wss://")) {
             let end = rest.find(['/', '?']).unwrap_or(rest.len());
             let (authority, rest) = rest.split_at(end);
-            (authority_place(authority)?, rest)
-        } else if text.starts_with("wss://") {
-            return Err("wss:// endpoints are not available in this version; use ws:// or ws+unix:");
+            (authority_place(authority, default_port(secure))?, rest)
         } else {
-            return Err("an endpoint is ws://HOST[:PORT]/PATH or ws+unix:/SOCKET:/PATH");
+            return Err("an endpoint is ws://HOST[:PORT]/PATH, wss://HOST[:PORT]/PATH or ws+unix:/SOCKET:/PATH");
         };
         let (path, query) = match rest.split_once('?') {
             Some((path, query)) => (path, Some(query.to_owned())),
@@ -192,29 +202,39 @@ impl FromStr for EndpointUrl {
             return Err("the path of an endpoint begins with /");
         }
         let path = if path.is_empty() { "/" } else { path };
-        Ok(Self { place, path: path.into(), query })
+        Ok(Self { secure, place, path: path.into(), query })
     }
 }
 
-super::text_form!(EndpointUrl, "framegate-endpoint", "ws://HOST[:PORT]/PATH or ws+unix:/SOCKET:/PATH.");
+super::text_form!(
+    EndpointUrl,
+    "framegate-endpoint",
+    "ws://HOST[:PORT]/PATH, wss://HOST[:PORT]/PATH or ws+unix:/SOCKET:/PATH."
+);
 
-fn authority_place(authority: &str) -> Result<Place, &'static str> {
+fn default_port(secure: bool) -> u16 {
+    if secure { 443 } else { 80 }
+}
+
+fn authority_place(authority: &str, default_port: u16) -> Result<Place, &'static str> {
     if authority.contains('@') {
         return Err("credentials do not belong in an endpoint's URL");
     }
     let (host, port) = if let Some(rest) = authority.strip_prefix('[') {
         let (host, port) = rest.split_once(']').ok_or("an IPv6 address stands in brackets: ws://[::1]:8080")?;
         host.parse::<std::net::Ipv6Addr>().map_err(|_| "between brackets stands an IPv6 address")?;
-        (host, port.strip_prefix(':').or(port.is_empty().then_some("80")).ok_or("after ] comes :PORT")?)
+        let port = if port.is_empty() { None } else { Some(port.strip_prefix(':').ok_or("after ] comes :PORT")?) };
+        (host, port)
     } else {
-        let (host, port) = authority.split_once(':').unwrap_or((authority, "80"));
+        let (host, port) = authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port)));
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
         if host.is_empty() || host.len() > 253 || !host.bytes().all(plain) {
             return Err("a host is a name of at most 253 letters, digits, dots and hyphens, or an address");
         }
         (host, port)
     };
-    let port = port.parse().ok().filter(|port| *port != 0).ok_or("a port is a number from 1 to 65535")?;
+    let port = port.map_or(Some(default_port), |port| port.parse().ok());
+    let port = port.filter(|port| *port != 0).ok_or("a port is a number from 1 to 65535")?;
     Ok(Place::Tcp { host: host.into(), port })
 }
 
@@ -230,6 +250,10 @@ mod tests {
             ("ws://[::1]:8080/a", "ws://[::1]:8080/a"),
             ("ws://[::1]", "ws://[::1]/"),
             ("ws://host?q", "ws://host/?q"),
+            ("wss://host:443/a", "wss://host/a"),
+            ("wss://[::1]", "wss://[::1]/"),
+            ("ws://host:443", "ws://host:443/"),
+            ("wss://host:80", "wss://host:80/"),
             ("ws+unix:/run/app.sock", "ws+unix:/run/app.sock:/"),
             ("ws+unix:/run/app.sock:/chat?y", "ws+unix:/run/app.sock:/chat?y"),
         ] {
@@ -246,7 +270,8 @@ mod tests {
             "",
             "ws://",
             "http://a/",
-            "wss://a/",
+            "wss:a/",
+            "wss+unix:/s",
             "ws://a:0/",
             "ws://a:70000/",
             "ws://u:p@a/",

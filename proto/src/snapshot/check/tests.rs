@@ -32,6 +32,7 @@ fn sound() -> Config {
             Api::new("chat", "v2", "/chat", Target::Upstream("chat".into())),
             Api::new("echo", "", "/echo", Target::Url(url("ws://127.0.0.1:9001/"))),
         ],
+        ..Config::default()
     }
 }
 
@@ -81,7 +82,7 @@ const ROWS: &[(Spoil, &str, &str)] = &[
     (|c| c.upstreams[0].endpoints.clear(), "/upstreams/0/endpoints", "at least one"),
     (
         |c| {
-            let endpoint = |at| Endpoint { url: url(&format!("ws://a/{at}")) };
+            let endpoint = |at| Endpoint { url: url(&format!("ws://a/{at}")), verify_certificate: true };
             c.upstreams[0].endpoints = (0..=ENDPOINTS_MAX).map(endpoint).collect();
         },
         "/upstreams/0/endpoints",
