@@ -35,6 +35,7 @@ pub mod signals;
 pub mod socket;
 pub mod store;
 pub mod tables;
+pub mod tls;
 pub mod worker;
 
 pub use process::run;

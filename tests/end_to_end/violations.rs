@@ -3,8 +3,6 @@
 //!
 //! The table is written down here a second time on purpose: who changes what peers see changes it twice.
 
-use std::time::Duration;
-
 use crate::kit::frame::LengthForm;
 use crate::kit::{Frame, Gateway, Opcode, Peer, RawUpstream, Setup, Variant, on_every_variant, until};
 
