@@ -104,14 +104,14 @@ fn snapshots(criterion: &mut Criterion) {
         });
     });
     group.bench_function("build from nothing", |bencher| {
-        bencher.iter_with_large_drop(|| Tables::build(generation(1), &first, None));
+        bencher.iter_with_large_drop(|| Tables::build(generation(1), &first, None).unwrap());
     });
     let (_, assembled) = delta.assemble(&|digest| held.get(digest).cloned()).expect("the push is sound");
-    let current = Arc::new(Tables::build(generation(1), &first, None));
+    let current = Arc::new(Tables::build(generation(1), &first, None).unwrap());
     group.bench_function("build one changed", |bencher| {
-        bencher.iter_with_large_drop(|| Tables::build(generation(2), &assembled, Some(&current)));
+        bencher.iter_with_large_drop(|| Tables::build(generation(2), &assembled, Some(&current)).unwrap());
     });
-    let next = Arc::new(Tables::build(generation(2), &assembled, Some(&current)));
+    let next = Arc::new(Tables::build(generation(2), &assembled, Some(&current)).unwrap());
     let slot = ArcSwap::new(current.clone());
     group.bench_function("swap", |bencher| {
         bencher.iter(|| {

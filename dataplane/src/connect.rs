@@ -392,7 +392,10 @@ mod tests {
         let group = Group { balance, ..Group::new("many", urls) };
         let snapshot = Snapshot::check(Config { version: 1, upstreams: vec![group], ..Config::default() }).unwrap();
         Arc::clone(
-            Tables::build(Generation { source: "test".into(), number: 1 }, &snapshot, None).upstream("many").unwrap(),
+            Tables::build(Generation { source: "test".into(), number: 1 }, &snapshot, None)
+                .unwrap()
+                .upstream("many")
+                .unwrap(),
         )
     }
 

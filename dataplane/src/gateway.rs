@@ -1,7 +1,7 @@
 //! The workers together: starting them, giving them a generation, draining them.
 //!
-//! A generation is prepared whole before anything changes: what can fail (binding a listener) fails first, as a
-//! rejection that names every reason. Then the tables are swapped once and every worker follows.
+//! A generation is prepared whole before anything changes: what can fail (the terms of TLS, binding a listener) fails
+//! first, as a rejection that names every reason. Then the tables are swapped once and every worker follows.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -89,9 +89,9 @@ impl Gateway {
         }
         let listeners = snapshot.listeners();
         let before = self.tables();
+        let tables = Arc::new(Tables::build(generation.clone(), snapshot, before.as_deref())?);
         let patience = if before.is_some() { BIND_PATIENCE } else { PREDECESSOR_PATIENCE };
         let prepared = bound.prepare(listeners, self.workers.len(), patience)?;
-        let tables = Arc::new(Tables::build(generation.clone(), snapshot, before.as_deref()));
         self.shared.tables.store(Arc::new(Some(Arc::clone(&tables))));
         let mut sockets = bound.commit(prepared, listeners);
         let listeners: Vec<Arc<Listener>> = listeners.iter().cloned().map(Arc::new).collect();

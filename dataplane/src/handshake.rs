@@ -42,6 +42,7 @@ use crate::route::{Route, RouteRequest};
 use crate::shard::Shard;
 use crate::socket::Socket;
 use crate::tables::{ApiEntry, EndpointEntry, Tables, UpstreamEntry};
+use crate::tls::Facts;
 
 /// Bytes asked of the socket at a time; most heads fit.
 const READ_BYTES: usize = 2048;
@@ -78,6 +79,8 @@ pub struct Downstream {
     pub connection: ConnectionCount,
     /// What is known for the records.
     pub seen: Seen,
+    /// What the TLS handshake came to; none where TLS is not spoken, or not yet.
+    pub tls: Option<Box<Facts>>,
     /// The address of the socket's other end, or what its PROXY header says.
     peer: Option<SocketAddr>,
     proxy_header: bool,
@@ -146,6 +149,7 @@ impl Downstream {
             listener: arrival.listener,
             connection: arrival.connection,
             seen: Seen::new(peer, arrival.accepted),
+            tls: None,
             peer,
             bytes: Vec::new(),
         }

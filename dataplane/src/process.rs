@@ -90,6 +90,7 @@ impl Apply for Node {
         let status = format!("serving generation {} of {}", generation.number, generation.source);
         tracing::info!(apis = snapshot.apis().count(), listeners = snapshot.listeners().len(), "{status}");
         notify::status(&status);
+        self.warn_of_unverified();
         Ok(())
     }
 
@@ -114,6 +115,20 @@ impl Apply for Node {
 struct Signalled {
     events: Sender<Event>,
     log: Log,
+}
+
+impl Node {
+    /// Said again with every generation, so that nobody forgets a switch that was for a test.
+    fn warn_of_unverified(&self) {
+        let Some(tables) = self.gateway.tables() else { return };
+        for (upstream, endpoint) in tables.unverified() {
+            tracing::warn!(
+                upstream,
+                endpoint = endpoint.name,
+                "THE CERTIFICATE OF THIS ENDPOINT IS NOT VERIFIED: anybody on the way can read and change everything"
+            );
+        }
+    }
 }
 
 impl OnSignal for Signalled {

@@ -151,7 +151,7 @@ mod tests {
             Listener::new("inside", "unix:/run/in.sock".parse().unwrap()),
         ];
         let snapshot = Snapshot::check(Config { version: 1, listeners, apis, ..Config::default() }).unwrap();
-        Tables::build(Generation { source: "test".into(), number: 1 }, &snapshot, None)
+        Tables::build(Generation { source: "test".into(), number: 1 }, &snapshot, None).unwrap()
     }
 
     fn published() -> Tables {

@@ -1,6 +1,7 @@
 //! Tables: a snapshot in the form in which a worker asks it questions.
 //!
-//! Built whole beside the tables in use and swapped in at once; building cannot fail, because a [`Snapshot`] is sound.
+//! Built whole beside the tables in use and swapped in at once. A [`Snapshot`] is sound, so building fails only where the
+//! terms of TLS cannot be made of what it holds, and before anything has changed.
 //! What has not changed is the same entry in both, so live sessions, their counts and the endpoints' turns go on.
 //! Which API a request reaches is decided in [`route`](crate::route); which endpoint is dialled, where connecting is.
 
@@ -18,6 +19,8 @@ use proto::snapshot::{
     SectionName, Settings, Snapshot, Target, Topic, Upstream,
 };
 
+use crate::tls::{ClientTerms, ServerTerms, Terms};
+
 /// One generation, ready to serve.
 #[derive(Debug)]
 pub struct Tables {
@@ -31,6 +34,7 @@ pub struct Tables {
     upstreams: HashMap<String, Arc<UpstreamEntry>>,
     addresses: HashSet<Address>,
     pub(crate) hosts: Hosts,
+    terms: Terms,
 }
 
 /// An API in its place: what it leads to in this generation, and where it is seen.
@@ -72,6 +76,8 @@ pub struct UpstreamEntry {
     pub config: Upstream,
     /// The endpoints, in the order of the configuration; at least one.
     pub endpoints: Vec<Arc<EndpointEntry>>,
+    /// How TLS is spoken with those endpoints whose URL says so; none if no endpoint's does.
+    pub terms: Option<Arc<ClientTerms>>,
     /// Whose turn it is.
     pub cursor: AtomicUsize,
 }
@@ -125,8 +131,10 @@ impl Borrow<EndpointUrl> for Address {
 }
 
 impl Tables {
-    /// The tables of a snapshot, with every entry of the previous ones that still says the same.
-    pub fn build(generation: Generation, snapshot: &Snapshot, previous: Option<&Self>) -> Self {
+    /// The tables of a snapshot, with every entry of the previous ones that still says the same; or every reason why there
+    /// are none.
+    pub fn build(generation: Generation, snapshot: &Snapshot, previous: Option<&Self>) -> Result<Self, Vec<String>> {
+        let terms = Terms::build(snapshot, previous.map(|tables| (&tables.snapshot, &tables.terms)))?;
         let mut tables = Self {
             generation,
             snapshot: snapshot.clone(),
@@ -137,6 +145,7 @@ impl Tables {
             upstreams: HashMap::new(),
             addresses: HashSet::with_capacity(previous.map_or(0, |tables| tables.addresses.len())),
             hosts: Hosts::default(),
+            terms,
         };
         for upstream in snapshot.upstreams() {
             let entry = tables.upstream_entry(upstream, previous);
@@ -152,7 +161,7 @@ impl Tables {
             }
             tables.ranges.insert(*name, begin..tables.published.len());
         }
-        tables
+        Ok(tables)
     }
 
     /// The generation's name.
@@ -198,6 +207,25 @@ impl Tables {
     /// A named upstream.
     pub fn upstream(&self, name: &str) -> Option<&Arc<UpstreamEntry>> {
         self.upstreams.get(name)
+    }
+
+    /// How TLS is spoken on a listener; none where it is not.
+    pub fn server_terms(&self, listener: &str) -> Option<&Arc<ServerTerms>> {
+        self.terms.server(listener)
+    }
+
+    /// How TLS is spoken everywhere.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// Endpoints that are spoken to whoever answers there, with their upstreams.
+    pub fn unverified(&self) -> impl Iterator<Item = (&str, &EndpointEntry)> {
+        self.upstreams.values().flat_map(|upstream| {
+            let endpoints = upstream.config.endpoints.iter().zip(&upstream.endpoints);
+            let unverified = endpoints.filter(|(config, _)| config.url.secure && !config.verify_certificate);
+            unverified.map(|(_, endpoint)| (upstream.config.name.as_str(), &**endpoint))
+        })
     }
 
     /// Every endpoint, named or not, each once.
@@ -267,11 +295,12 @@ impl Tables {
         let endpoints =
             upstream.endpoints.iter().map(|endpoint| self.endpoint_entry(&endpoint.url, previous)).collect();
         let held = previous.and_then(|tables| tables.upstreams.get(&upstream.name));
-        if let Some(held) = held.filter(|held| held.config == *upstream) {
+        let terms = self.terms.client(&upstream.name).cloned();
+        if let Some(held) = held.filter(|held| held.config == *upstream && same_terms(held, terms.as_ref())) {
             return held.clone();
         }
         let cursor = AtomicUsize::new(held.map_or(0, |held| held.cursor.load(Ordering::Relaxed)));
-        Arc::new(UpstreamEntry { config: upstream.clone(), endpoints, cursor })
+        Arc::new(UpstreamEntry { config: upstream.clone(), endpoints, terms, cursor })
     }
 
     fn implicit_upstream(&mut self, url: &EndpointUrl, previous: Option<&Self>) -> Arc<UpstreamEntry> {
@@ -280,11 +309,13 @@ impl Tables {
             return entry;
         }
         let before = previous.and_then(|tables| tables.addresses.get(url));
-        let entry = before.and_then(|address| address.alone.clone()).unwrap_or_else(|| {
+        let terms = self.terms.bare().filter(|_| url.secure).cloned();
+        let held = before.and_then(|address| address.alone.clone()).filter(|held| same_terms(held, terms.as_ref()));
+        let entry = held.unwrap_or_else(|| {
             let name = url.without_query();
             let endpoint = here.or(before).map_or_else(|| new_endpoint(url), |address| address.endpoint.clone());
             let config = Upstream::new(name, vec![url.clone()]);
-            Arc::new(UpstreamEntry { config, endpoints: vec![endpoint], cursor: AtomicUsize::new(0) })
+            Arc::new(UpstreamEntry { config, endpoints: vec![endpoint], terms, cursor: AtomicUsize::new(0) })
         });
         self.addresses.replace(Address { endpoint: entry.endpoints[0].clone(), alone: Some(entry.clone()) });
         entry
@@ -299,6 +330,10 @@ impl Tables {
         self.addresses.insert(Address { endpoint: endpoint.clone(), alone: None });
         endpoint
     }
+}
+
+fn same_terms(entry: &UpstreamEntry, terms: Option<&Arc<ClientTerms>>) -> bool {
+    entry.terms.as_ref().map(Arc::as_ptr) == terms.map(Arc::as_ptr)
 }
 
 fn new_endpoint(url: &EndpointUrl) -> Arc<EndpointEntry> {
@@ -514,7 +549,7 @@ mod tests {
         let mut config = config();
         change(&mut config);
         let number = previous.map_or(1, |tables| tables.generation().number + 1);
-        Tables::build(generation(number), &Snapshot::check(config).unwrap(), previous)
+        Tables::build(generation(number), &Snapshot::check(config).unwrap(), previous).unwrap()
     }
 
     fn led_to(tables: &Tables, label: &str) -> Arc<UpstreamEntry> {

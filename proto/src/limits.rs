@@ -48,6 +48,10 @@ pub const APIS_MAX: usize = 200_000;
 pub const CERTIFICATES_MAX: usize = 10_000;
 /// Named groups of certification authorities in a configuration.
 pub const AUTHORITIES_MAX: usize = 256;
+/// Alternative names that are read of a peer's certificate, for headers and logs.
+pub const CERTIFICATE_NAMES_MAX: usize = 16;
+/// Bytes of a distinguished name, or of an alternative name, of a peer's certificate; longer ones are left out.
+pub const CERTIFICATE_TEXT_BYTES_MAX: usize = 1024;
 /// Topics of one API version.
 pub const TOPICS_MAX: usize = 1024;
 /// Bytes of a name (API, upstream, listener, node).

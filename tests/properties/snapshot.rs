@@ -99,7 +99,7 @@ proptest! {
         config in config(),
         requests in prop::collection::vec((request_listener(), request_host(), request_path(), any::<bool>()), 40),
     ) {
-        let tables = Tables::build(generation(), &snapshot(&config), None);
+        let tables = Tables::build(generation(), &snapshot(&config), None).unwrap();
         for (listener, host, path, sandbox) in &requests {
             let environment = if *sandbox { Environment::Sandbox } else { Environment::Production };
             let request = RouteRequest { listener, host, path, environment };
@@ -115,8 +115,8 @@ proptest! {
         let mut tables: Option<Tables> = None;
         for config in &configs {
             let snapshot = snapshot(config);
-            let fresh = Tables::build(generation(), &snapshot, None);
-            let next = Tables::build(generation(), &snapshot, tables.as_ref());
+            let fresh = Tables::build(generation(), &snapshot, None).unwrap();
+            let next = Tables::build(generation(), &snapshot, tables.as_ref()).unwrap();
             for (listener, host, path) in &requests {
                 let request = RouteRequest { listener, host, path, environment: Environment::Production };
                 prop_assert_eq!(routed(&next, &request), routed(&fresh, &request));

@@ -46,7 +46,7 @@ impl Stage {
             ..Config::default()
         };
         let generation = Generation { source: "test".into(), number: 1 };
-        let tables = Arc::new(Tables::build(generation, &Snapshot::check(config).unwrap(), None));
+        let tables = Arc::new(Tables::build(generation, &Snapshot::check(config).unwrap(), None).unwrap());
         let record = Record::new(1, 10);
         let engine = Engine::with_source(source(record.shard(0)), splice, Keys::from_system(), record.shard(0));
         Self { engine, tables, record, places: Places::new(1, usize::MAX), send_budget: 64 * 1024 }
