@@ -24,6 +24,7 @@ use crate::relay::LiveSession;
 use crate::route::{self, Route};
 use crate::shard::Shard;
 use crate::socket::Socket;
+use crate::stream::Stream;
 use crate::tables::{EndpointEntry, Tables, UpstreamEntry};
 
 /// Endpoints that are tried for one client before it is told that the service cannot be reached.
@@ -44,8 +45,8 @@ const BODY_REST: Duration = Duration::from_millis(1);
 
 /// The endpoint's side of a session whose handshake is complete.
 pub struct Upstream {
-    /// The socket.
-    pub socket: Socket,
+    /// The connection, under TLS or not.
+    pub stream: Stream,
     /// What was sent behind the 101.
     pub early: Vec<u8>,
     /// The session's place among the endpoint's.
@@ -69,9 +70,9 @@ pub async fn open(
     downstream: &mut Downstream,
 ) -> Result<Upstream, Stop> {
     let patience = Duration::from(route.upstream.config.connect_timeout) * CONNECT_TIMEOUTS_MAX;
-    let (socket, live, endpoint) = {
+    let (stream, live, endpoint) = {
         let connecting = pin!(connect(shard, &route.upstream, downstream));
-        let connected = while_waited_for(&downstream.socket, patience, connecting).await?;
+        let connected = while_waited_for(&downstream.stream, patience, connecting).await?;
         connected.ok_or(Refusal::UpstreamConnectTimeout)??
     };
     downstream.seen.endpoint = Some(Arc::clone(&endpoint));
@@ -81,22 +82,22 @@ pub async fn open(
     let timeout = Duration::from(route.upstream.config.handshake_timeout);
     let (response, mut bytes) = {
         let asking = pin!(async {
-            socket.send_all(&head).await.map_err(|_| Refusal::UpstreamClosed)?;
-            read_response(&socket).await
+            stream.send_all(&head).await.map_err(|_| Refusal::UpstreamClosed)?;
+            read_response(&stream).await
         });
-        let answer = while_waited_for(&downstream.socket, timeout, asking).await?;
+        let answer = while_waited_for(&downstream.stream, timeout, asking).await?;
         answer.ok_or(Refusal::UpstreamHandshakeTimeout)??
     };
     drop(head);
     match check_switch(&response.view(&bytes), &key, &offer) {
         Ok(agreed) => {
             let early = bytes.split_off(response.length());
-            Ok(Upstream { socket, early, live, agreed })
+            Ok(Upstream { stream, early, live, agreed })
         }
         Err(SwitchFault::Status) => {
             let status = response.status();
             // Seldom, and so not part of every handshake's task.
-            let relayed = Box::pin(relay_answer(&response, &bytes, &socket, downstream, tables));
+            let relayed = Box::pin(relay_answer(&response, &bytes, &stream, downstream, tables));
             match monoio::time::timeout(timeout, relayed).await {
                 Ok(Ok(())) => Err(Stop::Answered(status)),
                 Ok(Err(stop)) => Err(stop),
@@ -113,7 +114,7 @@ pub async fn open(
 /// The client is looked at now and then, because what it sends early stays unread, and its socket readable, until the 101.
 /// The work is pinned by the caller: an argument that is a future would have its place in the task twice.
 async fn while_waited_for<T>(
-    client: &Socket,
+    client: &Stream,
     patience: Duration,
     mut work: Pin<&mut impl Future<Output = T>>,
 ) -> Result<Option<T>, Stop> {
@@ -134,7 +135,7 @@ async fn connect(
     shard: &Rc<Shard>,
     upstream: &Arc<UpstreamEntry>,
     downstream: &Downstream,
-) -> Result<(Socket, LiveSession, Arc<EndpointEntry>), Stop> {
+) -> Result<(Stream, LiveSession, Arc<EndpointEntry>), Stop> {
     let mut refusal = Refusal::UpstreamUnreachable;
     let turn = upstream.turn();
     let mut tried = [usize::MAX; ENDPOINTS_TRIED_MAX];
@@ -145,10 +146,10 @@ async fn connect(
         // Counted while it is being dialled, so that a burst of clients does not choose the same one.
         let live = LiveSession::on(endpoint);
         match dial(shard, upstream, endpoint, downstream.listener.tcp_nodelay).await {
-            Ok(socket) => return Ok((socket, live, Arc::clone(endpoint))),
+            Ok(socket) => return Ok((Stream::new(socket), live, Arc::clone(endpoint))),
             Err(Refusal::Full) => return Err(Refusal::Full.into()),
             // Nobody is dialled for a client that has gone.
-            Err(_) if downstream.socket.is_hung_up() => return Err(Stop::Gone),
+            Err(_) if downstream.stream.is_hung_up() => return Err(Stop::Gone),
             Err(fault) => {
                 let (endpoint, reason) = (&endpoint.name, fault.row().word);
                 tracing::debug!(upstream = upstream.config.name, endpoint, reason, "endpoint passed over");
@@ -276,14 +277,14 @@ fn upgrade_request(
     Ok(head)
 }
 
-async fn read_response(socket: &Socket) -> Result<(ResponseHead, Vec<u8>), Refusal> {
+async fn read_response(stream: &Stream) -> Result<(ResponseHead, Vec<u8>), Refusal> {
     let mut scan = ResponseScan::new();
     let mut bytes = Vec::new();
     loop {
         let length = bytes.len();
         bytes.resize(length + HEAD_READ_BYTES, 0);
         // No endpoint has answered while it was being asked.
-        let received = socket.receive_later(&mut bytes[length..]).await;
+        let received = stream.receive_later(&mut bytes[length..]).await;
         bytes.truncate(length + received.as_ref().map_or(0, |received| *received));
         match received {
             Ok(0) | Err(_) => return Err(Refusal::UpstreamClosed),
@@ -301,14 +302,14 @@ async fn read_response(socket: &Socket) -> Result<(ResponseHead, Vec<u8>), Refus
 async fn relay_answer(
     response: &ResponseHead,
     bytes: &[u8],
-    socket: &Socket,
+    stream: &Stream,
     downstream: &Downstream,
     tables: &Tables,
 ) -> Result<(), Stop> {
     let mut head = Vec::with_capacity(512);
     let extra = [(tables.settings().request_id_header.as_str(), downstream.seen.request_id.as_str())];
     let body = write_relayed_head(&mut head, &response.view(bytes), &extra).map_err(|_| Refusal::UpstreamBadHead)?;
-    let client = &downstream.socket;
+    let client = &downstream.stream;
     client.send_all(&head).await.map_err(|_| Stop::Gone)?;
     let mut body = Body::new(body);
     let mut piece = bytes[response.length()..].to_vec();
@@ -325,7 +326,7 @@ async fn relay_answer(
             monoio::time::sleep(BODY_REST).await;
         }
         piece.resize(READ_BYTES, 0);
-        match socket.receive(&mut piece).await {
+        match stream.receive(&mut piece).await {
             Ok(0) if body.ends_with_connection() => return Ok(()),
             Ok(0) | Err(_) => return Err(Stop::Gone),
             Ok(received) => piece.truncate(received),

@@ -41,6 +41,7 @@ use crate::relay::wall_clock_ms;
 use crate::route::{Route, RouteRequest};
 use crate::shard::Shard;
 use crate::socket::Socket;
+use crate::stream::Stream;
 use crate::tables::{ApiEntry, EndpointEntry, Tables, UpstreamEntry};
 use crate::tls::Facts;
 
@@ -71,8 +72,8 @@ pub struct Arrival {
 
 /// The client's connection during its handshake.
 pub struct Downstream {
-    /// The socket.
-    pub socket: Socket,
+    /// The connection, under TLS or not.
+    pub stream: Stream,
     /// The listener, as it was when the connection was accepted.
     pub listener: Arc<Listener>,
     /// Its place among the process's connections.
@@ -144,7 +145,7 @@ impl Downstream {
         let trusts =
             |address: SocketAddr| arrival.listener.proxy_protocol_from.iter().any(|cidr| cidr.contains(address.ip()));
         Self {
-            socket: Socket::new(arrival.fd),
+            stream: Stream::new(Socket::new(arrival.fd)),
             proxy_header: peer.is_some_and(trusts),
             listener: arrival.listener,
             connection: arrival.connection,
@@ -299,7 +300,7 @@ async fn read_more(downstream: &mut Downstream) -> Result<(), Stop> {
     let length = downstream.bytes.len();
     let room = READ_BYTES.min((HEAD_BYTES_MAX + 1).saturating_sub(length).max(1));
     downstream.bytes.resize(length + room, 0);
-    let received = downstream.socket.receive(&mut downstream.bytes[length..]).await;
+    let received = downstream.stream.receive(&mut downstream.bytes[length..]).await;
     downstream.bytes.truncate(length + received.as_ref().map_or(0, |received| *received));
     match received {
         Ok(0) | Err(_) => Err(Stop::Gone),
@@ -385,7 +386,7 @@ pub async fn accept(
     let extra = [(tables.settings().request_id_header.as_str(), downstream.seen.request_id.as_str())];
     write_switch(&mut answer, &request.upgrade.key.accept(), agreed, &extra).map_err(|_| Refusal::Internal)?;
     let timeout = Duration::from(downstream.listener.handshake_timeout);
-    match monoio::time::timeout(timeout, downstream.socket.send_all(&answer)).await {
+    match monoio::time::timeout(timeout, downstream.stream.send_all(&answer)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) | Err(_) => Err(Stop::Gone),
     }
@@ -436,7 +437,7 @@ async fn say(downstream: &Downstream, status: u16, extra: &[(&str, &str)], body:
     if write_refusal(&mut answer, status, extra, body).is_err() {
         return;
     }
-    let sent = monoio::time::timeout(LINGER, downstream.socket.send_all(&answer)).await;
+    let sent = monoio::time::timeout(LINGER, downstream.stream.send_all(&answer)).await;
     if matches!(sent, Ok(Ok(()))) {
         linger(downstream).await;
     }
@@ -444,11 +445,11 @@ async fn say(downstream: &Downstream, status: u16, extra: &[(&str, &str)], body:
 
 /// Ends our direction, and reads away a bounded part of what still comes, so that the answer is not lost to a reset.
 async fn linger(downstream: &Downstream) {
-    downstream.socket.shutdown();
+    downstream.stream.shutdown();
     let mut left = LINGER_BYTES_MAX;
     let drained = async {
         while left > 0 {
-            match downstream.socket.discard().await {
+            match downstream.stream.discard().await {
                 Ok(0) | Err(_) => return,
                 Ok(received) => left = left.saturating_sub(received),
             }

@@ -34,6 +34,7 @@ pub mod shard;
 pub mod signals;
 pub mod socket;
 pub mod store;
+pub mod stream;
 pub mod tables;
 pub mod tls;
 pub mod worker;

@@ -8,7 +8,6 @@ pub mod keys;
 pub mod pipes;
 pub mod session;
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -26,6 +25,7 @@ use crate::handshake::{Downstream, Request};
 use crate::record::{ApiCounters, Cause, Closed, Direction, Line, Log, SessionRecord};
 use crate::route::Route;
 use crate::shard::Shard;
+use crate::stream::Parts;
 use crate::tables::{ApiEntry, EndpointEntry, Fate, Tables};
 
 /// Which engine moves the bytes of a worker's sessions.
@@ -105,14 +105,9 @@ pub fn hand_over(shard: &Shard, downstream: Downstream, established: Established
     };
     let mut session = Session::new(birth);
     catch_up(shard, &tables, &resident.api, &mut session, now_ms);
-    let handover = Handover {
-        session,
-        client: downstream.socket.into_fd(),
-        upstream: upstream.socket.into_fd(),
-        client_early: request.into_early(),
-        upstream_early: upstream.early,
-        resident,
-    };
+    let client = downstream.stream.into_parts().behind(request.into_early());
+    let upstream = upstream.stream.into_parts().behind(upstream.early);
+    let handover = Handover { session, client, upstream, resident };
     let mut engine = shard.engine.borrow_mut();
     engine.begin(handover, now_ms);
     shard.alarm.ring_if_earlier(engine.due_ms());
@@ -148,14 +143,10 @@ fn expires_ms(options: &SessionOptions, now_ms: u64, keys: &mut Keys) -> u64 {
 pub struct Handover {
     /// The session.
     pub session: Session,
-    /// The client's socket.
-    pub client: OwnedFd,
-    /// The endpoint's socket.
-    pub upstream: OwnedFd,
-    /// What the client sent behind its request.
-    pub client_early: Vec<u8>,
-    /// What the endpoint sent behind its 101.
-    pub upstream_early: Vec<u8>,
+    /// The client's side, with what came behind its request.
+    pub client: Parts,
+    /// The endpoint's side, with what came behind its 101.
+    pub upstream: Parts,
     /// What stays with the session.
     pub resident: Resident,
 }

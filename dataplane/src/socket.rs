@@ -132,6 +132,11 @@ impl Socket {
         Ok(())
     }
 
+    /// Sends what is taken without waiting.
+    pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        send(self.fd.get(), bytes)
+    }
+
     /// Whether the other end has ended its stream, or the connection; what it sent before that may still be there.
     pub fn is_hung_up(&self) -> bool {
         let mut poll = libc::pollfd { fd: self.fd.get(), events: libc::POLLRDHUP, revents: 0 };

@@ -4,14 +4,18 @@
 //! records that are sealed and opened here, in the worker's own buffers: the engine and the session see plain bytes.
 
 pub mod failure;
+pub mod handshake;
+mod hello;
 mod material;
 mod names;
 pub mod peer;
+pub mod records;
 pub mod terms;
 mod tickets;
 mod verify;
 
 pub use peer::ClientCertificate;
+pub use records::Records;
 pub use terms::{ClientTerms, ServerTerms, Terms};
 
 use rustls::{CipherSuite, ProtocolVersion};

@@ -261,6 +261,7 @@ struct ShardCounts {
     handshake_us: Histogram<LATENCY_BUCKETS>,
     buffered_bytes: Counter,
     spliced_bytes: Counter,
+    tls_broken: Counter,
     ring_starved: Counter,
     ring_overflown: Counter,
 }
@@ -345,6 +346,11 @@ impl ShardRecord {
     /// Bytes that were put aside have gone, or their session has.
     pub fn unbuffered(&self, bytes: u64) {
         self.counts.buffered_bytes.subtract(bytes);
+    }
+
+    /// A peer of an established session broke a rule of TLS, or its records were tampered with.
+    pub fn tls_broken(&self) {
+        self.counts.tls_broken.add(1);
     }
 
     /// Bytes of a large frame were handed on inside the kernel.
@@ -478,6 +484,7 @@ pub struct Totals {
     pub(super) handshake_us: Tally<LATENCY_BUCKETS>,
     pub(crate) buffered_bytes: u64,
     pub(crate) spliced_bytes: u64,
+    pub(crate) tls_broken: u64,
     pub(crate) ring_starved: u64,
     pub(crate) ring_overflown: u64,
     /// By listener: accepted, shed, handed over.
@@ -515,6 +522,7 @@ impl Totals {
         self.handshake_us.add(&counts.handshake_us);
         self.buffered_bytes += counts.buffered_bytes.value();
         self.spliced_bytes += counts.spliced_bytes.value();
+        self.tls_broken += counts.tls_broken.value();
         self.ring_starved += counts.ring_starved.value();
         self.ring_overflown += counts.ring_overflown.value();
         for (name, listener) in lock(&shard.listeners).iter() {

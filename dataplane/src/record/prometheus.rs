@@ -122,6 +122,8 @@ impl Text {
         self.gauge("buffered_bytes", "Bytes kept for peers that read slowly.", totals.buffered_bytes);
         let help = "Bytes of large frames that were handed on inside the kernel, without a copy.";
         self.counter("spliced_bytes_total", help, totals.spliced_bytes);
+        let help = "Sessions that ended because a peer's TLS records were not in order.";
+        self.counter("tls_broken_total", help, totals.tls_broken);
         let help = "Receives of the uring engine that found all buffers in use, and were asked for again.";
         self.counter("ring_starved_total", help, totals.ring_starved);
         let help = "Turns of the uring engine in which more completions waited than its ring has room for.";

@@ -28,6 +28,7 @@ use super::session::{CONTROL_FRAME_MAX, Facts, Leg, LegState, LegView, Session};
 use super::{EngineKind, Handover, Keys, Means, Resident};
 use crate::record::{Cause, ShardRecord};
 use crate::socket;
+use crate::tls::records::{Alert, End, sealed_max};
 use uring::Geometry;
 use wire::{Asked, Event, Gait, Key, Portion, Wire};
 
@@ -39,6 +40,8 @@ const TURN_BYTES: usize = 1024 * 1024;
 const SPLICE_MIN: u64 = 64 * 1024;
 /// From so many bytes at a time, receiving into the one buffer is cheaper than into a ring's (measured).
 const BULK_MIN: usize = 8 * 1024;
+/// Bytes that are sealed, and sent, at a time.
+const SEAL_BYTES: usize = BUFFER_BYTES;
 /// Where large frames follow each other, so much is received at a frame's start, so that the payload is left to splice.
 const START_BYTES: usize = 16 * 1024;
 
@@ -55,6 +58,8 @@ pub struct Engine {
     free: Vec<u32>,
     live: usize,
     buffer: Box<[u8]>,
+    /// Where bytes are sealed; there from the first session under TLS on.
+    scratch: Box<[u8]>,
     /// Legs that had more to read when their turn was over.
     unfinished: VecDeque<Key>,
     /// `None`: every byte is copied.
@@ -119,6 +124,7 @@ impl Engine {
             free: Vec::new(),
             live: 0,
             buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
+            scratch: Box::default(),
             unfinished: VecDeque::new(),
             pipes: splice.then(Pool::new),
             keys,
@@ -152,8 +158,9 @@ impl Engine {
             self.entries.push(Slot { epoch: 0, due_ms: 0, entry: None });
             (self.entries.len() - 1) as u32
         });
-        let Handover { session, client, upstream, client_early, upstream_early, resident } = handover;
-        let legs = [Wire::new(client), Wire::new(upstream)];
+        let Handover { session, client, upstream, resident } = handover;
+        let early = [(Leg::Client, client.early), (Leg::Upstream, upstream.early)];
+        let legs = [Wire::new(client.fd, client.records), Wire::new(upstream.fd, upstream.records)];
         let slot = &mut self.entries[index as usize];
         slot.entry = Some(Box::new(Entry { session, legs, resident }));
         let epoch = slot.epoch;
@@ -161,7 +168,7 @@ impl Engine {
         for leg in Leg::BOTH {
             self.watch(Key { index, epoch, leg }, now_ms);
         }
-        for (leg, mut early) in [(Leg::Client, client_early), (Leg::Upstream, upstream_early)] {
+        for (leg, mut early) in early {
             self.with_entry(index, |engine, entry| engine.process(entry, leg, &mut early, now_ms));
         }
         self.judge(index, now_ms);
@@ -258,7 +265,7 @@ impl Engine {
         self.with_entry(key.index, |engine, entry| {
             // A leg that was given up in the meantime says nothing more.
             if entry.fd(key.leg).is_some() {
-                engine.process(entry, key.leg, memory.slice(range), now_ms);
+                engine.arrived(entry, key.leg, memory.slice(range), now_ms);
                 entry.wire(key.leg).gait = engine.gait(entry, key.leg, portion.length as usize);
             }
         });
@@ -308,7 +315,7 @@ impl Engine {
             Ok(received) => {
                 // A short read has emptied the socket, unless the end of the stream waits behind it.
                 wire.readable = received == room || wire.hung_up;
-                self.process(entry, from, &mut buffer[..received], now_ms);
+                self.arrived(entry, from, &mut buffer[..received], now_ms);
                 entry.wire(from).gait = self.gait(entry, from, received);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => wire.readable = false,
@@ -323,12 +330,41 @@ impl Engine {
 
     /// What a leg's last receive says about its next.
     fn gait(&self, entry: &Entry, from: Leg, received: usize) -> Gait {
-        if self.pipes.is_some() && entry.session.unseen(from) >= SPLICE_MIN {
+        if self.pipes.is_some() && entry.is_plain() && entry.session.unseen(from) >= SPLICE_MIN {
             Gait::Large
         } else if received >= BULK_MIN {
             Gait::Bulk
         } else {
             Gait::Small
+        }
+    }
+
+    /// What a socket has brought: opened where it stands, if the leg is under TLS, and looked at.
+    fn arrived(&mut self, entry: &mut Entry, from: Leg, bytes: &mut [u8], now_ms: u64) {
+        let Some(records) = &mut entry.wire(from).tls else { return self.process(entry, from, bytes, now_ms) };
+        let (whole, taken) = records.complete(bytes);
+        if let Some(mut record) = whole {
+            self.open(entry, from, &mut record, now_ms);
+        }
+        self.open(entry, from, &mut bytes[taken..], now_ms);
+    }
+
+    /// Opens records, and lets the session look at what was in them.
+    fn open(&mut self, entry: &mut Entry, from: Leg, bytes: &mut [u8], now_ms: u64) {
+        let wire = entry.wire(from);
+        // Behind the end of its stream a peer has nothing to say.
+        let Some(records) = wire.tls.as_mut().filter(|_| !wire.ended && wire.fd.is_some()) else { return };
+        let opened = records.open(bytes);
+        self.process(entry, from, &mut bytes[..opened.plain], now_ms);
+        match opened.end {
+            None => {}
+            Some(End::Closed) => entry.ended(from, self, now_ms),
+            Some(End::GivenUp(_)) => entry.gave_up(from, self, now_ms),
+            Some(End::Broken(alert)) => {
+                self.record.tls_broken();
+                entry.wire(from).say_goodbye(alert);
+                entry.gave_up(from, self, now_ms);
+            }
         }
     }
 
@@ -444,10 +480,12 @@ impl Engine {
                     // The server ends the connection first (RFC 6455 §7.1.1): towards the client that is us. Behind its
                     // close frame nothing may come that a reset could answer before it has read ours.
                     LegState::Finished if !wire.is_clogged() && (wire.ended || said_goodbye && leg == Leg::Client) => {
+                        wire.say_goodbye(Alert::CloseNotify);
                         engine.source.forget(key, wire);
                     }
                     // Who broke a rule may still be sending: it is read from until it ends.
                     LegState::Finished if !wire.is_clogged() && leg == Leg::Client && !wire.shut => {
+                        wire.say_goodbye(Alert::CloseNotify);
                         socket::shutdown(fd);
                         wire.shut = true;
                     }
@@ -545,6 +583,11 @@ impl Entry {
         self.legs[leg as usize].raw()
     }
 
+    /// Whether neither leg is under TLS: only then a payload may pass unseen.
+    fn is_plain(&self) -> bool {
+        self.legs.iter().all(|wire| wire.tls.is_none())
+    }
+
     /// Whether what this leg brings could not be sent on now.
     fn is_blocked(&self, from: Leg) -> bool {
         let other = &self.legs[from.other() as usize];
@@ -583,6 +626,14 @@ impl Entry {
             false => session.end_of_stream(leg, facts),
         });
         self.drain(leg.other(), engine, now_ms);
+    }
+
+    /// Nothing can be said to the leg's peer any more, nor heard from it.
+    fn gave_up(&mut self, leg: Leg, engine: &mut Engine, now_ms: u64) {
+        let wire = self.wire(leg);
+        wire.readable = false;
+        wire.ended = true;
+        self.broke(leg, engine, now_ms);
     }
 
     fn lost(&mut self, leg: Leg, engine: &mut Engine, now_ms: u64) {
@@ -658,8 +709,27 @@ impl Entry {
         }
     }
 
+    /// Sends what the session says, sealed first if the leg is under TLS.
+    fn send(&mut self, to: Leg, bytes: &[u8], engine: &mut Engine, now_ms: u64) {
+        if self.wire(to).tls.is_none() {
+            return self.send_as_is(to, bytes, engine, now_ms);
+        }
+        // Lent out for the length of this call, like the buffer.
+        let mut scratch = std::mem::take(&mut engine.scratch);
+        if scratch.is_empty() {
+            scratch = vec![0; sealed_max(SEAL_BYTES)].into_boxed_slice();
+        }
+        for some in bytes.chunks(SEAL_BYTES) {
+            let wire = self.wire(to);
+            let Some(records) = wire.tls.as_mut().filter(|_| !wire.broken && wire.fd.is_some()) else { break };
+            let sealed = records.seal(some, &mut scratch, now_ms);
+            self.send_as_is(to, &scratch[..sealed], engine, now_ms);
+        }
+        engine.scratch = scratch;
+    }
+
     /// Sends at once what the socket takes, and keeps the rest behind what is kept already.
-    fn send(&mut self, to: Leg, mut bytes: &[u8], engine: &mut Engine, now_ms: u64) {
+    fn send_as_is(&mut self, to: Leg, mut bytes: &[u8], engine: &mut Engine, now_ms: u64) {
         let Some(fd) = self.fd(to) else { return };
         let wire = self.wire(to);
         if wire.broken {

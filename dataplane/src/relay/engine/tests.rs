@@ -16,6 +16,7 @@ use crate::balance::Places;
 use crate::record::{Log, LogTarget, Record};
 use crate::relay::session::Birth;
 use crate::relay::{LiveSession, Session};
+use crate::stream::Parts;
 use crate::tables::Tables;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -84,8 +85,8 @@ impl Stage {
             api,
         };
         let session = Session::new(birth);
-        let (client_early, upstream_early) = (Vec::new(), Vec::new());
-        self.engine.begin(Handover { session, client, upstream, client_early, upstream_early, resident }, 1);
+        let [client, upstream] = [client, upstream].map(|fd| Parts { fd, records: None, early: Vec::new() });
+        self.engine.begin(Handover { session, client, upstream, resident }, 1);
     }
 
     /// Turns the engine until it is so.
@@ -326,7 +327,7 @@ fn what_was_asked_of_a_descriptor_is_never_asked_of_the_next_one_with_its_number
     for _ in 0..20 {
         let (_far, near) = pair();
         let number = near.as_raw_fd();
-        let mut wire = Wire::new(near);
+        let mut wire = Wire::new(near, None);
         ring.attend(key, &mut wire, false, 1000);
         ring.forget(key, &mut wire);
         // Between the two and the kernel's hearing of them somebody else opens sockets, this number perhaps among them.

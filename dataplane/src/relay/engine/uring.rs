@@ -128,7 +128,7 @@ impl Ring {
             let (one, other) = std::os::unix::net::UnixStream::pair()?;
             io::Write::write_all(&mut &other, b"?")?;
             let key = Key { index: 0, epoch: 0, leg: crate::relay::session::Leg::Client };
-            let mut wire = Wire::new(one.into());
+            let mut wire = Wire::new(one.into(), None);
             ring.attend(key, &mut wire, false, 1);
             let mut events = Vec::new();
             ring.collect(&mut events);

@@ -6,10 +6,13 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use crate::relay::pipes::{Pipe, Pool};
 use crate::relay::session::Leg;
 use crate::socket;
+use crate::tls::records::{Alert, Records};
 
 /// One leg's socket.
 pub(super) struct Wire {
     pub(super) fd: Option<OwnedFd>,
+    /// The TLS session on the socket.
+    pub(super) tls: Option<Box<Records>>,
     /// What the socket would not take; there only while there is something.
     pub(super) waiting: Option<Box<Waiting>>,
     /// The kernel said so, and no short read has said otherwise.
@@ -53,9 +56,10 @@ pub(super) enum Asked {
 }
 
 impl Wire {
-    pub(super) fn new(fd: OwnedFd) -> Self {
+    pub(super) fn new(fd: OwnedFd, tls: Option<Box<Records>>) -> Self {
         Self {
             fd: Some(fd),
+            tls,
             waiting: None,
             readable: false,
             hung_up: false,
@@ -77,6 +81,16 @@ impl Wire {
 
     pub(super) fn is_clogged(&self) -> bool {
         self.waiting.is_some()
+    }
+
+    /// Says that nothing more is sent, and why, where TLS has a word for that. Who does not take it at once is not told.
+    pub(super) fn say_goodbye(&mut self, alert: Alert) {
+        let Some(fd) = self.raw().filter(|_| !self.is_clogged() && !self.broken) else { return };
+        let Some(farewell) = self.tls.as_mut().map(|records| records.goodbye(alert)) else { return };
+        if !farewell.as_bytes().is_empty() {
+            self.given_bytes = self.given_bytes.wrapping_add(farewell.as_bytes().len() as u32);
+            let _ = socket::send(fd, farewell.as_bytes());
+        }
     }
 
     /// Keeps bytes behind what is kept already.
