@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use changes::Changes;
-use load::{Load, Tally};
+use load::{Door, Load, Tally};
 
 use crate::kit::gateway::ask_control_plane;
 use crate::kit::{
@@ -48,9 +48,9 @@ fn a_thousand_sessions_do_not_notice_what_happens_to_the_configuration(variant: 
     let mut drill = Drill::default();
     drill.apply(&gateway, &changes.next(gateway.setup()));
 
-    let public = gateway.address();
-    let doors = [(public, "/stable"), (public, "/changing-1/v1"), (changes.leaving(), "/stable")];
-    let doors = (0..size.sessions).map(|number| doors[[0, 0, 0, 1, 1, 2][number % 6]]).collect();
+    let public = |target| Door::of(&gateway, target);
+    let doors = [public("/stable"), public("/changing-1/v1"), Door::in_clear(changes.leaving(), "/stable")];
+    let doors = (0..size.sessions).map(|number| doors[[0, 0, 0, 1, 1, 2][number % 6]].clone()).collect();
     let load = Load::start(doors, random.clone().number());
     for round in 0..size.configurations {
         let kill = round % (size.configurations / size.kills) == 3;

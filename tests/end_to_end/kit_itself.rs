@@ -1,11 +1,15 @@
 //! Is the kit right? Its frames, its echo and its scripted peers, against each other and against a client of others.
 
 use std::net::TcpStream;
+use std::time::Duration;
 
 use tungstenite::Message;
 
 use crate::kit::frame::LengthForm;
-use crate::kit::{EchoBackend, Frame, Opcode, Peer, Random, RawUpstream, until};
+use crate::kit::line::End;
+use crate::kit::pki::{self, Authority, Key, Leaf, Valid};
+use crate::kit::tls::{self, Agreed};
+use crate::kit::{EchoBackend, Frame, Opcode, Peer, Random, RawUpstream, Variant, until};
 
 #[test]
 fn frames_are_read_as_they_were_built() {
@@ -59,4 +63,141 @@ fn scripted_peers_understand_each_other() {
     assert_eq!(client.expect_close(4001), "enough");
     drop(client);
     backend.expect_end();
+}
+
+/// The client of a scripted upstream that speaks TLS, and the upstream.
+fn securely() -> (Peer, Peer) {
+    let upstream = RawUpstream::listen_securely(tls::service());
+    let connecting = std::thread::spawn({
+        let address = upstream.address();
+        move || tls::Terms::default().name(Some("service.test")).client().connect(address)
+    });
+    let mut backend = upstream.accept();
+    assert!(!backend.has_heard());
+    backend.line().handshake().unwrap();
+    (connecting.join().unwrap(), backend)
+}
+
+#[test]
+fn over_tls_scripted_peers_say_and_hear_the_same() {
+    if !pki::is_available() {
+        return;
+    }
+    let (mut client, mut backend) = securely();
+    client.send(&crate::kit::Upgrade::to("/chat").encode());
+    backend.agree();
+    client.upgraded();
+    client.send_in_pieces(&Frame::text("a byte at a time").masked([1; 4]).encode(), 1);
+    backend.expect(Opcode::TEXT, b"a byte at a time");
+    let large = Frame::binary(Random::fixed(1).bytes(5 << 20));
+    let wire = large.encode();
+    let taken = backend.send_until_stuck(&wire, Duration::from_millis(50));
+    assert!(taken < wire.len(), "a reader that does not read stops the writer");
+    let mut second = backend.second_end();
+    std::thread::scope(|scope| {
+        scope.spawn(|| second.send(&wire[taken..]));
+        assert!(client.frame() == large);
+        client.send_frame(&Frame::text("meanwhile"));
+    });
+    backend.expect(Opcode::TEXT, b"meanwhile");
+    client.expect_silence(Duration::from_millis(10));
+    let agreed = Agreed::on(&client);
+    assert!(agreed.shows(&pki::shared().service) && agreed.kind == rustls::HandshakeKind::Full, "{agreed:?}");
+    assert_eq!(Agreed::on(&backend).server_name.as_deref(), Some("service.test"));
+    client.finish();
+    backend.expect_notified_end();
+    backend.send_frame(&Frame::text("only one direction has ended"));
+    client.expect(Opcode::TEXT, b"only one direction has ended");
+    drop((backend, second));
+    client.expect_notified_end();
+}
+
+#[test]
+fn over_tls_what_was_taken_goes_by_itself_and_ends_are_told_apart() {
+    if !pki::is_available() {
+        return;
+    }
+    let (mut client, mut backend) = securely();
+    let flood = vec![b'x'; 64 << 20];
+    let taken = backend.send_until_stuck(&flood, Duration::from_millis(100));
+    assert!(taken < flood.len());
+    let mut heard = 0;
+    while heard < taken {
+        assert!(client.hear());
+        heard += client.take_unread().len();
+    }
+    assert_eq!(heard, taken);
+    client.line().be_silent();
+    drop(client);
+    backend.expect_end();
+    assert_eq!(backend.line().end(), Some(End::Truncated));
+    let (client, mut backend) = securely();
+    client.reset();
+    backend.expect_end();
+    let upstream = RawUpstream::listen_securely(tls::service());
+    let stranger = tls::Terms::default().name(Some("else.test")).client();
+    let connecting = std::thread::spawn({
+        let address = upstream.address();
+        move || stranger.try_connect(address).map(|_| ()).unwrap_err().to_string()
+    });
+    let backend = upstream.accept();
+    let _ = backend.line().handshake();
+    let why = connecting.join().unwrap();
+    assert!(why.contains("not valid for name") || why.contains("NotValidForName"), "{why}");
+}
+
+#[test]
+fn the_echo_says_it_back_over_tls() {
+    if !pki::is_available() {
+        return;
+    }
+    let echo = EchoBackend::start_on(Variant::SecureOut);
+    let address = echo.address();
+    let mut client =
+        tls::Terms::default().name(Some("localhost")).version(&rustls::version::TLS12).client().connect(address);
+    client.upgrade("/");
+    client.send_frame(&Frame::text("hello"));
+    client.expect(Opcode::TEXT, b"hello");
+    client.send_frame(&Frame::close(1000, ""));
+    client.expect_close(1000);
+    client.expect_notified_end();
+}
+
+#[test]
+fn authorities_sign_refuse_and_revoke() {
+    if !pki::is_available() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::root(directory.path(), "own");
+    let now = |name: &str, key| authority.issue(&Leaf::new(name).names(&["DNS:own.test"]).key(key));
+    let identities = [("p256", Key::P256), ("p384", Key::P384), ("ed25519", Key::Ed25519), ("rsa", Key::Rsa2048)]
+        .map(|(name, key)| now(name, key));
+    let refusal = |identity: &pki::Identity| {
+        let upstream = RawUpstream::listen_securely(&tls::Service::new(identity, None));
+        let terms = tls::Terms::default().name(Some("own.test")).roots(&authority.certificate());
+        let address = upstream.address();
+        let connecting =
+            std::thread::spawn(move || terms.client().try_connect(address).err().map(|error| error.to_string()));
+        let _ = upstream.accept().line().handshake();
+        connecting.join().unwrap()
+    };
+    for identity in &identities {
+        assert_eq!(refusal(identity), None, "{identity:?}");
+        assert!(identity.pin().starts_with("sha256/") && identity.pin().len() == 51, "{}", identity.pin());
+    }
+    let leaf = |name, valid| authority.issue(&Leaf::new(name).names(&["DNS:own.test"]).valid(valid));
+    for (identity, why) in [
+        (leaf("expired", Valid::Expired), "expired"),
+        (leaf("later", Valid::Later), "not valid yet"),
+        (pki::self_signed(directory.path(), &Leaf::new("self").names(&["DNS:own.test"])), "UnknownIssuer"),
+        (pki::shared().service.clone(), "UnknownIssuer"),
+    ] {
+        let refused = refusal(&identity).expect("a refusal");
+        assert!(refused.contains(why), "{refused}");
+    }
+    let before = std::fs::read_to_string(authority.revocations()).unwrap();
+    authority.revoke(&identities[0]);
+    assert_ne!(std::fs::read_to_string(authority.revocations()).unwrap(), before);
+    assert!(std::fs::metadata(authority.ocsp(&identities[1])).unwrap().len() > 100);
 }

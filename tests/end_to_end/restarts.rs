@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::drills::load::Load;
+use crate::drills::load::{Door, Load};
 use crate::drills::{raise_descriptors, until_stored};
 use crate::kit::gateway::ask_control_plane;
 use crate::kit::{EchoBackend, Gateway, Setup, Upgrade, Variant, aloud, on_every_variant, until};
@@ -32,7 +32,7 @@ fn after_a_restart_with_no_control_plane_new_sessions_work_at_once(variant: Vari
         let begun = Instant::now();
         gateway.start_data_plane();
         let ready = begun.elapsed();
-        let load = Load::start(vec![(gateway.address(), "/chat"); 300], 7);
+        let load = Load::start(vec![Door::of(&gateway, "/chat"); 300], 7);
         load.go_on_for(600);
         let tally = load.finish();
         aloud(&format!("{}: ready {ready:.0?} after its start, then {} messages", variant.word(), tally.messages));

@@ -1,4 +1,5 @@
-//! Clients that other people wrote talk to `framegate run` as it comes: no configuration, the embedded echo.
+//! Clients that other people wrote talk to `framegate run` as it comes: no configuration, the embedded echo. (And over TLS:
+//! `tls/strangers`.)
 //!
 //! A stranger that is not installed is skipped aloud; with STRANGERS=require, as in CI, that is a failure.
 
@@ -18,37 +19,67 @@ on_both_drivers!(python_websockets, node_ws, a_browser, tungstenite_in_rust);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn python_websockets(variant: Variant) {
+    let Some(mut client) = python_client() else { return };
+    let gateway = Running::start(variant);
+    converse(client.arg(&gateway.url));
+}
+
+/// Without its URL; `None`, said aloud, where it is not installed.
+pub fn python_client() -> Option<Command> {
     let venv = strangers_home().join("venv/bin/python");
     let python = if venv.exists() { venv } else { "python3".into() };
     if !succeeds(Command::new(&python).args(["-c", "import websockets.sync.client"])) {
-        return skip("Python websockets", "pip install websockets");
+        skip("Python websockets", "pip install websockets");
+        return None;
     }
-    let gateway = Running::start(variant);
-    converse(Command::new(python).arg(script("client.py")).arg(&gateway.url));
+    let mut command = Command::new(python);
+    command.arg(script("client.py"));
+    Some(command)
 }
 
 fn node_ws(variant: Variant) {
+    let Some(mut client) = node_client() else { return };
+    let gateway = Running::start(variant);
+    converse(client.arg(&gateway.url));
+}
+
+/// Without its URL; `None`, said aloud, where it is not installed.
+pub fn node_client() -> Option<Command> {
     let modules = strangers_home().join("node_modules");
     if !succeeds(Command::new("node").args(["-e", "require('ws')"]).env("NODE_PATH", &modules)) {
-        return skip("Node ws", "npm install ws");
+        skip("Node ws", "npm install ws");
+        return None;
     }
-    let gateway = Running::start(variant);
-    converse(Command::new("node").arg(script("client.js")).arg(&gateway.url).env("NODE_PATH", modules));
+    let mut command = Command::new("node");
+    command.arg(script("client.js")).env("NODE_PATH", modules);
+    Some(command)
 }
 
 fn a_browser(variant: Variant) {
+    let Some(browser) = browser() else { return };
+    let gateway = Running::start(variant);
+    browse(browser, &gateway.url, &[]);
+}
+
+/// `None`, said aloud, where none is installed.
+pub fn browser() -> Option<Command> {
     let names = ["chromium", "chromium-browser", "google-chrome"];
     let Some(browser) = names.into_iter().find(|name| succeeds(Command::new(name).arg("--version"))) else {
-        return skip("Chromium", "apt-get install chromium");
+        skip("Chromium", "apt-get install chromium");
+        return None;
     };
-    let gateway = Running::start(variant);
+    Some(Command::new(browser))
+}
+
+/// Shows a browser, with more flags, the page that talks to this URL, and checks that the page was content.
+#[track_caller]
+pub fn browse(mut command: Command, url: &str, flags: &[&str]) {
     let page = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let profile = tempfile::tempdir().expect("a directory");
-    let mut command = Command::new(browser);
     command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]);
-    command.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]);
+    command.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]).args(flags);
     command.arg(format!("--user-data-dir={}", profile.path().display()));
-    command.arg(format!("http://{}/#{}", page.local_addr().expect("an address"), gateway.url));
+    command.arg(format!("http://{}/#{url}", page.local_addr().expect("an address")));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     die_with_parent(&mut command);
     let browser = command.spawn().expect("a browser starts");
@@ -138,7 +169,7 @@ fn first_url(said: &Path) -> Option<String> {
 }
 
 /// Runs a stranger to its end; what it said is shown if it was not content.
-fn converse(command: &mut Command) {
+pub fn converse(command: &mut Command) {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     die_with_parent(command);
     let mut child = command.spawn().expect("a stranger starts");

@@ -1,18 +1,18 @@
 //! Do bytes survive the journey, however they are cut and packed? And what do streams cost while they pass?
 //!
 //! Cuts are made over Unix sockets, where a sender can see that everything so far has been read: each cut is then one
-//! between two reads of the gateway, and no accident of timing. Packing and one-byte writes go over TCP.
+//! between two reads of the gateway, and no accident of timing. Over TLS, which has no Unix sockets towards upstreams, it is
+//! TCP, the kernel's table says what has been read, and a cut lies between two records. Packing and one-byte writes go over
+//! TCP anyway.
 
 mod large;
 mod memory;
 mod wire;
 
-use std::io::Write;
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::time::Instant;
-
-use socket2::Socket;
 
 use crate::kit::{DEADLINE, Frame, Gateway, Opcode, Peer, Random, RawUpstream, Setup, Variant, on_every_variant};
 
@@ -30,10 +30,11 @@ on_every_variant![
 /// Control frames come as fast as the test can send them.
 const LIMITS: &str = "limits: { control_frames_per_second: 0 }";
 
-/// A gateway with Unix sockets on both sides.
+/// A gateway with Unix sockets on both sides, or where there is TLS on a side with TCP.
 struct Local {
     gateway: Gateway,
-    public: PathBuf,
+    /// Unless clients come over TCP.
+    public: Option<PathBuf>,
     upstream: RawUpstream,
 }
 
@@ -46,11 +47,16 @@ impl Local {
     /// With members of the API besides.
     fn start_with(variant: Variant, upstream_members: &str, members: &str) -> Self {
         let setup = Setup::new(variant);
-        let public = setup.directory().join("public.sock");
-        let upstream = RawUpstream::listen_unix(setup.directory().join("upstream.sock"));
+        let public = (!variant.is_secure_in()).then(|| setup.directory().join("public.sock"));
+        let upstream = if variant.is_secure_out() {
+            RawUpstream::listen()
+        } else {
+            RawUpstream::listen_unix(setup.directory().join("upstream.sock"))
+        };
         let url = upstream.url("/");
-        let gateway = setup
-            .another_listener(&format!("name: local, bind: \"unix:{}\"", public.display()))
+        let local = public.iter().map(|path| format!("name: local, bind: \"unix:{}\"", path.display()));
+        let gateway = local
+            .fold(setup, |setup, local| setup.another_listener(&local))
             .upstream(&format!("name: there, endpoints: [{{ url: \"{url}\" }}]{upstream_members}"))
             .api(&format!("name: cut, context: /cut, endpoints: {{ production: {{ upstream: there }} }}, {members}"))
             .start();
@@ -60,7 +66,7 @@ impl Local {
     /// A session: client, then upstream.
     #[track_caller]
     fn session(&self) -> [Peer; 2] {
-        let mut client = Peer::connect_unix(&self.public);
+        let mut client = self.public.as_ref().map_or_else(|| self.gateway.connect(), |path| Peer::connect_unix(path));
         client.send(&crate::kit::Upgrade::to("/cut").encode());
         let mut backend = self.upstream.accept();
         backend.agree();
@@ -81,13 +87,31 @@ fn send_cut(speaker: &mut Peer, bytes: &[u8], cut: usize) {
     speaker.send(&bytes[cut..]);
 }
 
-/// Bytes that the other end of a Unix socket has not read yet.
+/// Bytes that the other end has not read yet.
 fn unread_bytes(peer: &Peer) -> i32 {
     let mut bytes: libc::c_int = 0;
     // SAFETY: TIOCOUTQ writes one int, which `bytes` is.
     let outcome = unsafe { libc::ioctl(peer.socket().as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };
     assert_eq!(outcome, 0, "{}", std::io::Error::last_os_error());
-    bytes
+    match peer.socket().local_addr().expect("an address").as_socket() {
+        // On its way, or there and not read.
+        Some(here) if bytes == 0 => waiting_bytes(peer.socket().peer_addr().expect("an address").as_socket(), here),
+        _ => bytes,
+    }
+}
+
+/// Bytes that wait in the queue of the other end of a connection over IPv4, as the kernel's table has it.
+fn waiting_bytes(there: Option<SocketAddr>, here: SocketAddr) -> i32 {
+    let written = |address: SocketAddr| match address {
+        SocketAddr::V4(address) => format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port()),
+        SocketAddr::V6(_) => panic!("{address} is not of IPv4"),
+    };
+    let ends = format!(" {} {} ", written(there.expect("an address")), written(here));
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel has a table");
+    let line = table.lines().find(|line| line.contains(&ends)).expect("a connection that is in the table");
+    let queues = line.split_whitespace().nth(4).expect("the queues");
+    let (_, waiting) = queues.split_once(':').expect("two of them");
+    i32::from_str_radix(waiting, 16).expect("a number")
 }
 
 /// What one side says: every kind of frame that may pass, at the edge of the one-byte lengths too.
@@ -297,11 +321,8 @@ fn both_directions_at_once(variant: Variant) {
             let frame = &frame;
             scope.spawn(move || {
                 let bytes = peer.dressed(frame).encode();
-                let socket = peer.socket().try_clone().expect("a second handle");
-                let writer = std::thread::spawn(move || {
-                    let mut socket: &Socket = &socket;
-                    (0..count).for_each(|_| socket.write_all(&bytes).expect("a frame is taken"));
-                });
+                let mut second = peer.second_end();
+                let writer = std::thread::spawn(move || (0..count).for_each(|_| second.send(&bytes)));
                 for index in 0..count {
                     assert!(peer.frame().payload == frame.payload, "frame {index}");
                 }

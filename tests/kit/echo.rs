@@ -7,12 +7,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tokio_rustls::TlsAcceptor;
 
 use super::frame::Opcode;
 use super::peer::{Head, switching};
+use super::tls;
+use super::variant::{self, Variant};
 
 /// What has happened so far.
 #[derive(Debug, Default)]
@@ -26,27 +29,35 @@ struct Counts {
 #[derive(Debug)]
 pub struct EchoBackend {
     address: SocketAddr,
+    is_secure: bool,
     counts: Arc<Counts>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl EchoBackend {
-    /// Starts on a free port of the loopback interface.
+    /// Starts on a free port of the loopback interface; over TLS where the story's variant wants it.
     pub fn start() -> Self {
+        Self::start_on(variant::told())
+    }
+
+    /// The same on a variant that is named.
+    pub fn start_on(variant: Variant) -> Self {
+        let acceptor = variant.is_secure_out().then(|| TlsAcceptor::from(tls::service().config()));
+        let is_secure = acceptor.is_some();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         listener.set_nonblocking(true).expect("a socket need not block");
         let address = listener.local_addr().expect("an address");
         let counts = Arc::<Counts>::default();
         let (stop, stopped) = oneshot::channel();
-        let serving = serve(listener, counts.clone());
+        let serving = serve(listener, acceptor, counts.clone());
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
             runtime.block_on(async {
                 tokio::select! { () = serving => {}, _ = stopped => {} }
             });
         });
-        Self { address, counts, stop: Some(stop), thread: Some(thread) }
+        Self { address, is_secure, counts, stop: Some(stop), thread: Some(thread) }
     }
 
     /// Where it listens.
@@ -56,7 +67,7 @@ impl EchoBackend {
 
     /// As an endpoint of a configuration.
     pub fn url(&self, target: &str) -> String {
-        format!("ws://{}{target}", self.address)
+        format!("{}://{}{target}", if self.is_secure { "wss" } else { "ws" }, self.address)
     }
 
     /// Connections that were accepted.
@@ -84,22 +95,28 @@ impl Drop for EchoBackend {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, counts: Arc<Counts>) {
+async fn serve(listener: std::net::TcpListener, acceptor: Option<TlsAcceptor>, counts: Arc<Counts>) {
     let listener = TcpListener::from_std(listener).expect("a listener");
     loop {
         let Ok((socket, _)) = listener.accept().await else { continue };
-        let counts = counts.clone();
+        let (counts, acceptor) = (counts.clone(), acceptor.clone());
         counts.connections.fetch_add(1, Ordering::Relaxed);
         counts.live.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(async move {
-            let _ = converse(socket, &counts).await;
+            let _ = socket.set_nodelay(true);
+            let _ = match acceptor {
+                Some(acceptor) => match acceptor.accept(socket).await {
+                    Ok(stream) => converse(stream, &counts).await,
+                    Err(error) => Err(error),
+                },
+                None => converse(socket, &counts).await,
+            };
             counts.live.fetch_sub(1, Ordering::Relaxed);
         });
     }
 }
 
-async fn converse(mut socket: TcpStream, counts: &Counts) -> io::Result<()> {
-    socket.set_nodelay(true)?;
+async fn converse<S: AsyncRead + AsyncWrite + Unpin>(mut socket: S, counts: &Counts) -> io::Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(socket.read_u8().await?);
@@ -133,7 +150,13 @@ async fn converse(mut socket: TcpStream, counts: &Counts) -> io::Result<()> {
 }
 
 /// Says the frame back unmasked. Header and payload leave in one write where they fit the buffer.
-async fn echo(socket: &mut TcpStream, first: u8, length: u64, key: [u8; 4], buffer: &mut [u8]) -> io::Result<()> {
+async fn echo<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut S,
+    first: u8,
+    length: u64,
+    key: [u8; 4],
+    buffer: &mut [u8],
+) -> io::Result<()> {
     let mut at = 0;
     let mut header = vec![first];
     match length {
@@ -172,7 +195,7 @@ async fn echo(socket: &mut TcpStream, first: u8, length: u64, key: [u8; 4], buff
     }
 }
 
-async fn discard(socket: &mut TcpStream, mut left: u64, buffer: &mut [u8]) -> io::Result<()> {
+async fn discard(socket: &mut (impl AsyncRead + Unpin), mut left: u64, buffer: &mut [u8]) -> io::Result<()> {
     while left > 0 {
         let end = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let count = socket.read(&mut buffer[..end]).await?;

@@ -13,7 +13,9 @@ use tempfile::TempDir;
 
 use super::echo::EchoBackend;
 use super::peer::Peer;
+use super::pki;
 use super::ports::Port;
+use super::tls;
 use super::upstream::RawUpstream;
 use super::variant::Variant;
 use super::wait::{DEADLINE, until_some};
@@ -33,6 +35,9 @@ pub struct Setup {
     user: Option<u32>,
     environment: Vec<(&'static str, &'static str, String)>,
     settings: String,
+    certificates: Vec<String>,
+    authorities: Vec<String>,
+    tls: Option<String>,
     listener: String,
     listeners: Vec<String>,
     upstreams: Vec<String>,
@@ -45,8 +50,11 @@ pub struct Setup {
 
 impl Setup {
     /// One worker, one listener on a free port, and an API `probe` that leads to an echo backend.
+    ///
+    /// Where the variant has TLS to clients, the listener `public` shows the shared PKI's certificate `edge`; where it has
+    /// TLS to upstreams, the data plane's host trusts the shared PKI.
     pub fn new(variant: Variant) -> Self {
-        Self {
+        let mut setup = Self {
             variant,
             flags: Vec::new(),
             workers: 1,
@@ -56,6 +64,9 @@ impl Setup {
             user: None,
             environment: Vec::new(),
             settings: "drain_window: 1s".into(),
+            certificates: Vec::new(),
+            authorities: Vec::new(),
+            tls: variant.is_secure_in().then(|| "certificates: [edge]".into()),
             listener: String::new(),
             listeners: Vec::new(),
             upstreams: Vec::new(),
@@ -63,8 +74,21 @@ impl Setup {
             directory: tempfile::Builder::new().prefix("framegate-").tempdir().expect("a directory"),
             public: Port::free(),
             operator: Port::free(),
-            probe: EchoBackend::start(),
+            probe: EchoBackend::start_on(variant),
+        };
+        if variant.is_secure_in() {
+            setup = setup.certificate(&pki::shared().edge.entry("edge"));
         }
+        if variant.is_secure_out() {
+            let roots = pki::shared().root.to_str().expect("a path in UTF-8");
+            setup = setup.environment("dataplane", "SSL_CERT_FILE", roots);
+        }
+        setup
+    }
+
+    /// The variant that it is on.
+    pub fn variant(&self) -> Variant {
+        self.variant
     }
 
     /// More flags of the data plane.
@@ -111,6 +135,25 @@ impl Setup {
     /// The members of `settings`, as a YAML flow mapping without its braces.
     pub fn settings(mut self, members: &str) -> Self {
         self.settings = members.into();
+        self
+    }
+
+    /// One more certificate, as a YAML flow mapping without its braces.
+    pub fn certificate(mut self, members: &str) -> Self {
+        self.certificates.push(members.into());
+        self
+    }
+
+    /// One more entry of `authorities`, as a YAML flow mapping without its braces.
+    pub fn authorities(mut self, members: &str) -> Self {
+        self.authorities.push(members.into());
+        self
+    }
+
+    /// The members of `tls` of the listener `public`, as a YAML flow mapping without its braces.
+    pub fn tls(mut self, members: &str) -> Self {
+        assert!(self.variant.is_secure_in(), "only a variant with TLS to clients has a listener that speaks it");
+        self.tls = Some(members.into());
         self
     }
 
@@ -183,16 +226,22 @@ impl Setup {
     /// The whole configuration, and these listeners, upstreams and APIs.
     pub fn yaml_with(&self, listeners: &[String], upstreams: &[String], apis: &[String]) -> String {
         let comma = if self.listener.is_empty() { "" } else { ", " };
-        let public = format!("name: public, bind: \"{}\"{comma}{}", self.public.address(), self.listener);
+        let tls = self.tls.as_ref().map(|members| format!(", tls: {{ {members} }}")).unwrap_or_default();
+        let public = format!("name: public, bind: \"{}\"{comma}{}{tls}", self.public.address(), self.listener);
         let probe =
             format!("name: probe, context: /probe, endpoints: {{ production: {{ url: \"{}\" }} }}", self.probe_url());
         let list = |items: &mut dyn Iterator<Item = &String>| {
             items.map(|item| format!("\n  - {{ {item} }}")).collect::<String>()
         };
         let upstreams: Vec<_> = self.upstreams.iter().chain(upstreams).collect();
+        let section = |name: &str, items: &[String]| {
+            if items.is_empty() { String::new() } else { format!("{name}:{}\n", list(&mut items.iter())) }
+        };
         format!(
-            "version: 1\nsettings: {{ {} }}\nlisteners:{}\nupstreams:{}\napis:{}\n",
+            "version: 1\nsettings: {{ {} }}\n{}{}listeners:{}\nupstreams:{}\napis:{}\n",
             self.settings,
+            section("certificates", &self.certificates),
+            section("authorities", &self.authorities),
             list(&mut [&public].into_iter().chain(&self.listeners).chain(listeners)),
             if upstreams.is_empty() { " []".into() } else { list(&mut upstreams.into_iter()) },
             list(&mut [&probe].into_iter().chain(&self.apis).chain(apis)),
@@ -260,10 +309,14 @@ impl Gateway {
         self.setup.operator.address()
     }
 
-    /// Connects a scripted client.
+    /// Connects a scripted client; over TLS, its handshake done, where the variant has it.
     #[track_caller]
     pub fn connect(&self) -> Peer {
-        Peer::connect(self.address())
+        if self.setup.variant.is_secure_in() {
+            tls::client().connect(self.address())
+        } else {
+            Peer::connect(self.address())
+        }
     }
 
     /// Opens a session from a scripted client to a scripted upstream: client first.
@@ -283,6 +336,15 @@ impl Gateway {
         self.probes += 1;
         let stream = TcpStream::connect(self.address()).expect("the gateway accepts connections");
         stream.set_read_timeout(Some(DEADLINE)).expect("a read timeout");
+        if self.setup.variant.is_secure_in() {
+            self.probe_through(rustls::StreamOwned::new(tls::client().connection(), stream));
+        } else {
+            self.probe_through(stream);
+        }
+    }
+
+    #[track_caller]
+    fn probe_through(&self, stream: impl Read + Write) {
         let (mut socket, _) = tungstenite::client(format!("ws://{}/probe", self.address()), stream)
             .unwrap_or_else(|error| panic!("the probe is refused: {error}\n{}", self.log_tail()));
         let word = tungstenite::Message::text(format!("are you well? {}", self.probes));

@@ -1,7 +1,9 @@
 //! One end of one connection, scripted byte by byte: a client of the gateway, or an upstream behind it.
+//!
+//! In clear or over TLS (`line`): what a script says and hears is the same.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -9,6 +11,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tungstenite::handshake::derive_accept_key;
 
 use super::frame::{Frame, Opcode};
+use super::line::{End, Line};
 use super::random::Random;
 use super::wait::DEADLINE;
 
@@ -27,7 +30,7 @@ pub enum Side {
 /// A connection to the gateway, or one from it. Every wait has a deadline; what does not come is a panic that says so.
 #[derive(Debug)]
 pub struct Peer {
-    socket: Socket,
+    line: Line,
     side: Side,
     unread: Vec<u8>,
     received: Vec<u8>,
@@ -51,18 +54,44 @@ impl Peer {
         Self::new(socket, Side::Client)
     }
 
-    /// Plays one end of a connection that exists.
+    /// Plays one end of a connection that exists, in clear.
     pub fn new(socket: Socket, side: Side) -> Self {
+        Self::on(Line::new(socket, None), side)
+    }
+
+    /// Plays one end of a line.
+    pub fn on(line: Line, side: Side) -> Self {
+        let socket = line.socket();
         // Fails on Unix sockets, which have nothing to delay.
         let _ = socket.set_tcp_nodelay(true);
         socket.set_nonblocking(false).expect("a socket can block");
         socket.set_write_timeout(Some(DEADLINE)).expect("a write timeout");
-        Self { socket, side, unread: Vec::new(), received: Vec::new(), ended: false, random: Random::fixed(7) }
+        Self { line, side, unread: Vec::new(), received: Vec::new(), ended: false, random: Random::fixed(7) }
+    }
+
+    /// The same end, for another thread: one reads, the other writes.
+    pub fn second_end(&self) -> Self {
+        Self::on(self.line.clone(), self.side)
     }
 
     /// The socket itself, for its options.
     pub fn socket(&self) -> &Socket {
-        &self.socket
+        self.line.socket()
+    }
+
+    /// What it speaks through.
+    pub fn line(&self) -> &Line {
+        &self.line
+    }
+
+    /// Reads once, as the socket's options have it, past everything that the peer itself reads and keeps.
+    pub fn read_directly(&self, room: &mut [u8]) -> io::Result<usize> {
+        self.line.read(room)
+    }
+
+    /// Writes once, as the socket's options have it.
+    pub fn write_directly(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.line.write(bytes)
     }
 
     /// Which end it plays.
@@ -80,15 +109,15 @@ impl Peer {
     /// Sends bytes as they are.
     #[track_caller]
     pub fn send(&mut self, bytes: &[u8]) {
-        self.socket.write_all(bytes).unwrap_or_else(|error| panic!("{:?} cannot send: {error}", self.side));
+        self.line.write_all(bytes).unwrap_or_else(|error| panic!("{:?} cannot send: {error}", self.side));
     }
 
     /// Sends what the other end still takes; says whether it took everything.
     pub fn try_send(&mut self, bytes: &[u8]) -> bool {
-        self.socket.write_all(bytes).is_ok()
+        self.line.write_all(bytes).is_ok()
     }
 
-    /// Sends bytes in pieces of this size, each in a segment of its own.
+    /// Sends bytes in pieces of this size, each in a segment of its own (and a record of its own, over TLS).
     #[track_caller]
     pub fn send_in_pieces(&mut self, bytes: &[u8], piece: usize) {
         bytes.chunks(piece).for_each(|piece| self.send(piece));
@@ -96,17 +125,17 @@ impl Peer {
 
     /// Sends until the other end has taken nothing for a while; says how many bytes it took.
     pub fn send_until_stuck(&mut self, bytes: &[u8], patience: Duration) -> usize {
-        self.socket.set_write_timeout(Some(patience)).expect("a write timeout");
+        self.socket().set_write_timeout(Some(patience)).expect("a write timeout");
         let mut taken = 0;
         while taken < bytes.len() {
-            match self.socket.write(&bytes[taken..]) {
+            match self.line.write(&bytes[taken..]) {
                 Ok(count) => taken += count,
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => panic!("{:?} cannot send after {taken} bytes: {error}", self.side),
             }
         }
-        self.socket.set_write_timeout(Some(DEADLINE)).expect("a write timeout");
+        self.socket().set_write_timeout(Some(DEADLINE)).expect("a write timeout");
         taken
     }
 
@@ -157,14 +186,15 @@ impl Peer {
         head
     }
 
-    /// Ends the sending direction.
+    /// Ends the sending direction; over TLS with a close_notify.
     pub fn finish(&mut self) {
-        let _ = self.socket.shutdown(Shutdown::Write);
+        self.line.finish();
     }
 
     /// Goes away without a word: the other end sees a reset.
     pub fn reset(self) {
-        self.socket.set_linger(Some(Duration::ZERO)).expect("linger");
+        self.line.be_silent();
+        self.socket().set_linger(Some(Duration::ZERO)).expect("linger");
     }
 
     // --- Hearing things ---
@@ -233,6 +263,13 @@ impl Peer {
         assert!(rest.is_empty(), "{:?} got before the end: {}", self.side, rest.escape_ascii());
     }
 
+    /// Waits for the end of a connection over TLS, and checks that it is one that a close_notify announces.
+    #[track_caller]
+    pub fn expect_notified_end(&mut self) {
+        self.expect_end();
+        assert_eq!(self.line.end(), Some(End::Notified), "{:?}", self.side);
+    }
+
     /// Everything that comes until the connection ends, in whichever way.
     #[track_caller]
     pub fn rest(&mut self) -> Vec<u8> {
@@ -266,9 +303,9 @@ impl Peer {
 
     /// Whether a byte, or the end, has come already; does not wait.
     pub fn has_heard(&mut self) -> bool {
-        self.socket.set_nonblocking(true).expect("a socket need not block");
+        self.socket().set_nonblocking(true).expect("a socket need not block");
         let heard = self.hear_within(DEADLINE);
-        self.socket.set_nonblocking(false).expect("a socket can block");
+        self.socket().set_nonblocking(false).expect("a socket can block");
         heard
     }
 
@@ -305,10 +342,10 @@ impl Peer {
         if self.ended || time.is_zero() {
             return false;
         }
-        self.socket.set_read_timeout(Some(time)).expect("a read timeout");
+        self.socket().set_read_timeout(Some(time)).expect("a read timeout");
         let mut bytes = [0; 64 * 1024];
         loop {
-            match self.socket.read(&mut bytes) {
+            match self.line.read(&mut bytes) {
                 Ok(0) => self.ended = true,
                 Ok(count) => {
                     self.unread.extend_from_slice(&bytes[..count]);

@@ -1,4 +1,4 @@
-//! A backend that does exactly what its test says.
+//! A backend that does exactly what its test says, in clear or over TLS.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::line::Line;
 use super::peer::{Peer, Side};
+use super::tls::{self, Service};
+use super::variant;
 use super::wait::until_some;
 
 /// A listening socket; each connection that the gateway opens to it becomes a [`Peer`] in the hands of the test.
@@ -15,12 +18,18 @@ pub struct RawUpstream {
     listener: Socket,
     address: Option<SocketAddr>,
     path: Option<PathBuf>,
+    tls: Option<Service>,
 }
 
 impl RawUpstream {
-    /// Listens on a free port of the loopback interface.
+    /// Listens on a free port of the loopback interface; over TLS where the story's variant wants it.
     pub fn listen() -> Self {
         Self::listen_at((Ipv4Addr::LOCALHOST, 0).into())
+    }
+
+    /// Listens on a free port of the loopback interface, over TLS on these terms.
+    pub fn listen_securely(service: &Service) -> Self {
+        Self { tls: Some(service.clone()), ..Self::listen() }
     }
 
     /// Listens at an address; port 0 stands for a free one.
@@ -28,7 +37,10 @@ impl RawUpstream {
         let listener = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
         listener.bind(&address.into()).unwrap_or_else(|error| panic!("cannot listen at {address}: {error}"));
         let address = listener.local_addr().expect("an address").as_socket();
-        Self::on(listener, address, None)
+        Self {
+            tls: variant::told().is_secure_out().then(|| tls::service().clone()),
+            ..Self::on(listener, address, None)
+        }
     }
 
     /// Listens on a Unix socket.
@@ -41,7 +53,7 @@ impl RawUpstream {
     fn on(listener: Socket, address: Option<SocketAddr>, path: Option<PathBuf>) -> Self {
         listener.listen(128).expect("a socket can listen");
         listener.set_nonblocking(true).expect("a socket need not block");
-        Self { listener, address, path }
+        Self { listener, address, path, tls: None }
     }
 
     /// Where it listens.
@@ -52,6 +64,7 @@ impl RawUpstream {
     /// As an endpoint of a configuration.
     pub fn url(&self, target: &str) -> String {
         match (&self.address, &self.path) {
+            (Some(address), _) if self.tls.is_some() => format!("wss://{address}{target}"),
             (Some(address), _) => format!("ws://{address}{target}"),
             (None, Some(path)) => format!("ws+unix:{}:{target}", path.display()),
             (None, None) => unreachable!("an upstream listens somewhere"),
@@ -77,6 +90,8 @@ impl RawUpstream {
     /// The next connection that the gateway has opened, if there is one.
     pub fn try_accept(&self) -> Option<Peer> {
         let (socket, _) = self.listener.accept().ok()?;
-        Some(Peer::new(socket, Side::Upstream))
+        // The handshake, over TLS, is done when something is first said or heard.
+        let tls = self.tls.as_ref().map(|service| service.connection().into());
+        Some(Peer::on(Line::new(socket, tls), Side::Upstream))
     }
 }

@@ -1,11 +1,14 @@
 //! The ways in which a gateway can wait for sockets and move bytes, so that each story can be told on each of them.
 //!
-//! Between them they have both drivers, and both engines with splice and without. What a variant makes of a story is
-//! the gateway's business: no story may ask which one it is on, but for how much of it there is.
+//! Between them they have both drivers, both engines with splice and without, and TLS on either leg and on both. What a
+//! variant makes of a story is the gateway's business: no story may ask which one it is on, but for how much of it there
+//! is, and for where its ends are.
 
+use std::cell::Cell;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use super::pki;
 use super::wait::aloud;
 
 /// How a gateway is started.
@@ -19,9 +22,47 @@ pub enum Variant {
     Readiness,
     /// Where io_uring is forbidden, as container run-times do it; without splice.
     Forbidden,
+    /// As an operator starts it, with TLS on both legs.
+    Secure,
+    /// The same with TLS to clients only.
+    SecureIn,
+    /// The same with TLS to upstreams only.
+    SecureOut,
+    /// TLS on both legs, where io_uring is forbidden.
+    SecureForbidden,
+}
+
+thread_local! {
+    static TOLD: Cell<Variant> = const { Cell::new(Variant::Automatic) };
+}
+
+/// The variant on which this thread tells its story: what the story's upstreams speak depends on it.
+pub fn told() -> Variant {
+    TOLD.get()
 }
 
 impl Variant {
+    /// Tells a story on it.
+    pub fn tell(self, story: impl FnOnce(Self)) {
+        TOLD.set(self);
+        story(self);
+    }
+
+    /// Whether clients of the listener `public` speak TLS.
+    pub fn is_secure_in(self) -> bool {
+        matches!(self, Self::Secure | Self::SecureIn | Self::SecureForbidden)
+    }
+
+    /// Whether upstreams on TCP speak TLS.
+    pub fn is_secure_out(self) -> bool {
+        matches!(self, Self::Secure | Self::SecureOut | Self::SecureForbidden)
+    }
+
+    /// Whether there is TLS on any leg.
+    pub fn is_secure(self) -> bool {
+        self.is_secure_in() || self.is_secure_out()
+    }
+
     /// For messages.
     pub fn word(self) -> &'static str {
         match self {
@@ -29,21 +70,25 @@ impl Variant {
             Self::Copying => "copying",
             Self::Readiness => "readiness",
             Self::Forbidden => "forbidden",
+            Self::Secure => "secure",
+            Self::SecureIn => "secure in",
+            Self::SecureOut => "secure out",
+            Self::SecureForbidden => "secure, forbidden",
         }
     }
 
     /// The data plane's flags.
     pub fn flags(self) -> &'static [&'static str] {
         match self {
-            Self::Automatic => &[],
-            Self::Copying | Self::Forbidden => &["--splice", "off"],
+            Self::Automatic | Self::Secure | Self::SecureIn | Self::SecureOut => &[],
+            Self::Copying | Self::Forbidden | Self::SecureForbidden => &["--splice", "off"],
             Self::Readiness => &["--engine", "readiness"],
         }
     }
 
     /// Puts a program, and whatever it starts, where this variant has it.
     pub fn confine(self, command: &mut Command) {
-        if self == Self::Forbidden {
+        if matches!(self, Self::Forbidden | Self::SecureForbidden) {
             forbid_io_uring(command);
         }
     }
@@ -52,6 +97,8 @@ impl Variant {
     pub fn is_available(self) -> bool {
         match self {
             Self::Automatic => true,
+            Self::Secure | Self::SecureIn | Self::SecureOut => pki::is_available(),
+            Self::SecureForbidden => pki::is_available() && Self::Forbidden.is_available(),
             Self::Copying | Self::Readiness => io_uring_or("skipped: without io_uring this is another variant").is_ok(),
             Self::Forbidden => {
                 let mut command = Command::new("true");

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the strangers, programs that other people wrote: the clients Python websockets and Node ws under target/strangers,
-# and, where apt-get may, Debian's Chromium, and strace, which counts system calls. Says what it could not install, and then
-# exits with 1; the tests skip what is missing.
+# and, where apt-get may, Debian's Chromium, openssl, which makes the tests' certificates, and strace, which counts system
+# calls. Says what it could not install, and then exits with 1; the tests skip what is missing.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 home="${CARGO_TARGET_DIR:-target}/strangers"
@@ -38,6 +38,10 @@ if ! command -v chromium > /dev/null && ! command -v chromium-browser > /dev/nul
     apt_install chromium || missing+=("Chromium")
 fi
 
+if ! command -v openssl > /dev/null; then
+    apt_install openssl || missing+=("openssl")
+fi
+
 if ! command -v strace > /dev/null; then
     apt_install strace || missing+=("strace")
 fi
@@ -46,4 +50,4 @@ if [ ${#missing[@]} -gt 0 ]; then
     printf 'strangers: could not install %s\n' "${missing[@]}" >&2
     exit 1
 fi
-echo "strangers: Python websockets, Node ws, Chromium and strace are here"
+echo "strangers: Python websockets, Node ws, Chromium, openssl and strace are here"

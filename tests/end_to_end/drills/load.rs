@@ -5,12 +5,41 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsConnector;
 
-use crate::kit::{Frame, Opcode, Random, Upgrade, until};
+use crate::kit::tls::Client;
+use crate::kit::{Frame, Gateway, Opcode, Random, Upgrade, tls, until};
+
+/// Where a session is opened.
+#[derive(Debug, Clone)]
+pub struct Door {
+    pub address: SocketAddr,
+    pub target: &'static str,
+    /// Who speaks TLS there, if somebody does.
+    pub tls: Option<Client>,
+}
+
+impl Door {
+    /// The gateway's public listener.
+    pub fn of(gateway: &Gateway, target: &'static str) -> Self {
+        let tls = gateway.setup().variant().is_secure_in().then(|| tls::client().clone());
+        Self { address: gateway.address(), target, tls }
+    }
+
+    /// A listener in clear.
+    pub fn in_clear(address: SocketAddr, target: &'static str) -> Self {
+        Self { address, target, tls: None }
+    }
+}
+
+/// In clear, or over TLS.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+type Reader = ReadHalf<Box<dyn Stream>>;
+type Writer = WriteHalf<Box<dyn Stream>>;
 
 /// How many sessions are opened at a time.
 const OPENING_MAX: usize = 64;
@@ -49,7 +78,7 @@ pub struct Tally {
 impl Load {
     /// Opens a session at each of these doors, and returns when all are open.
     #[track_caller]
-    pub fn start(doors: Vec<(SocketAddr, &'static str)>, seed: u64) -> Self {
+    pub fn start(doors: Vec<Door>, seed: u64) -> Self {
         let (shared, (stop, stopped)) = (Arc::new(Shared::default()), watch::channel(false));
         let size = doors.len();
         let thread = std::thread::spawn({
@@ -105,25 +134,25 @@ impl Load {
     }
 }
 
-fn run(doors: Vec<(SocketAddr, &'static str)>, seed: u64, shared: &Arc<Shared>, stopped: watch::Receiver<bool>) {
+fn run(doors: Vec<Door>, seed: u64, shared: &Arc<Shared>, stopped: watch::Receiver<bool>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let opening = Arc::new(Semaphore::new(OPENING_MAX));
         let sessions: Vec<_> = doors
             .into_iter()
             .enumerate()
-            .map(|(number, (address, target))| {
+            .map(|(number, door)| {
                 let (shared, stopped, opening) = (shared.clone(), stopped.clone(), opening.clone());
                 tokio::spawn(async move {
                     let random = Random::fixed(seed ^ (number as u64) << 32);
                     let session = Session { number: number as u32, next: 0, random, unread: Vec::new() };
-                    let outcome = session.live(address, target, &shared, stopped, &opening).await;
+                    let outcome = session.live(&door, &shared, stopped, &opening).await;
                     if let Err(complaint) = outcome {
                         shared
                             .complaints
                             .lock()
                             .expect("no thread panicked")
-                            .push(format!("{number}{target}: {complaint}"));
+                            .push(format!("{number}{}: {complaint}", door.target));
                         shared.failed.store(true, Ordering::Relaxed);
                     }
                 })
@@ -146,17 +175,14 @@ struct Session {
 impl Session {
     async fn live(
         mut self,
-        address: SocketAddr,
-        target: &str,
+        door: &Door,
         shared: &Shared,
         mut stopped: watch::Receiver<bool>,
         opening: &Semaphore,
     ) -> Result<(), String> {
         let permit = opening.acquire().await.expect("nobody closes it");
-        let mut stream = TcpStream::connect(address).await.map_err(|error| format!("cannot connect: {error}"))?;
-        stream.set_nodelay(true).map_err(|error| error.to_string())?;
-        let (mut reader, mut writer) = stream.split();
-        say(&mut writer, &Upgrade::to(target).encode()).await?;
+        let (mut reader, mut writer) = connect(door).await.map_err(|error| format!("cannot connect: {error}"))?;
+        say(&mut writer, &Upgrade::to(door.target).encode()).await?;
         self.upgraded(&mut reader).await?;
         drop(permit);
         shared.open.fetch_add(1, Ordering::Relaxed);
@@ -208,7 +234,7 @@ impl Session {
     async fn hear(
         &mut self,
         burst: &[Vec<u8>],
-        reader: &mut ReadHalf<'_>,
+        reader: &mut Reader,
         begun: Instant,
         shared: &Shared,
     ) -> Result<(), String> {
@@ -243,7 +269,7 @@ impl Session {
         Ok(())
     }
 
-    async fn upgraded(&mut self, reader: &mut ReadHalf<'_>) -> Result<(), String> {
+    async fn upgraded(&mut self, reader: &mut Reader) -> Result<(), String> {
         let end = loop {
             match self.unread.windows(4).position(|four| four == b"\r\n\r\n") {
                 Some(start) => break start + 4,
@@ -255,7 +281,7 @@ impl Session {
         is_agreed.then_some(()).ok_or_else(|| format!("refused: {}", head.escape_ascii()))
     }
 
-    async fn frame(&mut self, reader: &mut ReadHalf<'_>) -> Result<Frame, String> {
+    async fn frame(&mut self, reader: &mut Reader) -> Result<Frame, String> {
         loop {
             if let Some((frame, taken)) = Frame::decode(&self.unread) {
                 self.unread.drain(..taken);
@@ -265,7 +291,7 @@ impl Session {
         }
     }
 
-    async fn more(&mut self, reader: &mut ReadHalf<'_>) -> Result<(), String> {
+    async fn more(&mut self, reader: &mut Reader) -> Result<(), String> {
         match tokio::time::timeout(PATIENCE, reader.read_buf(&mut self.unread)).await {
             Ok(Ok(0)) => Err(format!("the connection ended before message {}", self.next)),
             Ok(Ok(_)) => Ok(()),
@@ -275,8 +301,25 @@ impl Session {
     }
 }
 
-async fn say(writer: &mut WriteHalf<'_>, bytes: &[u8]) -> Result<(), String> {
-    match tokio::time::timeout(PATIENCE, writer.write_all(bytes)).await {
+async fn connect(door: &Door) -> std::io::Result<(Reader, Writer)> {
+    let stream = TcpStream::connect(door.address).await?;
+    stream.set_nodelay(true)?;
+    let stream: Box<dyn Stream> = match &door.tls {
+        Some(client) => {
+            let (config, name) = client.parts();
+            Box::new(TlsConnector::from(config).connect(name, stream).await?)
+        }
+        None => Box::new(stream),
+    };
+    Ok(tokio::io::split(stream))
+}
+
+async fn say(writer: &mut Writer, bytes: &[u8]) -> Result<(), String> {
+    let said = async {
+        writer.write_all(bytes).await?;
+        writer.flush().await
+    };
+    match tokio::time::timeout(PATIENCE, said).await {
         Ok(said) => said.map_err(|error| format!("cannot send: {error}")),
         Err(_) => Err("nothing was taken for a long time".into()),
     }

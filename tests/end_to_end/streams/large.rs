@@ -1,6 +1,7 @@
 //! Large frames, which the gateway may hand on inside the kernel: no byte is lost, added or miscounted for that.
 //!
-//! Frames of all sizes around what is worth it, cut anywhere; readers and senders that stop or go in their midst.
+//! Frames of all sizes around what is worth it, cut anywhere; readers and senders that stop or go in their midst. Over TLS
+//! they are like any others: whether bytes are spliced is a question in clear only.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
@@ -10,11 +11,17 @@ use std::time::Duration;
 use super::wire::Wire;
 use super::{Local, on_the_wire};
 use crate::kit::gateway::{die_with_parent, kill};
-use crate::kit::{Frame, Gateway, Opcode, Peer, Random, RawUpstream, Setup, Variant, aloud, on_every_variant, until};
+use crate::kit::{
+    Frame, Gateway, Opcode, Peer, Random, RawUpstream, Setup, Variant, aloud, on_every_variant, on_variants_in_clear,
+    until,
+};
 
-on_every_variant![
+on_variants_in_clear![
     a_large_frame_is_moved_inside_the_kernel_where_splice_is_on,
     an_ordinary_user_splices_for_as_long_as_the_kernel_gives_it_pipes,
+];
+
+on_every_variant![
     large_frames_keep_their_place_among_small_ones_however_they_are_cut,
     a_reader_that_stops_within_a_large_frame_costs_its_budget_and_no_time,
     a_sender_that_ends_within_a_large_frame_leaves_what_it_sent,
@@ -173,7 +180,7 @@ fn large_frames_keep_their_place_among_small_ones_however_they_are_cut(variant: 
                 [(&client, &backend, true, streams[0]), (&backend, &client, false, !streams[1])]
             {
                 let script = script(&mut Random::fixed(seed), masked);
-                let (mut from, mut to) = (second_end(from), second_end(to));
+                let (mut from, mut to) = (from.second_end(), to.second_end());
                 let (bytes, mut random) = (script.clone(), Random::fixed(seed ^ 1));
                 scope.spawn(move || {
                     let mut at = 0;
@@ -195,11 +202,6 @@ fn large_frames_keep_their_place_among_small_ones_however_they_are_cut(variant: 
         client.expect(Opcode::TEXT, b"so am I");
     }
     gateway.probe();
-}
-
-/// One direction of a session: the same connection, read or written by another thread.
-fn second_end(peer: &Peer) -> Peer {
-    Peer::new(peer.socket().try_clone().expect("a second handle"), peer.side())
 }
 
 /// Messages and pings in any order, with the sizes at which something changes.
@@ -276,11 +278,11 @@ fn a_reader_that_stops_within_a_large_frame_costs_its_budget_and_no_time(variant
 
     for ((one, other), (from_one, from_other)) in sessions.iter_mut().zip(taken) {
         std::thread::scope(|scope| {
-            let (mut first, mut second) = (second_end(one), second_end(other));
+            let (mut first, mut second) = (one.second_end(), other.second_end());
             let (from_client, from_upstream) = (&from_client, &from_upstream);
             scope.spawn(move || first.send(&from_client[from_one..]));
             scope.spawn(move || second.send(&from_upstream[from_other..]));
-            let (mut first, mut second) = (second_end(one), second_end(other));
+            let (mut first, mut second) = (one.second_end(), other.second_end());
             scope.spawn(move || expect_bytes(&mut second, from_client));
             scope.spawn(move || expect_bytes(&mut first, from_upstream));
         });

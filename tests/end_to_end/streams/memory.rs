@@ -18,8 +18,9 @@ on_every_variant![
 
 /// What a stream, or a flood, may cost beside what is held for a reader that stopped.
 const GROWTH_MAX_BYTES: u64 = 4 << 20;
-/// Payload of a giant.
+/// Payload of a giant, and of one that is enciphered and deciphered twice on its way.
 const GIANT_BYTES: u64 = 1 << 30;
+const SECURE_GIANT_BYTES: u64 = 1 << 27;
 const NO_CEILINGS: &str = "limits: { max_frame: 0, max_message: 0, control_frames_per_second: 0 }";
 
 /// Watches the data plane's memory against what it was at first.
@@ -59,8 +60,9 @@ fn giants(variant: Variant, make: fn(bool, u64) -> Wire) {
     let mut gateway = Setup::new(variant).api_to("giant", &upstream.url("/"), NO_CEILINGS).start();
     gateway.probe();
     let (mut client, mut backend) = gateway.session("/giant", &upstream);
-    stream(&gateway, &client, &backend, &make(true, GIANT_BYTES));
-    stream(&gateway, &backend, &client, &make(false, GIANT_BYTES));
+    let bytes = if variant.is_secure() { SECURE_GIANT_BYTES } else { GIANT_BYTES };
+    stream(&gateway, &client, &backend, &make(true, bytes));
+    stream(&gateway, &backend, &client, &make(false, bytes));
     // The session is as good as before.
     client.send_frame(&Frame::text("still here"));
     backend.expect(Opcode::TEXT, b"still here");

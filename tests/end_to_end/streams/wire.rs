@@ -1,6 +1,6 @@
 //! A stream of any length without keeping it: what stands at each offset is known to its sender and to its receiver.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::ErrorKind;
 
 use crate::kit::{Frame, Peer, Random};
 
@@ -102,7 +102,7 @@ impl Wire {
 pub fn send_some(peer: &Peer, wire: &Wire, offset: u64, end: u64) -> usize {
     let bytes = wire.at(offset);
     let left = usize::try_from(end - offset).unwrap_or(usize::MAX);
-    match peer.socket().write(&bytes[..bytes.len().min(PIECE_BYTES).min(left)]) {
+    match peer.write_directly(&bytes[..bytes.len().min(PIECE_BYTES).min(left)]) {
         Ok(sent) => sent,
         Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
         Err(error) => panic!("cannot send at {offset}: {error}"),
@@ -112,7 +112,7 @@ pub fn send_some(peer: &Peer, wire: &Wire, offset: u64, end: u64) -> usize {
 /// Receives once, and compares with what must stand at this offset. Returns how many bytes came; 0: nothing is there.
 #[track_caller]
 pub fn receive_some(peer: &Peer, wire: &Wire, offset: u64, room: &mut [u8]) -> usize {
-    match peer.socket().read(room) {
+    match peer.read_directly(room) {
         Ok(0) => panic!("the stream ended at {offset}"),
         Ok(count) => {
             assert!(
