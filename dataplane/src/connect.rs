@@ -26,6 +26,9 @@ use crate::shard::Shard;
 use crate::socket::Socket;
 use crate::stream::Stream;
 use crate::tables::{EndpointEntry, Tables, UpstreamEntry};
+use crate::tls;
+use crate::tls::failure::{self, Reason};
+use crate::tls::handshake::Fault;
 
 /// Endpoints that are tried for one client before it is told that the service cannot be reached.
 const ENDPOINTS_TRIED_MAX: usize = 4;
@@ -145,8 +148,13 @@ async fn connect(
         let endpoint = &upstream.endpoints[index];
         // Counted while it is being dialled, so that a burst of clients does not choose the same one.
         let live = LiveSession::on(endpoint);
-        match dial(shard, upstream, endpoint, downstream.listener.tcp_nodelay).await {
-            Ok(socket) => return Ok((Stream::new(socket), live, Arc::clone(endpoint))),
+        let dialled = match dial(shard, upstream, endpoint, downstream.listener.tcp_nodelay).await {
+            Ok(socket) if endpoint.url.secure => Box::pin(agree_on_tls(upstream, index, socket, downstream)).await,
+            Ok(socket) => Ok(Stream::new(socket)),
+            Err(fault) => Err(fault),
+        };
+        match dialled {
+            Ok(stream) => return Ok((stream, live, Arc::clone(endpoint))),
             Err(Refusal::Full) => return Err(Refusal::Full.into()),
             // Nobody is dialled for a client that has gone.
             Err(_) if downstream.stream.is_hung_up() => return Err(Stop::Gone),
@@ -204,6 +212,36 @@ async fn dial(
         }
     }
     Err(refusal)
+}
+
+/// The TLS handshake with an endpoint that is connected. It may take as long as connecting.
+async fn agree_on_tls(
+    upstream: &UpstreamEntry,
+    index: usize,
+    socket: Socket,
+    downstream: &Downstream,
+) -> Result<Stream, Refusal> {
+    let endpoint = &upstream.endpoints[index];
+    let Place::Tcp { host, .. } = &endpoint.url.place else { return Err(Refusal::Internal) };
+    let Some(terms) = &upstream.terms else { return Err(Refusal::Internal) };
+    let name = terms.server_name(host).map_err(|_| Refusal::Internal)?;
+    // An upstream of a bare URL has no options, and verifies.
+    let verified = upstream.config.endpoints.get(index).is_none_or(|endpoint| endpoint.verify_certificate);
+    let agreeing = tls::handshake::connect(&socket, terms.config(verified), name);
+    let (reason, detail) = match monoio::time::timeout(upstream.config.connect_timeout.into(), agreeing).await {
+        Ok(Ok((secure, _))) => {
+            let stream = Stream::new(socket);
+            stream.secure(secure);
+            return Ok(stream);
+        }
+        Ok(Err(Fault::Tls(error))) => (failure::upstream(&error), failure::describe(&error)),
+        Ok(Err(Fault::TooLong)) => (Reason::BadRecord, "its TLS handshake is too long".into()),
+        Ok(Err(Fault::Gone | Fault::PlainHttp)) => (Reason::Abandoned, "it ended its TLS handshake".into()),
+        Err(_) => (Reason::Timeout, "its TLS handshake was not over in time".into()),
+    };
+    tracing::debug!(upstream = upstream.config.name, reason = reason.word(), detail, "there is no TLS session");
+    downstream.seen.because(format!("{}: {detail}", endpoint.name));
+    Err(Refusal::UpstreamTls)
 }
 
 /// What an attempt to connect came to, if it came to anything in time.

@@ -20,6 +20,7 @@
 //! finds nothing and a wait. The client's socket is not watched by the driver unless it is waited for. Nothing of this is
 //! left when the session begins: the task (about 4 KiB), both heads (2 KiB and 1 KiB) and the texts of [`Seen`] are freed.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -43,7 +44,9 @@ use crate::shard::Shard;
 use crate::socket::Socket;
 use crate::stream::Stream;
 use crate::tables::{ApiEntry, EndpointEntry, Tables, UpstreamEntry};
-use crate::tls::Facts;
+use crate::tls::failure::{self, Reason};
+use crate::tls::handshake::Fault;
+use crate::tls::{self, Facts};
 
 /// Bytes asked of the socket at a time; most heads fit.
 const READ_BYTES: usize = 2048;
@@ -109,6 +112,8 @@ pub struct Seen {
     environment: Environment,
     /// The endpoint that was connected.
     pub endpoint: Option<Arc<EndpointEntry>>,
+    /// What else there is to say about a refusal.
+    detail: Cell<Option<Box<str>>>,
 }
 
 /// An opening handshake that is sound.
@@ -186,7 +191,13 @@ impl Seen {
             upstream: None,
             environment: Environment::default(),
             endpoint: None,
+            detail: Cell::default(),
         }
+    }
+
+    /// Notes what is to be said about a refusal, beside its word; the last that is noted is said.
+    pub fn because(&self, detail: impl Into<Box<str>>) {
+        self.detail.set(Some(detail.into()));
     }
 
     /// Notes where the request leads.
@@ -239,11 +250,84 @@ impl Request {
     }
 }
 
-/// Reads the request, PROXY header included, within the listener's handshake timeout.
+/// What comes before the request, where the listener has it: a PROXY header, and the TLS handshake. Within the listener's
+/// handshake timeout.
+pub async fn greet(shard: &Shard, downstream: &mut Downstream) -> Result<(), Stop> {
+    let speaks_tls = downstream.listener.tls.is_some();
+    if !downstream.proxy_header && !speaks_tls {
+        return Ok(());
+    }
+    let deadline = time_left(downstream);
+    // Not every connection's, and so not part of every handshake's task.
+    let greeting = Box::pin(async {
+        if downstream.proxy_header {
+            read_proxy_header(downstream).await?;
+        }
+        if speaks_tls { agree_on_tls(shard, downstream).await } else { Ok(()) }
+    });
+    match monoio::time::timeout(deadline, greeting).await {
+        Ok(outcome) => outcome,
+        // Who has not agreed on TLS could not read an answer.
+        Err(_) if speaks_tls => {
+            downstream.seen.because("the TLS handshake was not over in time");
+            tell_failure(downstream, Reason::Timeout);
+            Err(Refusal::TlsFailed.into())
+        }
+        Err(_) => Err(Refusal::HandshakeTimeout.into()),
+    }
+}
+
+async fn agree_on_tls(shard: &Shard, downstream: &mut Downstream) -> Result<(), Stop> {
+    let terms = shard.tables().and_then(|tables| tables.server_terms(&downstream.listener.name).cloned());
+    let Some(terms) = terms else {
+        downstream.seen.because("the listener speaks TLS no more");
+        return Err(Refusal::TlsFailed.into());
+    };
+    let received = std::mem::take(&mut downstream.bytes);
+    let agreed = match tls::handshake::accept(downstream.stream.socket(), terms.config(), received).await {
+        Ok((secure, agreed)) => {
+            downstream.stream.secure(secure);
+            // A ticket says that its bearer was let in once, and not that it would be today.
+            let trusted = if agreed.resumed { terms.still_trusts(&agreed.chain) } else { Ok(()) };
+            trusted.map(|()| agreed).map_err(Fault::Tls)
+        }
+        Err(fault) => Err(fault),
+    };
+    match agreed {
+        Ok(agreed) => {
+            downstream.tls = Some(Box::new(Facts::from(agreed)));
+            Ok(())
+        }
+        Err(fault) => {
+            let (reason, stop) = match fault {
+                Fault::PlainHttp => (Reason::PlainHttp, Refusal::PlainHttp.into()),
+                Fault::Gone => (Reason::Abandoned, Stop::Gone),
+                Fault::TooLong => {
+                    downstream.seen.because("the TLS handshake is too long");
+                    (Reason::BadRecord, Refusal::TlsFailed.into())
+                }
+                Fault::Tls(error) => {
+                    downstream.seen.because(failure::describe(&error));
+                    (failure::client(&error), Refusal::TlsFailed.into())
+                }
+            };
+            tell_failure(downstream, reason);
+            Err(stop)
+        }
+    }
+}
+
+fn tell_failure(downstream: &Downstream, reason: Reason) {
+    tracing::debug!(listener = downstream.listener.name, reason = reason.word(), "there is no TLS session");
+}
+
+fn time_left(downstream: &Downstream) -> Duration {
+    Duration::from(downstream.listener.handshake_timeout).saturating_sub(downstream.seen.accepted.elapsed())
+}
+
+/// Reads the request within the listener's handshake timeout.
 pub async fn read(shard: &Shard, downstream: &mut Downstream) -> Result<Request, Stop> {
-    let timeout = Duration::from(downstream.listener.handshake_timeout);
-    let deadline = timeout.saturating_sub(downstream.seen.accepted.elapsed());
-    let head = match monoio::time::timeout(deadline, read_head(downstream)).await {
+    let head = match monoio::time::timeout(time_left(downstream), read_head(downstream)).await {
         Ok(head) => head?,
         Err(_) => return Err(Refusal::HandshakeTimeout.into()),
     };
@@ -259,9 +343,6 @@ pub async fn read(shard: &Shard, downstream: &mut Downstream) -> Result<Request,
 }
 
 async fn read_head(downstream: &mut Downstream) -> Result<RequestHead, Stop> {
-    if downstream.proxy_header {
-        read_proxy_header(downstream).await?;
-    }
     let mut scan = RequestScan::new();
     loop {
         if !downstream.bytes.is_empty() {
@@ -400,8 +481,12 @@ pub async fn dismiss(shard: &Rc<Shard>, downstream: Downstream, stop: Stop) {
         Stop::Healthy => say(&downstream, 200, &[], "ok").await,
         Stop::Refused(refusal) => {
             shard.record.refused(refusal);
-            log(shard, &downstream, |record| Refused::new(record, refusal));
-            if refusal != Refusal::BadProxyHeader {
+            let detail = downstream.seen.detail.take();
+            log(shard, &downstream, |record| Refused::new(record, refusal).with_detail(detail));
+            if refusal == Refusal::TlsFailed {
+                // The alert has been sent; it is read, if nothing of ours resets the connection.
+                linger(&downstream).await;
+            } else if refusal != Refusal::BadProxyHeader {
                 let row = refusal.row();
                 let mut extra = Vec::new();
                 if row.status == 503 {

@@ -32,6 +32,10 @@ pub enum Refusal {
     BadHead,
     /// The PROXY header is missing or malformed on a listener that expects one. Nothing is answered.
     BadProxyHeader,
+    /// Plain HTTP where TLS is spoken.
+    PlainHttp,
+    /// There is no TLS session with the client. Nothing is answered but the alert.
+    TlsFailed,
     /// HTTP/1.0 or another version than 1.1.
     HttpVersion,
     /// The upgrade request announces a body.
@@ -74,6 +78,8 @@ pub enum Refusal {
     UpstreamName,
     /// Connecting took too long.
     UpstreamConnectTimeout,
+    /// There is no TLS session with the endpoint: its certificate is not good, or the two do not agree.
+    UpstreamTls,
     /// The endpoint did not answer the upgrade in time.
     UpstreamHandshakeTimeout,
     /// The endpoint closed instead of answering.
@@ -103,9 +109,11 @@ pub struct Row {
 
 impl Refusal {
     /// Every refusal, for tables, metrics and tests.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 32] = [
         Self::BadHead,
         Self::BadProxyHeader,
+        Self::PlainHttp,
+        Self::TlsFailed,
         Self::HttpVersion,
         Self::BodyOnUpgrade,
         Self::BadHost,
@@ -127,6 +135,7 @@ impl Refusal {
         Self::UpstreamUnreachable,
         Self::UpstreamName,
         Self::UpstreamConnectTimeout,
+        Self::UpstreamTls,
         Self::UpstreamHandshakeTimeout,
         Self::UpstreamClosed,
         Self::UpstreamBadHead,
@@ -141,6 +150,8 @@ impl Refusal {
         let (status, word, blame, sentence) = match self {
             Self::BadHead => (400, "bad_head", Client, "The request head is malformed."),
             Self::BadProxyHeader => (400, "bad_proxy_header", Client, "A PROXY protocol header was expected."),
+            Self::PlainHttp => (400, "plain_http", Client, "This port speaks TLS: connect with wss:// or https://."),
+            Self::TlsFailed => (400, "tls_failed", Client, "There is no TLS session."),
             Self::HttpVersion => (400, "http_version", Client, "A WebSocket handshake needs HTTP/1.1."),
             Self::BodyOnUpgrade => (400, "body_on_upgrade", Client, "A WebSocket handshake has no body."),
             Self::BadHost => (400, "bad_host", Client, "The Host header is missing or malformed."),
@@ -169,6 +180,7 @@ impl Refusal {
             Self::UpstreamHandshakeTimeout => {
                 (504, "upstream_handshake_timeout", Upstream, "The service did not answer in time.")
             }
+            Self::UpstreamTls => (502, "upstream_tls", Upstream, "There is no secure connection to the service."),
             Self::UpstreamClosed => (502, "upstream_closed", Upstream, "The service closed the connection."),
             Self::UpstreamBadHead => (502, "upstream_bad_head", Upstream, "The service's answer is malformed."),
             Self::UpstreamBadAccept => (502, "upstream_bad_accept", Upstream, "The service's handshake is wrong."),

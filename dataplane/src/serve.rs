@@ -23,6 +23,7 @@ pub async fn connection(shard: Rc<Shard>, arrival: Arrival) {
 }
 
 async fn journey(shard: &Rc<Shard>, downstream: &mut Downstream) -> Result<Established, Stop> {
+    handshake::greet(shard, downstream).await?;
     let request = handshake::read(shard, downstream).await?;
     let tables = admit::tables(shard)?;
     let route = route::select(&tables, &request.wanted(downstream, &request.view().route_path()))?;

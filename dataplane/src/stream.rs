@@ -111,7 +111,8 @@ impl Stream {
     /// Receives what is there, waiting for it if need be. 0: the peer ended its stream. May be dropped.
     pub async fn receive(&self, room: &mut [u8]) -> io::Result<usize> {
         loop {
-            match self.secure.borrow_mut().as_mut().map(|secure| secure.take(room)) {
+            let taken = self.secure.borrow_mut().as_mut().map(|secure| secure.take(room));
+            match taken {
                 None => return self.socket.receive(room).await,
                 Some(Some(taken)) => return taken,
                 Some(None) => {}

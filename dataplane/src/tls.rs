@@ -35,6 +35,18 @@ pub struct Facts {
     pub client: Option<Box<ClientCertificate>>,
 }
 
+impl From<handshake::Agreed> for Facts {
+    fn from(agreed: handshake::Agreed) -> Self {
+        Self {
+            version: version(agreed.version),
+            suite: suite(agreed.suite.suite()),
+            server_name: agreed.server_name,
+            resumed: agreed.resumed,
+            client: agreed.chain.first().and_then(ClientCertificate::read).map(Box::new),
+        }
+    }
+}
+
 /// Every version that is spoken, as configuration, log and metrics write it.
 pub const VERSIONS: [&str; 2] = ["tls1.2", "tls1.3"];
 

@@ -51,18 +51,24 @@ pub struct Refused {
     status: u16,
     reason: &'static str,
     blame: &'static str,
+    detail: Option<Box<str>>,
 }
 
 impl Refused {
     /// Refused by the gateway.
     pub fn new(record: SessionRecord, refusal: Refusal) -> Self {
         let row = refusal.row();
-        Self { record, status: row.status, reason: row.word, blame: row.blame.word() }
+        Self { record, status: row.status, reason: row.word, blame: row.blame.word(), detail: None }
     }
 
     /// The upstream answered with another status than 101.
     pub fn by_upstream(record: SessionRecord, status: u16) -> Self {
-        Self { record, status, reason: "upstream_answered", blame: "upstream" }
+        Self { record, status, reason: "upstream_answered", blame: "upstream", detail: None }
+    }
+
+    /// With what else there is to say about it.
+    pub fn with_detail(self, detail: Option<Box<str>>) -> Self {
+        Self { detail, ..self }
     }
 }
 
@@ -94,6 +100,9 @@ impl Line {
                 who(&mut map, "refused", record.numbers().time_ms, record, refused.status)?;
                 map.serialize_entry("reason", refused.reason)?;
                 map.serialize_entry("blame", refused.blame)?;
+                if let Some(detail) = &refused.detail {
+                    map.serialize_entry("detail", detail)?;
+                }
             }
         }
         map.end()
