@@ -120,22 +120,14 @@ impl Shaking for UnbufferedClientConnection {
 
 async fn shake(socket: &Socket, side: &mut impl Shaking, flight: &mut Flight) -> Result<(), Fault> {
     loop {
-        let (done, more) = side.process(&mut flight.incoming[..flight.given], &mut flight.outgoing);
-        flight.incoming.drain(..done);
-        flight.given -= done;
-        match more {
-            Ok(true) => continue,
-            Ok(false) if side.is_over() => return Ok(()),
-            Ok(false) => {}
-            Err(error) => {
+        match flight.advance(side) {
+            Ok(true) => return Ok(()),
+            Ok(false) => flight.exchange(socket).await?,
+            Err(fault) => {
                 // The alert that says so.
-                while let (_, Ok(true)) = side.process(&mut [], &mut flight.outgoing) {}
                 socket.send_all(&flight.outgoing).await?;
-                return Err(error.into());
+                return Err(fault);
             }
-        }
-        while !flight.give_record()? {
-            flight.exchange(socket).await?;
         }
     }
 }
@@ -206,6 +198,27 @@ struct Flight {
 }
 
 impl Flight {
+    /// Goes on as far as what has come allows. Returns whether the handshake is over; if not, what there is to send is to be
+    /// sent, and more to be received.
+    fn advance(&mut self, side: &mut impl Shaking) -> Result<bool, Fault> {
+        loop {
+            let (done, more) = side.process(&mut self.incoming[..self.given], &mut self.outgoing);
+            self.incoming.drain(..done);
+            self.given -= done;
+            match more {
+                Ok(true) => {}
+                Ok(false) if side.is_over() => return Ok(true),
+                Ok(false) if !self.give_record()? => return Ok(false),
+                Ok(false) => {}
+                Err(error) => {
+                    // It has an alert to send. Asked any more, it would look for messages that are not there.
+                    let _ = side.process(&mut self.incoming[..self.given], &mut self.outgoing);
+                    return Err(error.into());
+                }
+            }
+        }
+    }
+
     /// Gives rustls the next record, if it is whole. Returns whether it is.
     fn give_record(&mut self) -> Result<bool, Fault> {
         let left = &self.incoming[self.given..];
@@ -251,3 +264,6 @@ impl Flight {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
