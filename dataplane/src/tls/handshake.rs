@@ -241,6 +241,11 @@ impl Flight {
         Ok(true)
     }
 
+    fn hear(&mut self, bytes: &[u8]) {
+        self.incoming.extend_from_slice(bytes);
+        self.received += bytes.len();
+    }
+
     /// Sends what is to go, and waits for more.
     async fn exchange(&mut self, socket: &Socket) -> Result<(), Fault> {
         if !self.outgoing.is_empty() {
@@ -262,6 +267,35 @@ impl Flight {
                 Ok(())
             }
         }
+    }
+}
+
+/// Both ends of a handshake in one process, without a socket: for the fuzzer and for benches.
+pub mod memory {
+    use super::*;
+
+    /// The records of both ends: the client's, and the server's. What either has sent behind its handshake has been heard.
+    pub fn pair(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>) -> Result<(Records, Records), Fault> {
+        let name = ServerName::try_from("localhost").map_err(|_| unusable())?;
+        let mut client = UnbufferedClientConnection::new(Arc::clone(client), name)?;
+        let mut server = UnbufferedServerConnection::new(Arc::clone(server))?;
+        let (mut at_client, mut at_server) = (Flight::default(), Flight::default());
+        loop {
+            let client_is_over = at_client.advance(&mut client)?;
+            at_server.hear(&std::mem::take(&mut at_client.outgoing));
+            let server_is_over = at_server.advance(&mut server)?;
+            at_client.hear(&std::mem::take(&mut at_server.outgoing));
+            if client_is_over && server_is_over {
+                break;
+            }
+        }
+        let (secrets, kernel) = client.dangerous_into_kernel_connection()?;
+        let mut client = Records::of_client(secrets, kernel).map_err(|_| unusable())?;
+        let (secrets, kernel) = server.dangerous_into_kernel_connection()?;
+        let server = Records::of_server(secrets, kernel).map_err(|_| unusable())?;
+        // Tickets.
+        client.open(&mut at_client.incoming);
+        Ok((client, server))
     }
 }
 

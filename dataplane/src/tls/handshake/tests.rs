@@ -46,13 +46,13 @@ impl Pair {
         for turn in 0..20 {
             let over = [self.at_client.advance(&mut self.client)?, {
                 for piece in spoil(2 * turn, std::mem::take(&mut self.at_client.outgoing)) {
-                    hear(&mut self.at_server, &piece);
+                    self.at_server.hear(&piece);
                     self.at_server.advance(&mut self.server)?;
                 }
                 self.at_server.advance(&mut self.server)?
             }];
             for piece in spoil(2 * turn + 1, std::mem::take(&mut self.at_server.outgoing)) {
-                hear(&mut self.at_client, &piece);
+                self.at_client.hear(&piece);
                 self.at_client.advance(&mut self.client)?;
             }
             self.at_server.has_answered = true;
@@ -62,11 +62,6 @@ impl Pair {
         }
         Ok(false)
     }
-}
-
-fn hear(flight: &mut Flight, bytes: &[u8]) {
-    flight.incoming.extend_from_slice(bytes);
-    flight.received += bytes.len();
 }
 
 #[test]
@@ -88,7 +83,7 @@ fn who_does_not_trust_says_why() {
     let fault = pair.run(|_, bytes| vec![bytes]).unwrap_err();
     assert!(matches!(fault, Fault::Tls(rustls::Error::InvalidCertificate(_))), "{fault:?}");
     let alert = std::mem::take(&mut pair.at_client.outgoing);
-    hear(&mut pair.at_server, &alert);
+    pair.at_server.hear(&alert);
     let heard = pair.at_server.advance(&mut pair.server).unwrap_err();
     assert!(matches!(heard, Fault::Tls(rustls::Error::AlertReceived(_))), "{heard:?}");
 }
@@ -97,7 +92,7 @@ fn who_does_not_trust_says_why() {
 fn http_is_known_by_its_first_letter_only_where_a_handshake_begins() {
     let (_, server) = configs();
     let mut flight = Flight::default();
-    hear(&mut flight, b"G");
+    flight.hear(b"G");
     let mut side = UnbufferedServerConnection::new(server).unwrap();
     assert!(matches!(flight.advance(&mut side), Err(Fault::PlainHttp)));
 }
@@ -132,10 +127,10 @@ proptest! {
         let (_, server) = configs();
         let mut flight = Flight::default();
         if as_record {
-            hear(&mut flight, &[22, 3, 1]);
-            hear(&mut flight, &(bytes.len() as u16).to_be_bytes());
+            flight.hear(&[22, 3, 1]);
+            flight.hear(&(bytes.len() as u16).to_be_bytes());
         }
-        hear(&mut flight, &bytes);
+        flight.hear(&bytes);
         let mut side = UnbufferedServerConnection::new(server).unwrap();
         let _ = flight.advance(&mut side);
     }
