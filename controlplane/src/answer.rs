@@ -44,6 +44,50 @@ pub struct Status {
     pub control_plane: Standing,
     /// The data planes that are connected, in the order in which they came.
     pub nodes: Vec<NodeStatus>,
+    /// The certificates of the generation, in the order of names.
+    #[serde(default)]
+    pub certificates: Vec<CertificateStanding>,
+    /// The groups of authorities of the generation, in the order of names.
+    #[serde(default)]
+    pub authorities: Vec<AuthoritiesStanding>,
+}
+
+/// How a certificate stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateStanding {
+    /// Its name in the configuration.
+    pub name: String,
+    /// The server names that it covers.
+    pub server_names: Vec<String>,
+    /// Whose it is.
+    pub subject: String,
+    /// Who signed it.
+    pub issuer: String,
+    /// When it, or one of its chain, runs out: RFC 3339.
+    pub not_after: String,
+    /// Whole days until then; negative once it has passed.
+    pub days_left: i64,
+    /// `listener NAME` and `upstream NAME` of all that use it.
+    pub used_by: Vec<String>,
+}
+
+/// How a group of authorities stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthoritiesStanding {
+    /// Its name in the configuration.
+    pub name: String,
+    /// How many certificates it has.
+    pub certificates: u64,
+    /// How many files of revocation lists it has.
+    pub revocation_lists: u64,
+    /// Which of them runs out first.
+    pub first_to_end: String,
+    /// When: RFC 3339.
+    pub not_after: String,
+    /// Whole days until then; negative once it has passed.
+    pub days_left: i64,
+    /// `listener NAME` and `upstream NAME` of all that trust them.
+    pub used_by: Vec<String>,
 }
 
 /// How the control plane stands.
@@ -69,6 +113,9 @@ pub struct Standing {
     /// What is wrong with the file as it was last read; empty when it was published.
     #[serde(default)]
     pub diagnostics: Vec<Diagnostic>,
+    /// What is no error in it, and should be looked after.
+    #[serde(default)]
+    pub warnings: Vec<Diagnostic>,
 }
 
 /// How a data plane stands.
@@ -134,6 +181,9 @@ pub struct Applied {
     pub generation: Option<Generation>,
     /// What is wrong with it.
     pub diagnostics: Vec<Diagnostic>,
+    /// What is no error, and should be looked after.
+    #[serde(default)]
+    pub warnings: Vec<Diagnostic>,
     /// What became of it on each node.
     pub nodes: Vec<NodeOutcome>,
 }
@@ -183,6 +233,9 @@ pub struct Diff {
     /// What is wrong with the file; then nothing was compared.
     #[serde(default)]
     pub diagnostics: Vec<Diagnostic>,
+    /// What is no error, and should be looked after.
+    #[serde(default)]
+    pub warnings: Vec<Diagnostic>,
     /// Every difference.
     pub changes: Vec<Change>,
     /// Live sessions by what the changes do to them; sessions of APIs that are not touched are not counted.
@@ -209,6 +262,8 @@ pub struct Change {
 #[expect(missing_docs, reason = "each is the model's part of its name")]
 pub enum Kind {
     Settings,
+    Certificate,
+    Authorities,
     Listener,
     Upstream,
     Api,

@@ -1,11 +1,13 @@
-//! From a file to a [`Snapshot`]: the source, read and checked.
+//! From a file to a [`Snapshot`]: the source and the files that it names, read and checked.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use proto::snapshot::Snapshot;
 
-use crate::source::{self, Diagnostic, Lookup};
+use crate::material::{self, Known};
+use crate::source::{self, Diagnostic, Document, Lookup};
 
 /// What came of a file.
 #[derive(Debug)]
@@ -16,15 +18,39 @@ pub struct Compiled {
     pub directories: BTreeSet<PathBuf>,
     /// The snapshot, or everything that is wrong.
     pub outcome: Result<Snapshot, Vec<Diagnostic>>,
+    /// What is no error, and should be looked after.
+    pub warnings: Vec<Diagnostic>,
 }
 
-/// Reads the file, and what it includes, and checks it.
-pub fn compile(file: &Path, environment: Lookup<'_>) -> Compiled {
-    let reading = source::read(file, environment);
-    let outcome = reading
-        .outcome
-        .and_then(|document| Snapshot::check(document.config.clone()).map_err(|problems| document.diagnose(&problems)));
-    Compiled { files: reading.files, directories: reading.directories, outcome }
+/// Reads the file, what it includes, and the certificates and keys that they name, and checks all of it. `known` is what
+/// has been published before.
+pub fn compile(file: &Path, environment: Lookup<'_>, known: &Known, now: SystemTime) -> Compiled {
+    let source::Reading { mut files, mut directories, outcome } = source::read(file, environment);
+    let document = match outcome {
+        Ok(document) => document,
+        Err(diagnostics) => {
+            return Compiled { files, directories, outcome: Err(diagnostics), warnings: Vec::new() };
+        }
+    };
+    let material = material::load(&document, known, now);
+    files.extend(material.files);
+    directories.extend(material.directories);
+    let warnings = document.diagnose(&material.warnings);
+    let outcome = check(&document, material.config, material.problems);
+    Compiled { files, directories, outcome, warnings }
+}
+
+fn check(
+    document: &Document,
+    config: proto::snapshot::Config,
+    mut problems: Vec<proto::snapshot::Problem>,
+) -> Result<Snapshot, Vec<Diagnostic>> {
+    match Snapshot::check(config) {
+        Ok(snapshot) if problems.is_empty() => return Ok(snapshot),
+        Ok(_) => {}
+        Err(further) => problems.extend(further),
+    }
+    Err(document.diagnose(&problems))
 }
 
 /// The environment of this process, for [`compile`].

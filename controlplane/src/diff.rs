@@ -4,11 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use proto::snapshot::{Api, Config, Snapshot};
+use proto::snapshot::{Api, Authorities, Certificate, Config, Digest, Pem, Snapshot};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::answer::{Action, Change, Effect, Field, Kind, Touched};
+use crate::expiry;
 
 /// The differences, and the live sessions that they touch.
 pub fn compare(
@@ -23,6 +24,11 @@ pub fn compare(
     if !fields.is_empty() {
         changes.push(Change { kind: Kind::Settings, name: String::new(), change: Action::Changed, fields });
     }
+    let name_of = |one: &Value| one["name"].as_str().unwrap_or_default().to_owned();
+    let shown = |config: &Config| config.certificates.iter().map(shown_certificate).collect::<Vec<_>>();
+    things(Kind::Certificate, &shown(&before), &shown(&after), name_of, &mut changes);
+    let shown = |config: &Config| config.authorities.iter().map(shown_authorities).collect::<Vec<_>>();
+    things(Kind::Authorities, &shown(&before), &shown(&after), name_of, &mut changes);
     things(Kind::Listener, &before.listeners, &after.listeners, |one| one.name.clone(), &mut changes);
     things(Kind::Upstream, &before.upstreams, &after.upstreams, |one| one.name.clone(), &mut changes);
     things(Kind::Api, &before.apis, &after.apis, api_name, &mut changes);
@@ -52,6 +58,39 @@ fn things<T: Serialize>(kind: Kind, before: &[T], after: &[T], name: impl Fn(&T)
     }
     for name in new.keys().filter(|name| !old.contains_key(*name)) {
         changes.push(change(name, Action::Added, Vec::new()));
+    }
+}
+
+/// A certificate as it may be shown: what it is, and nothing of its key.
+fn shown_certificate(one: &Certificate) -> Value {
+    let mut shown = json!({ "name": one.name, "chain": summary(&one.chain), "key": print(&one.key) });
+    if let Some(response) = &one.ocsp_response {
+        shown["ocsp_response"] = print(response).into();
+    }
+    shown
+}
+
+fn shown_authorities(one: &Authorities) -> Value {
+    let mut shown = json!({ "name": one.name, "certificates": summary(&one.certificates) });
+    if !one.revocations.is_empty() {
+        shown["revocations"] = one.revocations.iter().map(print).collect();
+    }
+    shown
+}
+
+/// Enough of a content's SHA-256 to tell it from another.
+fn print(pem: &Pem) -> String {
+    match pem {
+        Pem::File(path) => path.display().to_string(),
+        Pem::Text(text) => format!("sha256:{}", &Digest::of(text.as_bytes()).to_string()[..16]),
+    }
+}
+
+/// What the first certificate of a content is, and a print of the whole.
+fn summary(pem: &Pem) -> String {
+    match expiry::first(pem) {
+        Some(first) => format!("{first}, {}", print(pem)),
+        None => print(pem),
     }
 }
 

@@ -6,6 +6,8 @@ pub mod client;
 pub mod compile;
 pub mod diff;
 pub mod echo;
+pub mod expiry;
+pub mod material;
 pub mod office;
 pub mod publish;
 pub mod schema;

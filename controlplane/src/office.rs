@@ -7,18 +7,20 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use proto::control::message::Ask;
 use proto::control::{Message, PROTOCOL_VERSION};
+use proto::snapshot::Digest;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::answer::{Applied, Diagnostic, Diff, Outcome, Standing, Status};
 use crate::compile::{Compiled, compile, process_environment};
-use crate::diff;
+use crate::material::Known;
 use crate::publish::{NodeId, Published, Publisher};
 use crate::watch::Watched;
+use crate::{diff, expiry};
 
 /// How long `apply` waits for the nodes' answers.
 const OUTCOMES_WITHIN: Duration = Duration::from_secs(5);
@@ -27,6 +29,11 @@ const REPORTS_WITHIN: Duration = Duration::from_millis(500);
 /// The file in the state directory that remembers what was applied.
 const MEMORY: &str = "controlplane-source.json";
 
+/// The file in the state directory that remembers, by digests, which certificates were published.
+const CERTIFICATES: &str = "controlplane-certificates.json";
+/// How often what runs out is told again.
+const REMINDS_EVERY: Duration = Duration::from_secs(86_400);
+
 /// The control plane at work.
 pub struct Office {
     publisher: Publisher,
@@ -34,6 +41,8 @@ pub struct Office {
     /// What was found when the source was last read; apart from the source so that `status` never waits for a read.
     last: Mutex<Last>,
     watched: watch::Sender<Watched>,
+    /// Which certificates are published, or were when the last run ended.
+    known: Mutex<Known>,
     state_directory: PathBuf,
     started: Instant,
     tickets: AtomicU64,
@@ -59,12 +68,14 @@ struct Last {
     file: PathBuf,
     started_with: Option<PathBuf>,
     diagnostics: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
 }
 
 /// What came of a reading, before the nodes have spoken.
 struct Adopted {
     file: String,
     diagnostics: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
     published: Option<(Arc<Published>, Vec<NodeId>)>,
 }
 
@@ -92,6 +103,7 @@ impl Office {
             source: tokio::sync::Mutex::new(Source { argument, applied }),
             last: Mutex::default(),
             watched: watch::Sender::new(Watched::default()),
+            known: Mutex::new(remembered_certificates(&state_directory)),
             state_directory,
             started: now,
             tickets: AtomicU64::new(1),
@@ -112,7 +124,7 @@ impl Office {
     /// the nodes' answers.
     pub async fn reload(&self, why: &str) -> Applied {
         let source = self.source.lock().await;
-        let compiled = read(source.file()).await;
+        let compiled = self.read(source.file()).await;
         let adopted = self.adopt(&source, compiled, why);
         drop(source);
         self.outcome(adopted).await
@@ -121,7 +133,7 @@ impl Office {
     /// Reads the source again and publishes it if it says something new. Waits for nobody.
     pub async fn refresh(&self, why: &str) {
         let source = self.source.lock().await;
-        let compiled = read(source.file()).await;
+        let compiled = self.read(source.file()).await;
         let current = self.publisher.current().map(|current| current.snapshot.checksum());
         let is_news = match &compiled.outcome {
             Ok(snapshot) => current != Some(snapshot.checksum()),
@@ -141,11 +153,19 @@ impl Office {
     pub async fn apply(&self, file: PathBuf) -> Applied {
         let why = "an operator applied it";
         let mut source = self.source.lock().await;
-        let compiled = read(&file).await;
+        let compiled = self.read(&file).await;
         if compiled.outcome.is_err() {
             let diagnostics = diagnostics(&compiled);
             tell(&file, &diagnostics, why);
-            return Applied { ok: false, file: name(&file), generation: None, diagnostics, nodes: Vec::new() };
+            let warnings = told(&compiled.warnings);
+            return Applied {
+                ok: false,
+                file: name(&file),
+                generation: None,
+                diagnostics,
+                warnings,
+                nodes: Vec::new(),
+            };
         }
         source.applied = (file != source.argument).then(|| file.clone());
         if let Err(error) = remember(&source, &self.state_directory) {
@@ -158,11 +178,11 @@ impl Office {
 
     /// What publishing this file would change.
     pub async fn diff(&self, file: PathBuf) -> Diff {
-        let compiled = read(&file).await;
+        let compiled = self.read(&file).await;
         self.ask_for_reports().await;
         let current = self.publisher.current();
         let generation = current.as_ref().map(|current| current.generation.clone());
-        let diagnostics = diagnostics(&compiled);
+        let (diagnostics, warnings) = (diagnostics(&compiled), told(&compiled.warnings));
         let (changes, sessions) = match &compiled.outcome {
             Ok(snapshot) => {
                 let before = current.as_ref().map(|current| &current.snapshot);
@@ -171,7 +191,7 @@ impl Office {
             Err(_) => Default::default(),
         };
         let equal = diagnostics.is_empty() && changes.is_empty();
-        Diff { file: name(&file), equal, generation, diagnostics, changes, sessions }
+        Diff { file: name(&file), equal, generation, diagnostics, warnings, changes, sessions }
     }
 
     /// How everything stands.
@@ -189,15 +209,23 @@ impl Office {
             generation: current.as_ref().map(|current| current.generation.clone()),
             checksum: current.as_ref().map(|current| current.snapshot.checksum().to_string()),
             diagnostics: last.diagnostics.clone(),
+            warnings: last.warnings.clone(),
         };
         drop(last);
-        Status { control_plane, nodes: self.publisher.status(Instant::now()) }
+        let now = SystemTime::now();
+        let snapshot = current.as_ref().map(|current| &current.snapshot);
+        Status {
+            control_plane,
+            nodes: self.publisher.status(Instant::now()),
+            certificates: snapshot.map(|one| expiry::certificate_standings(one, now)).unwrap_or_default(),
+            authorities: snapshot.map(|one| expiry::authorities_standings(one, now)).unwrap_or_default(),
+        }
     }
 
     /// Publishes what was read, or says what is wrong with it; the old generation runs on then.
     fn adopt(&self, source: &Source, compiled: Compiled, why: &str) -> Adopted {
         let file = source.file();
-        let diagnostics = diagnostics(&compiled);
+        let (diagnostics, warnings) = (diagnostics(&compiled), told(&compiled.warnings));
         self.note(source, &compiled, diagnostics.clone());
         let published = match compiled.outcome {
             Ok(snapshot) => {
@@ -206,6 +234,8 @@ impl Office {
                 let published = self.publisher.publish(snapshot);
                 let number = published.generation.number;
                 tracing::info!(file = %file.display(), generation = number, nodes = nodes.len(), why, "published");
+                compiled.warnings.iter().for_each(|one| tracing::warn!("{one}"));
+                self.remember_certificates(Known::of(&published.snapshot));
                 Some((published, nodes))
             }
             Err(_) => {
@@ -213,18 +243,18 @@ impl Office {
                 None
             }
         };
-        Adopted { file: name(file), diagnostics, published }
+        Adopted { file: name(file), diagnostics, warnings, published }
     }
 
     /// Waits for what the nodes say.
-    async fn outcome(&self, Adopted { file, diagnostics, published }: Adopted) -> Applied {
+    async fn outcome(&self, Adopted { file, diagnostics, warnings, published }: Adopted) -> Applied {
         let Some((published, nodes)) = published else {
-            return Applied { ok: false, file, generation: None, diagnostics, nodes: Vec::new() };
+            return Applied { ok: false, file, generation: None, diagnostics, warnings, nodes: Vec::new() };
         };
         let until = Instant::now() + OUTCOMES_WITHIN;
         let nodes = self.publisher.outcomes(&nodes, &published.generation, until).await;
         let ok = nodes.iter().all(|node| matches!(node.outcome, Outcome::Applied | Outcome::Superseded));
-        Applied { ok, file, generation: Some(published.generation.clone()), diagnostics, nodes }
+        Applied { ok, file, generation: Some(published.generation.clone()), diagnostics, warnings, nodes }
     }
 
     fn note(&self, source: &Source, compiled: &Compiled, diagnostics: Vec<Diagnostic>) {
@@ -232,6 +262,7 @@ impl Office {
         last.file = source.file().to_owned();
         last.started_with = source.applied.is_some().then(|| source.argument.clone());
         last.diagnostics = diagnostics;
+        last.warnings = told(&compiled.warnings);
         drop(last);
         let watched = Watched { files: compiled.files.clone(), directories: compiled.directories.clone() };
         self.watched.send_if_modified(|present| {
@@ -239,6 +270,39 @@ impl Office {
             *present = watched;
             is_news
         });
+    }
+
+    /// Off the runtime's threads: a large file takes a while, and a file may stand on a slow disk.
+    async fn read(&self, file: &Path) -> Compiled {
+        let file = file.to_owned();
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let compiling = move || compile(&file, &process_environment, &known, SystemTime::now());
+        let compiled = tokio::task::spawn_blocking(compiling).await;
+        compiled.expect("reading a source does not panic, and the runtime outlives the office")
+    }
+
+    fn remember_certificates(&self, now_known: Known) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known == now_known {
+            return;
+        }
+        *known = now_known;
+        let mut digests: Vec<_> = known.0.iter().collect();
+        digests.sort();
+        if let Err(error) = write(&self.state_directory, CERTIFICATES, &digests) {
+            tracing::error!(%error, "the published certificates cannot be remembered; after a restart those that have run out are refused");
+        }
+    }
+
+    /// Says once a day which certificates run out, for as long as they do.
+    pub async fn remind(&self) {
+        loop {
+            tokio::time::sleep(REMINDS_EVERY).await;
+            if let Some(current) = self.publisher.current() {
+                let warnings = expiry::warnings(&current.snapshot, SystemTime::now());
+                warnings.iter().for_each(|one| tracing::warn!("{one}"));
+            }
+        }
     }
 
     async fn ask_for_reports(&self) {
@@ -254,15 +318,18 @@ pub fn effective_file(argument: &Path, state_directory: &Path) -> PathBuf {
     remembered(argument, state_directory).unwrap_or_else(|| argument.to_owned())
 }
 
-/// Off the runtime's threads: a large file takes a while, and a file may stand on a slow disk.
-async fn read(file: &Path) -> Compiled {
-    let file = file.to_owned();
-    let compiled = tokio::task::spawn_blocking(move || compile(&file, &process_environment)).await;
-    compiled.expect("reading a source does not panic, and the runtime outlives the office")
+/// The certificates that a control plane with this state directory published last.
+pub fn remembered_certificates(state_directory: &Path) -> Known {
+    let text = std::fs::read_to_string(state_directory.join(CERTIFICATES)).unwrap_or_default();
+    Known(serde_json::from_str::<Vec<Digest>>(&text).unwrap_or_default().into_iter().collect())
 }
 
 fn diagnostics(compiled: &Compiled) -> Vec<Diagnostic> {
-    compiled.outcome.as_ref().err().into_iter().flatten().map(Diagnostic::from).collect()
+    told(compiled.outcome.as_ref().err().map_or(&[], Vec::as_slice))
+}
+
+fn told(diagnostics: &[crate::source::Diagnostic]) -> Vec<Diagnostic> {
+    diagnostics.iter().map(Diagnostic::from).collect()
 }
 
 fn tell(file: &Path, diagnostics: &[Diagnostic], why: &str) {
@@ -288,9 +355,14 @@ fn remember(source: &Source, state_directory: &Path) -> io::Result<()> {
             _ => Ok(()),
         };
     };
+    write(state_directory, MEMORY, &Memory { argument: source.argument.clone(), applied: applied.clone() })
+}
+
+/// Puts a document into the state directory, whole or not at all.
+fn write(state_directory: &Path, name: &str, document: &impl Serialize) -> io::Result<()> {
     std::fs::create_dir_all(state_directory)?;
-    let memory = Memory { argument: source.argument.clone(), applied: applied.clone() };
+    let path = state_directory.join(name);
     let aside = path.with_extension("new");
-    std::fs::write(&aside, serde_json::to_vec_pretty(&memory)?)?;
+    std::fs::write(&aside, serde_json::to_vec_pretty(document)?)?;
     std::fs::rename(&aside, &path)
 }

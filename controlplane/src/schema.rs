@@ -5,7 +5,7 @@
 
 mod defaults;
 
-use proto::snapshot::{Bind, Cidr, Config, Duration, EndpointUrl, Size};
+use proto::snapshot::{Bind, Cidr, Config, Duration, EndpointUrl, Pin, Size};
 use schemars::Schema;
 use schemars::generate::SchemaSettings;
 use schemars::transform::{Transform, transform_subschemas};
@@ -22,8 +22,8 @@ pub fn document() -> Value {
     schema["properties"]["include"] = json!({
         "type": ["string", "array"],
         "items": { "type": "string" },
-        "description": "Files whose listeners, upstreams and apis are appended to this document's: paths, directories \
-            (every .yaml, .yml and .json file in them) and patterns with * and ? in the last part, relative to this \
+        "description": "Files whose certificates, authorities, listeners, upstreams and apis are appended to this \
+            document's: paths, directories (every .yaml, .yml and .json file in them) and patterns with * and ? in the last part, relative to this \
             file. Read in the order of this list, then of the file names. Included files include nothing themselves."
     });
     tell_defaults(&mut schema);
@@ -40,7 +40,7 @@ pub fn text() -> String {
 pub(crate) fn included_document() -> Value {
     let mut schema = document();
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
-        properties.retain(|key, _| matches!(key.as_str(), "version" | "listeners" | "upstreams" | "apis"));
+        properties.retain(|key, _| !matches!(key.as_str(), "settings" | "include"));
     }
     schema.as_object_mut().map(|schema| schema.remove("required"));
     schema
@@ -70,13 +70,14 @@ pub(crate) fn complaint(format: &str, text: &str) -> Option<&'static str> {
         "framegate-endpoint" => text.parse::<EndpointUrl>().err(),
         "framegate-duration" => text.parse::<Duration>().err(),
         "framegate-size" => text.parse::<Size>().err(),
+        "framegate-pin" => text.parse::<Pin>().err(),
         _ => None,
     }
 }
 
 /// The formats that [`complaint`] knows.
-pub(crate) const FORMATS: [&str; 5] =
-    ["framegate-bind", "framegate-cidr", "framegate-endpoint", "framegate-duration", "framegate-size"];
+pub(crate) const FORMATS: [&str; 6] =
+    ["framegate-bind", "framegate-cidr", "framegate-endpoint", "framegate-duration", "framegate-size", "framegate-pin"];
 
 /// Takes away what makes errors vague: a block that may be left out need not also allow `null`, and integers say how
 /// large they may be.

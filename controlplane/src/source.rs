@@ -70,6 +70,12 @@ pub struct Document {
 }
 
 impl Document {
+    /// What a relative path at this place (a JSON Pointer) is relative to: the directory of the file in which it stands.
+    pub fn directory_of(&self, place: &str) -> PathBuf {
+        let file = self.tree.nearest(place).place.file;
+        directory(Path::new(self.names.get(file).map_or("", String::as_str)))
+    }
+
     /// Puts what [`Snapshot::check`](proto::snapshot::Snapshot::check) says to where it stands in the files.
     pub fn diagnose(&self, problems: &[Problem]) -> Vec<Diagnostic> {
         let diagnostic = |problem: &Problem| {

@@ -202,11 +202,13 @@ fn a_node_is_welcomed_and_gets_the_current_generation_and_its_answer_is_remember
 #[test]
 fn apply_waits_for_every_nodes_word_and_says_what_each_said() {
     let plane = Plane::start(&config(&["a"]));
-    let mut nodes = [plane.node(None, vec![]), plane.node(None, vec![])];
-    for node in &mut nodes {
+    // One after the other: they answer in the order in which they came.
+    let mut nodes = [(); 2].map(|()| {
+        let mut node = plane.node(None, vec![]);
         let push = node.push();
         node.ack(&push);
-    }
+        node
+    });
     let file = plane.write("next.yaml", &config(&["a", "b"]));
     let applying = plane.ask_beside::<Applied>(Request::Apply { file: file.clone() });
     let pushes = nodes.each_mut().map(Node::push);

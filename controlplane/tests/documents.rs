@@ -4,12 +4,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+#[path = "kit/authority.rs"]
+mod authority;
 #[path = "documents/reference.rs"]
 mod reference;
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
+use authority::Authority;
 use controlplane::compile::compile;
+use controlplane::material::Known;
 use controlplane::schema;
 use serde_json::Value;
 
@@ -29,6 +34,22 @@ fn is_checked_in(path: &str, content: &str) {
         present == content,
         "{path} is not what the code says; UPDATE=1 cargo test -p framegate-controlplane --test documents writes it"
     );
+}
+
+/// What examples/tls.yaml finds in /etc/framegate.
+fn certificates(directory: &Path) -> PathBuf {
+    let authority = Authority::new(&directory.join("files"), 30);
+    for (name, names) in
+        [("edge", "DNS:edge.example.com"), ("wildcard", "DNS:*.example.com"), ("gateway", "DNS:gateway.internal")]
+    {
+        authority.issue(name, names, 20);
+    }
+    authority.respond("edge", 7);
+    authority.list("partners", 7);
+    for name in ["partners.pem", "internal.pem"] {
+        authority.write(name, &authority.read("ca.pem"));
+    }
+    authority.path("")
 }
 
 fn examples() -> Vec<PathBuf> {
@@ -53,8 +74,11 @@ fn the_reference_in_docs_is_the_one_that_is_generated() {
 fn every_example_is_sound_and_named_in_the_reference() {
     let page = std::fs::read_to_string(root().join("docs/configuration.md")).unwrap();
     assert!(examples().len() >= 7);
+    let directory = tempfile::tempdir().unwrap();
+    let files = certificates(directory.path()).display().to_string();
     for file in examples() {
-        let outcome = compile(&file, &|_| None).outcome;
+        let environment = |name: &str| (name == "FILES").then(|| files.clone());
+        let outcome = compile(&file, &environment, &Known::default(), SystemTime::now()).outcome;
         let told = outcome.err().into_iter().flatten().map(|one| one.to_string()).collect::<Vec<_>>();
         assert!(told.is_empty(), "{told:#?}");
         let name = file.file_name().unwrap().to_str().unwrap();

@@ -34,6 +34,11 @@ pub struct Options {
     #[arg(long, env = "FRAMEGATE_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 
+    /// Whether private keys are stored with the snapshot, readable by this user only. Without them a snapshot that has keys
+    /// is of no use to a restart: the node then waits for its control plane
+    #[arg(long, env = "FRAMEGATE_STORE_KEYS", value_name = "SWITCH", default_value = "on")]
+    pub store_keys: Switch,
+
     /// Workers, each on a CPU of its own [default: as many as the process may use CPUs]
     #[arg(long, env = "FRAMEGATE_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,
@@ -248,6 +253,7 @@ mod tests {
         assert_eq!(options.operator, OperatorAddress(Some("127.0.0.1:9901".parse().unwrap())));
         assert_eq!((options.driver, options.log.clone()), (DriverChoice::Auto, LogTarget::Stdout));
         assert_eq!((options.engine, options.splice), (EngineChoice::Auto, Switch::On));
+        assert_eq!(options.store_keys, Switch::On);
         assert_eq!((options.control.clone(), options.state_dir.clone(), options.metric_apis), (None, None, 1000));
         assert!(!options.node_name().unwrap().is_empty());
         assert!(!options.worker_cpus().unwrap().is_empty());
@@ -264,6 +270,7 @@ mod tests {
             "--driver=uring-plain",
             "--engine=readiness",
             "--splice=off",
+            "--store-keys=off",
             "--operator=off",
             "--operator-host=a.example,b.example",
             "--operator-host=c.example",
@@ -275,7 +282,7 @@ mod tests {
         .unwrap();
         assert_eq!(options.node_name().unwrap(), "edge-1");
         assert_eq!((options.driver, options.engine), (DriverChoice::UringPlain, EngineChoice::Readiness));
-        assert_eq!(options.splice, Switch::Off);
+        assert_eq!((options.splice, options.store_keys), (Switch::Off, Switch::Off));
         assert_eq!(options.operator, OperatorAddress(None));
         assert_eq!(options.operator_hosts, ["a.example", "b.example", "c.example"]);
         assert_eq!(options.log, LogTarget::File("/var/log/f".into()));

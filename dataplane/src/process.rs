@@ -20,7 +20,7 @@ use crate::control_link::{self, Apply, ControlLink};
 use crate::gateway::{Gateway, Setting};
 use crate::health::Health;
 use crate::notify;
-use crate::options::Options;
+use crate::options::{Options, Switch};
 use crate::record::{Log, LogThread, Record};
 use crate::relay::EngineKind;
 use crate::rlimit;
@@ -275,7 +275,7 @@ fn pinned(options: &Options, cpus: &[usize]) -> Vec<Option<usize>> {
 
 fn open_store(options: &Options) -> Result<Option<Store>, String> {
     let Some(directory) = &options.state_dir else { return Ok(None) };
-    Store::open(directory).map(Some).map_err(|error| with_sources(&error))
+    Store::open(directory, options.store_keys == Switch::On).map(Some).map_err(|error| with_sources(&error))
 }
 
 fn start_bridge(
@@ -305,6 +305,10 @@ fn resume(store: &mut Store, node: &Arc<Node>) -> Option<(Generation, Snapshot)>
         Ok(stored) => stored?,
         Err(error @ StoreError::Unusable { .. }) => {
             tracing::error!("{}; going on without it", with_sources(&error));
+            return None;
+        }
+        Err(error @ StoreError::WithoutKeys) => {
+            tracing::warn!("{error}");
             return None;
         }
         Err(error) => {

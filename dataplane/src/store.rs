@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! STATE/lock               held for as long as a data plane uses the directory
-//! STATE/sections/DIGEST    a section's bytes, under their own SHA-256
+//! STATE/sections/DIGEST    a section's bytes, under their own SHA-256; those with private keys only if that is wanted
 //! STATE/current            one line of JSON (generation, checksum, list of sections), then the SHA-256 of that line
 //! ```
 //!
@@ -16,12 +16,12 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use proto::control::message::{Body, Generation, Push};
 use proto::limits::ENVELOPE_BYTES_MAX;
-use proto::snapshot::{Digest, SectionList, Snapshot};
+use proto::snapshot::{Digest, SectionList, SectionName, Snapshot};
 use serde::{Deserialize, Serialize};
 
 /// The form of `current` that this build writes and reads.
@@ -54,6 +54,11 @@ pub enum StoreError {
         /// Everything that is wrong with it.
         reasons: Vec<String>,
     },
+    /// What is stored is whole but for its private keys, which are not stored here, or were not.
+    #[error(
+        "the stored snapshot is without its private keys (--store-keys off); the control plane has to send it again"
+    )]
+    WithoutKeys,
     /// The bytes of a section have gone from the disk, and another program than this one had encoded them.
     #[error("the bytes of section {0} are missing")]
     Missing(Digest),
@@ -63,6 +68,8 @@ pub enum StoreError {
 #[derive(Debug)]
 pub struct Store {
     directory: PathBuf,
+    /// Sections that hold private keys are stored too.
+    keeps_keys: bool,
     /// Bytes that a failed save could not bring to disk, and that no later push will carry again.
     unsaved: HashMap<Digest, Vec<u8>>,
     /// Holds the lock until it is closed.
@@ -80,10 +87,16 @@ struct Current {
 }
 
 impl Store {
-    /// Opens the directory, making it if need be, and keeps other data planes out of it.
-    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+    /// Opens the directory, making it if need be, and keeps other data planes out of it. Without `keeps_keys` no private
+    /// key is written there.
+    pub fn open(directory: &Path, keeps_keys: bool) -> Result<Self, StoreError> {
         let sections = directory.join("sections");
         DirBuilder::new().recursive(true).mode(0o700).create(&sections).map_err(io_error("making", &sections))?;
+        let mode = sections.metadata().map_err(io_error("reading", &sections))?.mode();
+        if mode & 0o077 != 0 {
+            let own = fs::Permissions::from_mode(0o700);
+            fs::set_permissions(&sections, own).map_err(io_error("closing to others", &sections))?;
+        }
         let path = directory.join("lock");
         let lock = OpenOptions::new()
             .write(true)
@@ -93,7 +106,14 @@ impl Store {
             .open(&path)
             .map_err(io_error("opening", &path))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { directory: directory.into(), unsaved: HashMap::new(), _lock: lock }),
+            Ok(()) => {
+                let aside = directory.join("unusable");
+                if !keeps_keys && aside.exists() {
+                    // Nobody can say what is in there.
+                    fs::remove_dir_all(&aside).map_err(io_error("removing", &aside))?;
+                }
+                Ok(Self { directory: directory.into(), keeps_keys, unsaved: HashMap::new(), _lock: lock })
+            }
             Err(TryLockError::WouldBlock) => Err(StoreError::InUse(directory.into())),
             Err(TryLockError::Error(source)) => Err(StoreError::Io { doing: "locking", path, source }),
         }
@@ -108,6 +128,11 @@ impl Store {
             Err(error) => return Err(io_error("reading", &path)(error)),
         };
         let read = Current::parse(&text).map_err(|reason| vec![reason]);
+        if let Ok(current) = &read
+            && self.lacks_keys(current)
+        {
+            return Err(StoreError::WithoutKeys);
+        }
         let assembled = match read {
             Ok(current) => match self.bodies(&current)? {
                 Ok(bodies) => {
@@ -126,10 +151,12 @@ impl Store {
 
     /// Makes this generation the stored one. `bodies` are the bytes of those of its sections that were not saved before.
     pub fn save(&mut self, generation: &Generation, snapshot: &Snapshot, bodies: Vec<Body>) -> Result<(), StoreError> {
-        let wanted: HashSet<_> = snapshot.sections().values().map(|(digest, _)| *digest).collect();
+        let stored = snapshot.sections().iter().filter(|(name, _)| self.stores(**name));
+        let wanted: HashSet<_> = stored.map(|(_, (digest, _))| *digest).collect();
         self.unsaved.retain(|digest, _| wanted.contains(digest));
         let listed = |body: Body| Some((snapshot.sections().get(&body.name)?.0, body.bytes));
-        self.unsaved.extend(bodies.into_iter().filter_map(listed));
+        let bodies = bodies.into_iter().filter_map(listed).filter(|(digest, _)| wanted.contains(digest));
+        self.unsaved.extend(bodies);
 
         self.write_sections(snapshot)?;
         let (generation, checksum) = (generation.clone(), snapshot.checksum());
@@ -140,6 +167,30 @@ impl Store {
         self.unsaved.clear();
         self.remove_others(&wanted);
         Ok(())
+    }
+
+    fn stores(&self, name: SectionName) -> bool {
+        self.keeps_keys || !name.is_secret()
+    }
+
+    /// Whether the snapshot has private keys that are not to be had here. Those that an earlier run left, and that this
+    /// one does not keep, are removed.
+    fn lacks_keys(&self, current: &Current) -> bool {
+        let secret = current.sections.iter().filter(|(name, _)| name.is_secret());
+        let mut paths = secret.map(|(_, digest)| self.sections().join(digest.to_string())).peekable();
+        let has_keys = paths.peek().is_some();
+        if self.keeps_keys {
+            return has_keys && paths.all(|path| !path.exists());
+        }
+        for path in paths {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::error!(path = %path.display(), %error, "a stored private key cannot be removed");
+                }
+                _ => {}
+            }
+        }
+        has_keys
     }
 
     fn current(&self) -> PathBuf {
@@ -170,7 +221,7 @@ impl Store {
     fn write_sections(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
         let directory = self.sections();
         let mut written = Vec::new();
-        for (digest, section) in snapshot.sections().values() {
+        for (_, (digest, section)) in snapshot.sections().iter().filter(|(name, _)| self.stores(**name)) {
             let path = directory.join(digest.to_string());
             if let Some(bytes) = self.unsaved.get(digest) {
                 written.push((write(&path, bytes)?, path));
@@ -266,6 +317,8 @@ fn write(path: &Path, bytes: &[u8]) -> Result<File, StoreError> {
     let path = temporary(path);
     let open = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
     let mut file = open.map_err(io_error("writing", &path))?;
+    // What a crash left there keeps its mode when it is opened.
+    file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(io_error("writing", &path))?;
     file.write_all(bytes).map_err(io_error("writing", &path))?;
     Ok(file)
 }

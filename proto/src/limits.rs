@@ -52,6 +52,22 @@ pub const AUTHORITIES_MAX: usize = 256;
 pub const CERTIFICATE_NAMES_MAX: usize = 16;
 /// Bytes of a distinguished name, or of an alternative name, of a peer's certificate; longer ones are left out.
 pub const CERTIFICATE_TEXT_BYTES_MAX: usize = 1024;
+/// Revocation lists of one group of authorities.
+pub const REVOCATIONS_MAX: usize = 64;
+/// Pinned public keys of one upstream.
+pub const PINS_MAX: usize = 64;
+/// Bytes of a certificate chain in PEM: some thirty certificates with RSA keys of 4096 bits.
+pub const CHAIN_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a private key in PEM; an RSA key of 4096 bits has 3.2 KiB.
+pub const KEY_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of an OCSP response in PEM; with its responder's certificate one has 2 to 4 KiB.
+pub const OCSP_RESPONSE_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of one group's authorities in PEM; those of a whole operating system have 220 KiB.
+pub const AUTHORITIES_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of one revocation list in PEM: some 300,000 revoked certificates.
+pub const REVOCATION_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of all certificates, keys and lists of a configuration, so that they leave room for the rest in a push.
+pub const PEM_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Topics of one API version.
 pub const TOPICS_MAX: usize = 1024;
 /// Bytes of a name (API, upstream, listener, node).
@@ -111,5 +127,6 @@ pub const RESOLVER_ADDRESSES_MAX: usize = 64;
 pub const OPERATOR_CONNECTIONS_MAX: usize = 64;
 
 const _: () = assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX);
+const _: () = assert!(PEM_BYTES_MAX <= ENVELOPE_BYTES_MAX / 2);
 const _: () = assert!(SMALL_ENVELOPE_BYTES_MAX <= ENVELOPE_BYTES_MAX);
 const _: () = assert!(METHOD_BYTES_MAX + TARGET_BYTES_MAX < HEAD_BYTES_MAX);

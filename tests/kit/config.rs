@@ -8,19 +8,43 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use proto::limits::{SEND_BUDGET_MAX, SEND_BUDGET_MIN};
 use proto::snapshot::{
-    Api, Balance, Compression, Config, ContextMatch, Duration, Endpoints, Environment, IdleBy, LegPings, Listener,
-    Mask, MessageLimits, PeerPings, Pings, Problem, SessionOptions, Settings, Size, Snapshot, Target, Topic, Upstream,
+    Api, Authorities, Balance, Certificate, CipherSuite, ClientCertificateMode, ClientCertificates, Compression,
+    Config, ContextMatch, Duration, Endpoint, Endpoints, Environment, IdleBy, LegPings, Listener, ListenerTls, Mask,
+    MessageLimits, PeerPings, Pem, Pin, Pings, Problem, SessionOptions, Settings, Size, Snapshot, Target, TlsVersion,
+    Topic, Upstream, UpstreamTls,
 };
 
 const LISTENERS: [&str; 3] = ["public", "inside", "test"];
 const UPSTREAMS: [&str; 3] = ["one", "two", "three"];
+const CERTIFICATES: [&str; 3] = ["edge", "other", "gateway"];
+const AUTHORITIES: [&str; 2] = ["clients", "internal"];
 const SEGMENTS: [&str; 4] = ["a", "b", "c", "a.b"];
 
-/// Sound configurations.
+/// Sound configurations without TLS, which tables can be built of.
 pub fn config() -> impl Strategy<Value = Config> {
     (settings(), listeners(), upstreams(), vec(api(), 0..24)).prop_map(|(settings, listeners, upstreams, apis)| {
         sound(Config { version: 1, settings, listeners, upstreams, apis, ..Config::default() })
     })
+}
+
+/// Sound configurations that speak TLS here and there. Their certificates are PEM as far as the model looks at it.
+pub fn secure_config() -> impl Strategy<Value = Config> {
+    let wanted = vec(option::of(listener_tls()), LISTENERS.len());
+    let endpoint = (select(vec!["wss://a/", "wss://c:9/"]), any::<bool>(), upstream_tls());
+    (config(), certificates(), authorities(), wanted, vec(option::of(endpoint), UPSTREAMS.len())).prop_map(
+        |(mut config, certificates, authorities, listeners, upstreams)| {
+            for (listener, tls) in config.listeners.iter_mut().zip(listeners) {
+                listener.tls = tls;
+            }
+            for (upstream, secure) in config.upstreams.iter_mut().zip(upstreams) {
+                if let Some((url, verify_certificate, tls)) = secure {
+                    upstream.endpoints.push(Endpoint { url: url.parse().unwrap(), verify_certificate });
+                    upstream.tls = tls;
+                }
+            }
+            sound(Config { certificates, authorities, ..config })
+        },
+    )
 }
 
 /// Hosts that requests name: some that configurations know, some below those, some neither.
@@ -66,11 +90,91 @@ fn late_comer(problem: &Problem) -> usize {
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
-    (duration(0, 86_400_000), any::<bool>(), vec(select(vec!["token", "key"]), 0..2)).prop_map(
-        |(drain_window, other_header, secrets)| Settings {
+    (duration(0, 86_400_000), duration(0, 1 << 34), any::<bool>(), vec(select(vec!["token", "key"]), 0..2)).prop_map(
+        |(drain_window, certificate_expiry_warning, other_header, secrets)| Settings {
             drain_window,
+            certificate_expiry_warning,
             request_id_header: if other_header { "X-Correlation-Id".into() } else { "X-Request-Id".into() },
             secret_query_parameters: secrets.into_iter().map(Into::into).collect(),
+        },
+    )
+}
+
+/// PEM as far as the model looks at it.
+fn pem() -> impl Strategy<Value = Pem> {
+    "[A-Za-z0-9+/\n]{0,60}".prop_map(|text| Pem::Text(format!("-----BEGIN ANYTHING-----\n{text}")))
+}
+
+fn certificates() -> impl Strategy<Value = Vec<Certificate>> {
+    vec((pem(), pem(), option::of(pem())), CERTIFICATES.len()).prop_map(|all| {
+        let one = |(name, (chain, key, ocsp_response)): (&&str, _)| Certificate {
+            name: (*name).into(),
+            chain,
+            key,
+            ocsp_response,
+        };
+        CERTIFICATES.iter().zip(all).map(one).collect()
+    })
+}
+
+fn authorities() -> impl Strategy<Value = Vec<Authorities>> {
+    vec((pem(), vec(pem(), 0..3)), AUTHORITIES.len()).prop_map(|all| {
+        let one = |(name, (certificates, revocations)): (&&str, _)| Authorities {
+            name: (*name).into(),
+            certificates,
+            revocations,
+        };
+        AUTHORITIES.iter().zip(all).map(one).collect()
+    })
+}
+
+/// Versions and suites that go together.
+fn spoken() -> impl Strategy<Value = (Vec<TlsVersion>, Vec<CipherSuite>)> {
+    let newer = vec![CipherSuite::TlsAes256GcmSha384, CipherSuite::TlsChacha20Poly1305Sha256];
+    let older = vec![CipherSuite::TlsEcdheEcdsaWithAes128GcmSha256, CipherSuite::TlsEcdheRsaWithAes256GcmSha384];
+    let versions = vec![TlsVersion::Tls12, TlsVersion::Tls13];
+    prop_oneof![
+        Just((Vec::new(), Vec::new())),
+        (subsequence(versions.clone(), 0..=2), Just(Vec::new())),
+        (Just(Vec::new()), subsequence([newer.clone(), older.clone()].concat(), 1..=4)),
+        (Just(vec![TlsVersion::Tls13]), subsequence(newer.clone(), 1..=2)),
+        Just((versions, [older, newer].concat())),
+    ]
+}
+
+fn listener_tls() -> impl Strategy<Value = ListenerTls> {
+    let client = (
+        select(vec![ClientCertificateMode::Off, ClientCertificateMode::Optional, ClientCertificateMode::Required]),
+        select(AUTHORITIES.to_vec()),
+    );
+    (subsequence(CERTIFICATES.to_vec(), 1..=3), any::<[bool; 2]>(), spoken(), client).prop_map(
+        |(certificates, [strict_server_names, resumption], (versions, cipher_suites), (mode, authorities))| {
+            ListenerTls {
+                certificates: certificates.into_iter().map(Into::into).collect(),
+                strict_server_names,
+                versions,
+                cipher_suites,
+                client_certificates: ClientCertificates { mode, authorities: Some(authorities.into()) },
+                resumption,
+            }
+        },
+    )
+}
+
+fn upstream_tls() -> impl Strategy<Value = UpstreamTls> {
+    let names = (
+        option::of(select(AUTHORITIES.to_vec())),
+        option::of(select(CERTIFICATES.to_vec())),
+        option::of(select(vec!["chat.internal", "10.0.0.1"])),
+    );
+    (names, subsequence(vec![1, 2, 3], 0..=3), spoken()).prop_map(
+        |((authorities, certificate, server_name), pins, (versions, cipher_suites))| UpstreamTls {
+            authorities: authorities.map(Into::into),
+            certificate: certificate.map(Into::into),
+            server_name: server_name.map(Into::into),
+            pins: pins.into_iter().map(|pin| Pin([pin; 32])).collect(),
+            versions,
+            cipher_suites,
         },
     )
 }

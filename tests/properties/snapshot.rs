@@ -13,7 +13,7 @@ use proto::control::Message;
 use proto::control::message::{Generation, Push};
 use proto::snapshot::{Api, Config, ContextMatch, Environment, Section, SectionName, Snapshot, Topic, has_dot_segment};
 
-use crate::config::{config, request_host, request_listener, request_path};
+use crate::config::{config, request_host, request_listener, request_path, secure_config};
 
 fn generation() -> Generation {
     Generation { source: "properties".into(), number: 1 }
@@ -32,7 +32,7 @@ fn routed(tables: &Tables, request: &RouteRequest<'_>) -> Answer {
 
 proptest! {
     #[test]
-    fn a_configuration_survives_every_encoding(config in config()) {
+    fn a_configuration_survives_every_encoding(config in secure_config()) {
         let json = serde_json::to_string(&config).unwrap();
         prop_assert_eq!(&serde_json::from_str::<Config>(&json).unwrap(), &config);
         let bytes = rmp_serde::to_vec_named(&config).unwrap();
@@ -40,7 +40,7 @@ proptest! {
     }
 
     #[test]
-    fn a_push_becomes_the_snapshot_it_was_made_of(config in config()) {
+    fn a_push_becomes_the_snapshot_it_was_made_of(config in secure_config()) {
         let snapshot = snapshot(&config);
         let message = Message::Push(Push::new(generation(), &snapshot, &HashSet::new()));
         let bytes = message.encode().unwrap();
@@ -51,17 +51,19 @@ proptest! {
     }
 
     #[test]
-    fn equal_configurations_have_equal_checksums_in_whatever_order(config in config(), turn in 0_usize..24) {
+    fn equal_configurations_have_equal_checksums_in_whatever_order(config in secure_config(), turn in 0_usize..24) {
         let mut turned = config.clone();
         let middle = turn.min(turned.apis.len());
         turned.apis.rotate_left(middle);
         turned.upstreams.reverse();
         turned.listeners.reverse();
+        turned.certificates.reverse();
+        turned.authorities.reverse();
         prop_assert_eq!(snapshot(&config).checksum(), snapshot(&turned).checksum());
     }
 
     #[test]
-    fn one_changed_api_is_one_body(config in config(), at in any::<prop::sample::Index>()) {
+    fn one_changed_api_is_one_body(config in secure_config(), at in any::<prop::sample::Index>()) {
         prop_assume!(!config.apis.is_empty());
         let before = snapshot(&config);
         let mut changed = config.clone();
@@ -77,7 +79,7 @@ proptest! {
     }
 
     #[test]
-    fn a_flipped_bit_anywhere_in_a_push_is_noticed(config in config(), at in any::<prop::sample::Index>(), bit in 0_u8..8) {
+    fn a_flipped_bit_anywhere_in_a_push_is_noticed(config in secure_config(), at in any::<prop::sample::Index>(), bit in 0_u8..8) {
         let mut push = Push::new(generation(), &snapshot(&config), &HashSet::new());
         let body = at.index(push.bodies.len());
         let byte = at.index(push.bodies[body].bytes.len());
@@ -87,7 +89,9 @@ proptest! {
 
     #[test]
     fn bytes_that_are_no_section_are_refused_quietly(bytes in prop::collection::vec(any::<u8>(), 0..200), bucket in any::<u8>()) {
-        for name in [SectionName::Settings, SectionName::Listeners, SectionName::Upstreams(bucket), SectionName::Apis(bucket)] {
+        let whole = [SectionName::Settings, SectionName::Listeners, SectionName::Authorities];
+        let buckets = [SectionName::Upstreams(bucket), SectionName::Apis(bucket), SectionName::Certificates(bucket)];
+        for name in whole.into_iter().chain(buckets) {
             if let Ok(section) = Section::decode(name, &bytes) {
                 prop_assert_eq!(Section::decode(name, &section.encode()), Ok(section));
             }

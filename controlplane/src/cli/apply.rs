@@ -34,9 +34,12 @@ pub(super) fn judge(applied: &Applied) -> Verdict {
 
 /// What `apply` and `reload` show.
 pub(super) fn show(applied: &Applied, text: &mut String) {
-    let Applied { file, generation, diagnostics, nodes, .. } = applied;
+    let Applied { file, generation, diagnostics, warnings, nodes, .. } = applied;
     for one in diagnostics {
         let _ = writeln!(text, "{one}");
+    }
+    for one in warnings {
+        let _ = writeln!(text, "warning: {one}");
     }
     let Some(generation) = generation else {
         let _ = writeln!(text, "{file} is not sound; what runs, runs on");

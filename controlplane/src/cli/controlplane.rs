@@ -58,6 +58,10 @@ async fn serve(options: Options) -> ExitCode {
     tracing::info!(control = %server.path().display(), pid = std::process::id(), "the control plane is up");
     office.reload("the control plane has started").await;
     let following = tokio::spawn(watch::follow(Arc::clone(&office)));
+    let reminding = tokio::spawn({
+        let office = Arc::clone(&office);
+        async move { office.remind().await }
+    });
     let serving = server.serve(Arc::clone(&office));
     let signals = async {
         loop {
@@ -79,6 +83,7 @@ async fn serve(options: Options) -> ExitCode {
     }
     notify(&[NotifyState::Stopping]);
     following.abort();
+    reminding.abort();
     tracing::info!("the control plane stops; data planes keep serving");
     Verdict::Yes.into()
 }

@@ -47,6 +47,9 @@ fn show(diff: &Diff, text: &mut String) {
         None => "nothing: no generation runs".into(),
     };
     let _ = writeln!(text, "{} against {against}", diff.file);
+    for one in &diff.warnings {
+        let _ = writeln!(text, "warning: {one}");
+    }
     if diff.equal {
         let _ = writeln!(text, "no differences");
     }
@@ -63,6 +66,8 @@ fn show_change(change: &Change, touched: Option<&Touched>, text: &mut String) {
     };
     let kind = match change.kind {
         Kind::Settings => "settings",
+        Kind::Certificate => "certificate",
+        Kind::Authorities => "authorities",
         Kind::Listener => "listener",
         Kind::Upstream => "upstream",
         Kind::Api => "api",

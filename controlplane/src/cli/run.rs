@@ -7,14 +7,14 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use sd_notify::NotifyState;
 
 use super::controlplane::{monotonic_now, notify};
 use super::{absolute, cannot, complain, default_control, default_state_directory, print};
 use crate::compile::{compile, process_environment};
-use crate::office::effective_file;
+use crate::office::{effective_file, remembered_certificates};
 use crate::supervise::{Notice, Program, supervise};
 use quickstart::Quickstart;
 
@@ -58,6 +58,9 @@ pub struct Options {
     /// Whether large frames are moved inside the kernel: on or off
     #[arg(long, value_name = "SWITCH")]
     splice: Option<String>,
+    /// Whether private keys are stored with the last good snapshot: on or off
+    #[arg(long, value_name = "SWITCH")]
+    store_keys: Option<String>,
     /// Where session records go: a file, or - for standard output
     #[arg(long, value_name = "FILE")]
     log: Option<String>,
@@ -81,7 +84,7 @@ async fn start(options: Options) -> ExitCode {
     match &options.file {
         Some(file) => {
             let state_directory = options.state_dir.clone().unwrap_or_else(default_state_directory);
-            if let Err(code) = check(&effective_file(&absolute(file), &state_directory)) {
+            if let Err(code) = check(&effective_file(&absolute(file), &state_directory), &state_directory) {
                 return code;
             }
             let control = options.control.clone().unwrap_or_else(default_control);
@@ -109,8 +112,10 @@ async fn start(options: Options) -> ExitCode {
 }
 
 /// A file that is not sound is told before anything is started.
-fn check(file: &Path) -> Result<(), ExitCode> {
-    let Err(diagnostics) = compile(file, &process_environment).outcome else { return Ok(()) };
+fn check(file: &Path, state_directory: &Path) -> Result<(), ExitCode> {
+    let known = remembered_certificates(state_directory);
+    let compiled = compile(file, &process_environment, &known, SystemTime::now());
+    let Err(diagnostics) = compiled.outcome else { return Ok(()) };
     diagnostics.iter().for_each(|one| complain(&one.to_string()));
     complain(&format!("{} is not sound; nothing was started", file.display()));
     Err(ExitCode::from(1))
@@ -178,6 +183,7 @@ fn passed_on(options: &Options) -> Vec<OsString> {
         ("--driver", &options.driver),
         ("--engine", &options.engine),
         ("--splice", &options.splice),
+        ("--store-keys", &options.store_keys),
         ("--log", &options.log),
     ];
     let given = flags.into_iter().filter_map(|(flag, value)| Some([flag.into(), value.as_ref()?.into()]));

@@ -37,13 +37,21 @@ fn show(status: &Status, text: &mut String) {
             let _ = writeln!(text, "  {diagnostic}");
         }
     }
+    for warning in &one.warnings {
+        let _ = writeln!(text, "warning: {warning}");
+    }
+    show_nodes(status, text);
+    show_certificates(status, text);
+}
+
+fn show_nodes(status: &Status, text: &mut String) {
     if status.nodes.is_empty() {
         let _ = writeln!(text, "no data plane is connected");
         return;
     }
     let heading = ["NODE", "PID", "VERSION", "GENERATION", "SESSIONS", "DRIVER", "ENGINE", "WORKERS", "UP", "STATE"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
-    rows.extend(status.nodes.iter().map(|node| row(node, one.generation.as_ref())));
+    rows.extend(status.nodes.iter().map(|node| row(node, status.control_plane.generation.as_ref())));
     let _ = write!(text, "\n{}", table(&rows));
     for node in &status.nodes {
         if let Some(reject) = &node.last_reject {
@@ -54,6 +62,33 @@ fn show(status: &Status, text: &mut String) {
             }
         }
     }
+}
+
+fn show_certificates(status: &Status, text: &mut String) {
+    let list = |words: &[String]| if words.is_empty() { "-".into() } else { words.join(", ") };
+    if !status.certificates.is_empty() {
+        let heading = ["CERTIFICATE", "NAMES", "ISSUER", "NOT AFTER", "LEFT", "USED BY"];
+        let mut rows = vec![heading.map(str::to_owned).to_vec()];
+        rows.extend(status.certificates.iter().map(|one| {
+            let (names, users) = (list(&one.server_names), list(&one.used_by));
+            vec![one.name.clone(), names, one.issuer.clone(), one.not_after.clone(), left(one.days_left), users]
+        }));
+        let _ = write!(text, "\n{}", table(&rows));
+    }
+    if !status.authorities.is_empty() {
+        let heading = ["AUTHORITIES", "CERTIFICATES", "FIRST TO END", "NOT AFTER", "LEFT", "USED BY"];
+        let mut rows = vec![heading.map(str::to_owned).to_vec()];
+        rows.extend(status.authorities.iter().map(|one| {
+            let (count, users) = (one.certificates.to_string(), list(&one.used_by));
+            vec![one.name.clone(), count, one.first_to_end.clone(), one.not_after.clone(), left(one.days_left), users]
+        }));
+        let _ = write!(text, "\n{}", table(&rows));
+    }
+}
+
+/// Days as a table has room for them.
+fn left(days: i64) -> String {
+    if days < 0 { "run out".into() } else { format!("{days}d") }
 }
 
 fn row(node: &NodeStatus, current: Option<&Generation>) -> Vec<String> {

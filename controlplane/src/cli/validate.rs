@@ -2,20 +2,23 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use serde_json::json;
 
 use super::table::count;
 use super::{Verdict, cannot, complain, print};
 use crate::compile::{compile, process_environment};
+use crate::material::Known;
 
 /// Options of `validate`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes: 0 the file is sound, 1 it is not, 2 it cannot be read.")]
+#[command(after_help = "The certificates and keys that it names are read and checked too.\n\n\
+    Exit codes: 0 the file is sound, 1 it is not, 2 it cannot be read.")]
 pub struct Options {
     /// The configuration
     file: PathBuf,
-    /// Print {"ok", "file", "diagnostics"} as JSON
+    /// Print {"ok", "file", "diagnostics", "warnings"} as JSON
     #[arg(long)]
     json: bool,
 }
@@ -25,12 +28,17 @@ pub fn run(options: Options) -> ExitCode {
     if let Err(error) = std::fs::File::open(&options.file) {
         return cannot(options.json, &format!("{} cannot be opened: {error}", options.file.display()));
     }
-    let outcome = compile(&options.file, &process_environment).outcome;
+    let compiled = compile(&options.file, &process_environment, &Known::default(), SystemTime::now());
+    let (outcome, warnings) = (compiled.outcome, compiled.warnings);
     let file = options.file.display().to_string();
     if options.json {
         let diagnostics = outcome.as_ref().err().map_or(&[][..], Vec::as_slice);
-        print(&format!("{}\n", json!({ "ok": outcome.is_ok(), "file": file, "diagnostics": diagnostics })));
+        print(&format!(
+            "{}\n",
+            json!({ "ok": outcome.is_ok(), "file": file, "diagnostics": diagnostics, "warnings": warnings })
+        ));
     } else {
+        warnings.iter().for_each(|one| print(&format!("warning: {one}\n")));
         match &outcome {
             Ok(snapshot) => {
                 let listeners = count(snapshot.listeners().len() as u64, "listener");

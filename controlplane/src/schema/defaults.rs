@@ -11,10 +11,15 @@ pub fn defaults() -> Vec<(&'static str, &'static str, Value)> {
     vec![
         ("Settings", "drain_window", json!("60s")),
         ("Settings", "request_id_header", json!("X-Request-Id")),
+        ("Settings", "certificate_expiry_warning", json!("21d")),
         ("Listener", "backlog", json!(4096)),
         ("Listener", "tcp_nodelay", json!(true)),
         ("Listener", "handshake_timeout", json!("10s")),
         ("Listener", "environment", json!("production")),
+        ("ListenerTls", "strict_server_names", json!(false)),
+        ("ListenerTls", "resumption", json!(true)),
+        ("ClientCertificates", "mode", json!("off")),
+        ("Endpoint", "verify_certificate", json!(true)),
         ("Upstream", "balance", json!("round_robin")),
         ("Upstream", "connect_timeout", json!("5s")),
         ("Upstream", "handshake_timeout", json!("10s")),
@@ -46,15 +51,21 @@ pub fn defaults() -> Vec<(&'static str, &'static str, Value)> {
 
 #[cfg(test)]
 mod tests {
-    use proto::snapshot::{Api, LegPings, Listener, MessageLimits, Pings, SessionOptions, Settings, Upstream};
+    use proto::snapshot::{
+        Api, ClientCertificates, Endpoint, LegPings, Listener, ListenerTls, MessageLimits, Pings, SessionOptions,
+        Settings, Upstream,
+    };
     use serde::de::DeserializeOwned;
 
     use super::*;
 
     /// The least that each struct can be read from.
-    const LEAST: [(&str, &str); 8] = [
+    const LEAST: [(&str, &str); 11] = [
         ("Settings", "{}"),
         ("Listener", r#"{"name": "a", "bind": "127.0.0.1:80"}"#),
+        ("ListenerTls", r#"{"certificates": ["a"]}"#),
+        ("ClientCertificates", "{}"),
+        ("Endpoint", r#"{"url": "wss://a/"}"#),
         ("Upstream", r#"{"name": "a", "endpoints": []}"#),
         ("Api", r#"{"name": "a", "context": "/a", "endpoints": {}}"#),
         ("SessionOptions", "{}"),
@@ -77,6 +88,9 @@ mod tests {
             let is_same = match name {
                 "Settings" => is_default::<Settings>(least, key, &default),
                 "Listener" => is_default::<Listener>(least, key, &default),
+                "ListenerTls" => is_default::<ListenerTls>(least, key, &default),
+                "ClientCertificates" => is_default::<ClientCertificates>(least, key, &default),
+                "Endpoint" => is_default::<Endpoint>(least, key, &default),
                 "Upstream" => is_default::<Upstream>(least, key, &default),
                 "Api" => is_default::<Api>(least, key, &default),
                 "SessionOptions" => is_default::<SessionOptions>(least, key, &default),
@@ -91,7 +105,16 @@ mod tests {
 
     #[test]
     fn every_key_that_may_be_left_out_has_a_default_or_stands_for_nothing() {
-        let nothing = ["environment_header", "mapping", "production", "sandbox"];
+        let nothing = [
+            "authorities",
+            "certificate",
+            "environment_header",
+            "mapping",
+            "ocsp_response",
+            "production",
+            "sandbox",
+            "server_name",
+        ];
         let schema = crate::schema::document();
         for (name, definition) in schema["$defs"].as_object().unwrap() {
             let Some(properties) = definition.get("properties").and_then(Value::as_object) else { continue };

@@ -242,7 +242,7 @@ mod tests {
             ("lisen: 3", "3:1: unknown key \"lisen\"; did you mean \"listeners\"?"),
             (
                 "colour: 3",
-                "3:1: unknown key \"colour\"; known here: apis, include, listeners, settings, upstreams, version",
+                "3:1: unknown key \"colour\"; known here: apis, authorities, certificates, include, listeners, settings, upstreams, version",
             ),
             ("settings: 5", "3:11: expected a mapping, found a number"),
             ("settings: {drain_window: 10}", "3:26: a duration is a whole number and a unit: 250ms, 10s, 5m, 1h, 2d"),
@@ -272,7 +272,7 @@ mod tests {
             ),
             (
                 "apis: [{name: a, context: /a, endpoints: {production: {url: \"http://x/\"}}}]",
-                "3:61: an endpoint is ws://HOST[:PORT]/PATH or ws+unix:/SOCKET:/PATH",
+                "3:61: an endpoint is ws://HOST[:PORT]/PATH, wss://HOST[:PORT]/PATH or ws+unix:/SOCKET:/PATH",
             ),
             (
                 "apis: [{name: a, context: /a, endpoints: {production: {url: \"ws://x/\", upstream: b}}}]",

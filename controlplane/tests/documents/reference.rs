@@ -7,11 +7,17 @@ use serde_json::{Map, Value};
 const INTRODUCTION: &str = include_str!("introduction.md");
 
 /// The structs in the order in which an operator meets them.
-const ORDER: [&str; 13] = [
+const ORDER: [&str; 19] = [
     "Settings",
+    "Certificate",
+    "Authorities",
     "Listener",
+    "ListenerTls",
+    "ClientCertificates",
     "Upstream",
     "Endpoint",
+    "UpstreamTls",
+    "CipherSuite",
     "Api",
     "Topic",
     "Endpoints",
@@ -30,6 +36,7 @@ pub fn page(schema: &Value) -> String {
     table(schema, schema, &mut page);
     for name in ORDER {
         match schema["$defs"].get(name) {
+            Some(definition) if is_long(definition) => choice(name, definition, &mut page),
             Some(definition) => section(name, definition, schema, &mut page),
             None => units(schema, &mut page),
         }
@@ -51,6 +58,18 @@ fn section(name: &str, definition: &Value, schema: &Value, page: &mut String) {
         table(&with_branch_texts(merged, branches), schema, page);
     } else {
         table(definition, schema, page);
+    }
+}
+
+/// A choice of so many words that they stand in a section of their own.
+fn is_long(definition: &Value) -> bool {
+    words(definition).is_some_and(|words| words.len() > 4)
+}
+
+fn choice(name: &str, definition: &Value, page: &mut String) {
+    let _ = write!(page, "\n## {name}\n\n{}\n\n", text(definition));
+    for (word, _) in words(definition).unwrap_or_default() {
+        let _ = writeln!(page, "- `{word}`");
     }
 }
 
@@ -89,7 +108,9 @@ fn table(definition: &Value, schema: &Value, page: &mut String) {
         };
         let meaning = text(property).replace('|', "\\|");
         let _ = writeln!(page, "| `{key}` | {} | {default} | {meaning} |", kind(property, schema));
-        if let Some(words) = target(property, schema).and_then(|(_, target)| words(target)) {
+        let of_list = property.get("items").and_then(|items| target(items, schema));
+        let chosen = target(property, schema).or(of_list).filter(|(_, target)| !is_long(target));
+        if let Some(words) = chosen.and_then(|(_, target)| words(target)) {
             let _ = write!(choices, "\n`{key}` is one of:\n\n");
             for (word, meaning) in words {
                 let _ = writeln!(choices, "- `{word}`: {meaning}");
@@ -112,8 +133,10 @@ fn kind(property: &Value, schema: &Value) -> String {
             "Duration" => "[duration](#durations-and-sizes)".into(),
             "Size" => "[size](#durations-and-sizes)".into(),
             _ => match words(target) {
-                Some(words) => words.iter().map(|(word, _)| format!("`{word}`")).collect::<Vec<_>>().join(", "),
-                None => format!("[{name}](#{})", name.to_lowercase()),
+                Some(words) if !is_long(target) => {
+                    words.iter().map(|(word, _)| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+                }
+                _ => format!("[{name}](#{})", name.to_lowercase()),
             },
         };
     }
@@ -137,8 +160,11 @@ fn target<'s>(property: &'s Value, schema: &'s Value) -> Option<(&'s str, &'s Va
     Some((name, &schema["$defs"][name]))
 }
 
-/// The words of a choice of words, with their meanings.
+/// The words of a choice of words, with their meanings where they have any.
 fn words(definition: &Value) -> Option<Vec<(&str, String)>> {
+    if let Some(words) = definition["enum"].as_array() {
+        return words.iter().map(|word| Some((word.as_str()?, String::new()))).collect();
+    }
     let branches = definition["oneOf"].as_array()?;
     branches.iter().map(|branch| Some((branch["const"].as_str()?, text(branch)))).collect()
 }

@@ -69,7 +69,7 @@ impl Bench {
         let listener = UnixListener::bind(&path).unwrap();
         let (sender, told) = channel();
         let health = Arc::new(Health::new(Instant::now(), std::time::SystemTime::now()));
-        let mut store = Store::open(&directory.path().join("state")).unwrap();
+        let mut store = Store::open(&directory.path().join("state"), true).unwrap();
         let serving = store.load().unwrap();
         let parts = Parts {
             control: path,

@@ -1,6 +1,6 @@
 //! Saves, crashes and damage, each in a directory of its own.
 
-use proto::snapshot::{Api, Config, Listener, SectionName, Target};
+use proto::snapshot::{Api, Certificate, Config, Listener, Pem, SectionName, Target};
 
 use super::*;
 
@@ -42,7 +42,7 @@ fn files(directory: &Path) -> Vec<String> {
 #[test]
 fn a_new_store_is_empty() {
     let directory = tempfile::tempdir().unwrap();
-    let mut store = Store::open(&directory.path().join("a/b")).unwrap();
+    let mut store = Store::open(&directory.path().join("a/b"), true).unwrap();
     assert_eq!(loaded(&mut store), None);
 }
 
@@ -50,11 +50,11 @@ fn a_new_store_is_empty() {
 fn what_was_saved_is_loaded_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let (one, two) = (snapshot(&["a", "b"]), snapshot(&["b", "c"]));
-    let mut store = Store::open(directory.path()).unwrap();
+    let mut store = Store::open(directory.path(), true).unwrap();
     save(&mut store, 1, &one, &[]).unwrap();
     save(&mut store, 2, &two, &[&one]).unwrap();
     drop(store);
-    let mut store = Store::open(directory.path()).unwrap();
+    let mut store = Store::open(directory.path(), true).unwrap();
     assert_eq!(loaded(&mut store), Some((2, two.checksum())));
     let mut named: Vec<_> = two.list().iter().map(|(_, digest)| digest.to_string()).collect();
     named.sort();
@@ -66,7 +66,7 @@ fn a_large_snapshot_is_saved_too() {
     let directory = tempfile::tempdir().unwrap();
     let names: Vec<_> = (0..40).map(|n| format!("api-{n}")).collect();
     let large = snapshot(&names.iter().map(String::as_str).collect::<Vec<_>>());
-    let mut store = Store::open(directory.path()).unwrap();
+    let mut store = Store::open(directory.path(), true).unwrap();
     save(&mut store, 1, &large, &[]).unwrap();
     assert_eq!(loaded(&mut store), Some((1, large.checksum())));
 }
@@ -74,10 +74,10 @@ fn a_large_snapshot_is_saved_too() {
 #[test]
 fn two_data_planes_do_not_share_a_directory() {
     let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(directory.path()).unwrap();
-    assert!(matches!(Store::open(directory.path()), Err(StoreError::InUse(_))));
+    let store = Store::open(directory.path(), true).unwrap();
+    assert!(matches!(Store::open(directory.path(), true), Err(StoreError::InUse(_))));
     drop(store);
-    assert!(Store::open(directory.path()).is_ok());
+    assert!(Store::open(directory.path(), true).is_ok());
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn a_file_that_is_cut_anywhere_is_noticed_and_set_aside() {
     let directory = tempfile::tempdir().unwrap();
     let one = snapshot(&["a"]);
     let mut paths = vec![directory.path().join("current")];
-    let mut store = Store::open(directory.path()).unwrap();
+    let mut store = Store::open(directory.path(), true).unwrap();
     save(&mut store, 1, &one, &[]).unwrap();
     paths.extend(files(directory.path()).iter().map(|name| directory.path().join("sections").join(name)));
     for path in paths {
@@ -106,7 +106,7 @@ fn a_file_that_is_cut_anywhere_is_noticed_and_set_aside() {
 fn a_byte_that_changed_is_noticed() {
     let directory = tempfile::tempdir().unwrap();
     let one = snapshot(&["a"]);
-    let mut store = Store::open(directory.path()).unwrap();
+    let mut store = Store::open(directory.path(), true).unwrap();
     save(&mut store, 1, &one, &[]).unwrap();
     let path = directory.path().join("current");
     let text = fs::read_to_string(&path).unwrap();
@@ -117,7 +117,7 @@ fn a_byte_that_changed_is_noticed() {
 #[test]
 fn a_section_that_is_missing_is_noticed() {
     let directory = tempfile::tempdir().unwrap();
-    let mut store = Store::open(directory.path()).unwrap();
+    let mut store = Store::open(directory.path(), true).unwrap();
     save(&mut store, 1, &snapshot(&["a"]), &[]).unwrap();
     fs::remove_file(directory.path().join("sections").join(&files(directory.path())[0])).unwrap();
     assert!(matches!(store.load(), Err(StoreError::Unusable { .. })));
@@ -126,7 +126,7 @@ fn a_section_that_is_missing_is_noticed() {
 #[test]
 fn a_form_of_the_future_is_set_aside() {
     let directory = tempfile::tempdir().unwrap();
-    let mut store = Store::open(directory.path()).unwrap();
+    let mut store = Store::open(directory.path(), true).unwrap();
     let one = snapshot(&["a"]);
     save(&mut store, 1, &one, &[]).unwrap();
     let future = Current { form: 2, generation: generation(1), checksum: one.checksum(), sections: one.list() };
@@ -140,7 +140,7 @@ fn a_form_of_the_future_is_set_aside() {
 fn a_crash_before_the_swap_leaves_the_old_snapshot() {
     let directory = tempfile::tempdir().unwrap();
     let (one, two) = (snapshot(&["a"]), snapshot(&["b"]));
-    let mut store = Store::open(directory.path()).unwrap();
+    let mut store = Store::open(directory.path(), true).unwrap();
     save(&mut store, 1, &one, &[]).unwrap();
     // What a save of the second would have done until just before its rename of `current`.
     for (name, (digest, section)) in two.sections() {
@@ -150,7 +150,7 @@ fn a_crash_before_the_swap_leaves_the_old_snapshot() {
     }
     fs::write(directory.path().join("current.tmp"), b"half of").unwrap();
     drop(store);
-    let mut store = Store::open(directory.path()).unwrap();
+    let mut store = Store::open(directory.path(), true).unwrap();
     assert_eq!(loaded(&mut store), Some((1, one.checksum())));
     save(&mut store, 2, &two, &[&one]).unwrap();
     assert_eq!(loaded(&mut store), Some((2, two.checksum())));
@@ -160,7 +160,7 @@ fn a_crash_before_the_swap_leaves_the_old_snapshot() {
 fn what_a_failed_save_could_not_write_is_written_by_the_next() {
     let directory = tempfile::tempdir().unwrap();
     let (one, two, three) = (snapshot(&["a"]), snapshot(&["a", "b"]), snapshot(&["a", "b", "c"]));
-    let mut store = Store::open(directory.path()).unwrap();
+    let mut store = Store::open(directory.path(), true).unwrap();
     save(&mut store, 1, &one, &[]).unwrap();
     // A directory where the new `current` should be written makes the save fail, whoever runs the test.
     fs::create_dir(directory.path().join("current.tmp")).unwrap();
@@ -176,9 +176,76 @@ fn what_a_failed_save_could_not_write_is_written_by_the_next() {
 fn a_section_that_has_gone_from_the_disk_comes_back() {
     let directory = tempfile::tempdir().unwrap();
     let one = snapshot(&["a"]);
-    let mut store = Store::open(directory.path()).unwrap();
+    let mut store = Store::open(directory.path(), true).unwrap();
     save(&mut store, 1, &one, &[]).unwrap();
     fs::remove_file(directory.path().join("sections").join(&files(directory.path())[0])).unwrap();
     save(&mut store, 2, &one, &[&one]).unwrap();
     assert_eq!(loaded(&mut store), Some((2, one.checksum())));
+}
+
+/// A snapshot with a certificate whose key is these words.
+fn with_key(key: &str) -> Snapshot {
+    let pem = |text: &str| Pem::Text(format!("-----BEGIN X-----\n{text}\n-----END X-----\n"));
+    let mut config = snapshot(&["a"]).to_config();
+    config.certificates =
+        vec![Certificate { name: "edge".into(), chain: pem("chain"), key: pem(key), ocsp_response: None }];
+    Snapshot::check(config).unwrap()
+}
+
+/// Whether a word stands in any file of the directory, and in any that others may read.
+fn stands_in(directory: &Path, word: &str) -> (bool, bool) {
+    let mut found = (false, false);
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let metadata = path.metadata().unwrap();
+        if metadata.is_dir() {
+            let inner = stands_in(&path, word);
+            found = (found.0 || inner.0, found.1 || inner.1 || metadata.mode() & 0o077 != 0);
+        } else if fs::read(&path).unwrap().windows(word.len()).any(|window| window == word.as_bytes()) {
+            found = (true, found.1 || metadata.mode() & 0o077 != 0);
+        }
+    }
+    found
+}
+
+#[test]
+fn private_keys_are_for_their_owner_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let sections = directory.path().join("sections");
+    fs::create_dir(&sections).unwrap();
+    fs::set_permissions(&sections, fs::Permissions::from_mode(0o755)).unwrap();
+    let secret = with_key("hunter2");
+    let (name, (digest, _)) = secret.sections().iter().find(|(name, _)| name.is_secret()).unwrap();
+    assert!(name.is_secret());
+    let left = temporary(&sections.join(digest.to_string()));
+    fs::write(&left, "left by a crash").unwrap();
+    fs::set_permissions(&left, fs::Permissions::from_mode(0o644)).unwrap();
+    let mut store = Store::open(directory.path(), true).unwrap();
+    save(&mut store, 1, &secret, &[]).unwrap();
+    assert_eq!(stands_in(directory.path(), "hunter2"), (true, false));
+    assert_eq!(loaded(&mut store), Some((1, secret.checksum())));
+}
+
+#[test]
+fn where_private_keys_are_not_wanted_none_is_written_and_the_rest_is_not_served() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(directory.path(), false).unwrap();
+    let (plain, secret) = (snapshot(&["a"]), with_key("hunter2"));
+    save(&mut store, 1, &plain, &[]).unwrap();
+    assert_eq!(loaded(&mut store), Some((1, plain.checksum())), "without keys nothing is missing");
+    save(&mut store, 2, &secret, &[&plain]).unwrap();
+    assert_eq!(stands_in(directory.path(), "hunter2"), (false, false));
+    assert!(matches!(store.load(), Err(StoreError::WithoutKeys)));
+    save(&mut store, 3, &secret, &[&secret]).unwrap();
+    assert!(matches!(store.load(), Err(StoreError::WithoutKeys)));
+    drop(store);
+    // Switched on again: nothing is damaged, the keys are just not there until they come again.
+    let mut store = Store::open(directory.path(), true).unwrap();
+    assert!(matches!(store.load(), Err(StoreError::WithoutKeys)));
+    save(&mut store, 4, &secret, &[]).unwrap();
+    assert_eq!(loaded(&mut store), Some((4, secret.checksum())));
+    drop(store);
+    let mut store = Store::open(directory.path(), false).unwrap();
+    assert!(matches!(store.load(), Err(StoreError::WithoutKeys)));
+    assert_eq!(stands_in(directory.path(), "hunter2"), (false, false), "switched off, it takes away what was there");
 }

@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use proto::snapshot::{Digest, Section, SectionName, Sections, Settings, Snapshot};
 
-/// First byte: which section. The rest: its bytes.
+/// First two bytes: which section, and which bucket. The rest: its bytes.
 pub fn run(bytes: &[u8]) {
-    let Some((&choice, bytes)) = bytes.split_first() else { return };
-    let name = match choice % 4 {
+    let Some((&[choice, bucket], bytes)) = bytes.split_first_chunk() else { return };
+    let name = match choice % 6 {
         0 => SectionName::Settings,
         1 => SectionName::Listeners,
-        2 => SectionName::Upstreams(choice),
-        _ => SectionName::Apis(choice),
+        2 => SectionName::Authorities,
+        3 => SectionName::Upstreams(bucket),
+        4 => SectionName::Apis(bucket),
+        _ => SectionName::Certificates(bucket),
     };
     let Ok(section) = Section::decode(name, bytes) else { return };
     let written = section.encode();

@@ -6,6 +6,7 @@
 mod api;
 mod entry;
 mod reach;
+mod tls;
 mod words;
 
 use std::collections::{HashMap, HashSet};
@@ -193,6 +194,8 @@ struct Parts<'a> {
 
 /// What entries refer to by name.
 struct Names<'a> {
+    certificates: HashSet<&'a str>,
+    authorities: HashSet<&'a str>,
     listeners: HashMap<&'a str, usize>,
     upstreams: HashSet<&'a str>,
 }
@@ -200,13 +203,16 @@ struct Names<'a> {
 impl Parts<'_> {
     fn check(&self, problems: &mut Problems) {
         self.counts(problems);
-        entry::settings(self.settings, problems);
-        entry::listeners(&self.listeners, self.settings, problems);
-        entry::upstreams(&self.upstreams, problems);
         let names = Names {
+            certificates: self.certificates.iter().map(|certificate| certificate.name.as_str()).collect(),
+            authorities: self.authorities.iter().map(|authorities| authorities.name.as_str()).collect(),
             listeners: self.listeners.iter().enumerate().map(|(at, listener)| (listener.name.as_str(), at)).collect(),
             upstreams: self.upstreams.iter().map(|upstream| upstream.name.as_str()).collect(),
         };
+        entry::settings(self.settings, problems);
+        tls::material(&self.certificates, &self.authorities, problems);
+        entry::listeners(&self.listeners, self.settings, &names, problems);
+        entry::upstreams(&self.upstreams, &names, problems);
         api::apis(&self.apis, &names, problems);
         reach::clashes(&self.apis, &names, problems);
     }

@@ -1,8 +1,9 @@
 //! How a snapshot travels: a list of sections, each named by the SHA-256 of its bytes.
 //!
 //! Sections are `settings`, `listeners`, `authorities`, and up to [`BUCKETS`](crate::limits::BUCKETS) buckets each of
-//! `upstreams`, `apis` and `certificates`, an entry's bucket being the first byte of the SHA-256 of its name. A section's bytes are the MessagePack, with named fields, of its
-//! part of the model. Two nodes that hold a section of the same name hold the same bytes.
+//! `upstreams`, `apis` and `certificates`, an entry's bucket being the first byte of the SHA-256 of its name. A section's
+//! bytes are the MessagePack, with named fields, of its part of the model. Two nodes that hold a section of the same name
+//! and digest hold the same bytes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -53,7 +54,8 @@ impl FromStr for Digest {
 
 super::text_form!(Digest);
 
-/// Which part of the configuration a section is. Travels as `settings`, `listeners`, `upstreams/00`, `apis/ff`.
+/// Which part of the configuration a section is. Travels as `settings`, `listeners`, `upstreams/00`, `apis/ff`,
+/// `authorities`, `certificates/00`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SectionName {
     /// [`Settings`].
@@ -161,9 +163,12 @@ impl Section {
             SectionName::Authorities => read(bytes).map(Self::Authorities),
             SectionName::Certificates(_) => read(bytes).map(Self::Certificates),
         };
-        let section = section.map_err(|fault| Problem {
-            place: format!("/{name}"),
-            message: format!("the section {name} cannot be read: {fault}"),
+        let section = section.map_err(|fault| {
+            // What a reader says of a value that it did not expect holds the value, which may be a key.
+            let may_be_told =
+                !name.is_secret() || fault.starts_with("unknown field") || fault.starts_with("missing field");
+            let fault = if may_be_told { fault } else { "its form is not what this build reads".into() };
+            Problem { place: format!("/{name}"), message: format!("the section {name} cannot be read: {fault}") }
         })?;
         section.belongs_in(name)?;
         section.is_of_one_bucket(name)?;
@@ -359,6 +364,21 @@ mod tests {
             let problem = Section::decode(name, &rmp_serde::to_vec_named(&value).unwrap()).unwrap_err();
             assert_eq!(problem.place, format!("/{name}"));
             assert!(problem.message.contains("deny_everything"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn a_key_in_the_wrong_place_is_not_repeated() {
+        let name = SectionName::Certificates(bucket("edge"));
+        let key = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0";
+        for value in [
+            serde_json::json!([{ "name": "edge", "chain": "a", "key": "b", "ocsp_response": [key] }]),
+            serde_json::json!([key]),
+            serde_json::json!(key),
+            serde_json::json!([{ "name": "edge", "chain": "a", "key": key, "keys": key }]),
+        ] {
+            let problem = Section::decode(name, &rmp_serde::to_vec_named(&value).unwrap()).unwrap_err();
+            assert!(!problem.message.contains("c2VjcmV0"), "{problem}");
         }
     }
 

@@ -18,10 +18,15 @@ pub struct Settings {
     /// Query parameters whose values never reach a log, beside `access_token` and `apikey`.
     #[serde(skip_serializing_if = "is_default")]
     pub secret_query_parameters: Vec<String>,
+    /// How long before a certificate runs out the gateway begins to warn; 0: it does not.
+    #[serde(skip_serializing_if = "is_default_expiry_warning")]
+    pub certificate_expiry_warning: Duration,
 }
 
 const DRAIN_WINDOW: Duration = Duration::from_secs(60);
 const REQUEST_ID_HEADER: &str = "X-Request-Id";
+/// Renewal is usually due at 30 days: what is still there at 21 has been missed.
+const CERTIFICATE_EXPIRY_WARNING: Duration = Duration::from_secs(21 * 86_400);
 
 fn is_default_drain(window: &Duration) -> bool {
     *window == DRAIN_WINDOW
@@ -31,12 +36,17 @@ fn is_default_id_header(name: &str) -> bool {
     name == REQUEST_ID_HEADER
 }
 
+fn is_default_expiry_warning(warning: &Duration) -> bool {
+    *warning == CERTIFICATE_EXPIRY_WARNING
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
             drain_window: DRAIN_WINDOW,
             request_id_header: REQUEST_ID_HEADER.into(),
             secret_query_parameters: Vec::new(),
+            certificate_expiry_warning: CERTIFICATE_EXPIRY_WARNING,
         }
     }
 }

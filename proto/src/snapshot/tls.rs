@@ -23,7 +23,7 @@ pub struct Certificate {
     pub name: String,
     /// The certificate and, behind it, those between it and an authority: a PEM file, or the PEM text itself.
     pub chain: Pem,
-    /// Its private key (EC P-256 or P-384, Ed25519, or RSA of 2048 to 8192 bits): a PEM file, or the PEM text itself.
+    /// Its private key (EC P-256 or P-384, Ed25519, or RSA of 2048 to 4096 bits): a PEM file, or the PEM text itself.
     pub key: Pem,
     /// What the authority says about it (OCSP, RFC 6960), for clients that ask: a DER or PEM file.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -47,7 +47,8 @@ pub struct Authorities {
 
 /// Text that stands in a file, or here.
 ///
-/// Written as text in either case: what begins with `-----BEGIN` is the content, all else the path of a file.
+/// Written as text in either case: what begins with `-----BEGIN`, or has several lines, is the content, all else the
+/// path of a file.
 /// `Debug` shows no content, which may be a private key.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Pem {
@@ -62,7 +63,13 @@ const PEM_BEGINS: &str = "-----BEGIN ";
 impl Pem {
     /// Of a text that a file holds, or that stands in its place.
     pub fn new(text: String) -> Self {
-        if text.trim_start().starts_with(PEM_BEGINS) { Self::Text(text) } else { Self::File(text.into()) }
+        if Self::is_content(&text) { Self::Text(text) } else { Self::File(text.trim().into()) }
+    }
+
+    /// Whether a text is content, and not a path: it has a line that begins as PEM does, or more lines than one. So a
+    /// damaged key is not taken for a path, which may be shown.
+    pub fn is_content(text: &str) -> bool {
+        text.trim_start().starts_with(PEM_BEGINS) || text.trim().contains('\n')
     }
 
     /// The content, if it is here.
@@ -223,18 +230,51 @@ pub enum TlsVersion {
 
 /// A cipher suite, by its IANA name. Those of TLS 1.2 all have forward secrecy and an AEAD.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[expect(missing_docs, reason = "the names are IANA's")]
 pub enum CipherSuite {
+    #[serde(rename = "TLS_AES_256_GCM_SHA384")]
     TlsAes256GcmSha384,
+    #[serde(rename = "TLS_AES_128_GCM_SHA256")]
     TlsAes128GcmSha256,
+    #[serde(rename = "TLS_CHACHA20_POLY1305_SHA256")]
     TlsChacha20Poly1305Sha256,
+    #[serde(rename = "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384")]
     TlsEcdheEcdsaWithAes256GcmSha384,
+    #[serde(rename = "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256")]
     TlsEcdheEcdsaWithAes128GcmSha256,
+    #[serde(rename = "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256")]
     TlsEcdheEcdsaWithChacha20Poly1305Sha256,
+    #[serde(rename = "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384")]
     TlsEcdheRsaWithAes256GcmSha384,
+    #[serde(rename = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256")]
     TlsEcdheRsaWithAes128GcmSha256,
+    #[serde(rename = "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256")]
     TlsEcdheRsaWithChacha20Poly1305Sha256,
+}
+
+impl CipherSuite {
+    /// The one version that has this suite.
+    pub const fn version(self) -> TlsVersion {
+        match self {
+            Self::TlsAes256GcmSha384 | Self::TlsAes128GcmSha256 | Self::TlsChacha20Poly1305Sha256 => TlsVersion::Tls13,
+            Self::TlsEcdheEcdsaWithAes256GcmSha384
+            | Self::TlsEcdheEcdsaWithAes128GcmSha256
+            | Self::TlsEcdheEcdsaWithChacha20Poly1305Sha256
+            | Self::TlsEcdheRsaWithAes256GcmSha384
+            | Self::TlsEcdheRsaWithAes128GcmSha256
+            | Self::TlsEcdheRsaWithChacha20Poly1305Sha256 => TlsVersion::Tls12,
+        }
+    }
+}
+
+/// As the configuration writes it.
+impl fmt::Display for TlsVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tls12 => "tls1.2",
+            Self::Tls13 => "tls1.3",
+        })
+    }
 }
 
 /// SHA-256 of a public key (its DER `SubjectPublicKeyInfo`), as in RFC 7469. Written `sha256/` and base64.
@@ -274,7 +314,9 @@ mod tests {
         ] {
             assert_eq!(serde_json::to_value(suite).unwrap(), name);
         }
-        assert_eq!(serde_json::to_value(TlsVersion::Tls12).unwrap(), "tls1.2");
+        for version in [TlsVersion::Tls12, TlsVersion::Tls13] {
+            assert_eq!(serde_json::to_value(version).unwrap(), version.to_string());
+        }
     }
 
     #[test]
@@ -283,6 +325,10 @@ mod tests {
         assert!(!format!("{key:?}").contains("c2VjcmV0"), "{key:?}");
         assert_eq!(serde_json::from_value::<Pem>(serde_json::to_value(&key).unwrap()).unwrap(), key);
         assert_eq!(Pem::new("/etc/key.pem".into()).file(), Some(Path::new("/etc/key.pem")));
+        for content in ["# mine\n-----BEGIN PRIVATE KEY-----\nc2VjcmV0", "c2VjcmV0\nc2VjcmV0", " \n-----BEGIN X"] {
+            assert_eq!(Pem::new(content.into()).text(), Some(content));
+        }
+        assert!(Pem::new("key.pem\n".into()).file().is_some(), "a block of YAML with one line");
     }
 
     #[test]

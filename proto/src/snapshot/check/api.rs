@@ -6,7 +6,7 @@ use std::fmt;
 
 use super::entry::url_problem;
 use super::words::{host_problem, name_problem, origin_problem};
-use super::{Names, Problems, Spot};
+use super::{Names, Problems, Spot, tls};
 use crate::limits::{
     FRAME_PAYLOAD_MAX, HOSTS_MAX, LISTENERS_MAX, ORIGINS_MAX, SEND_BUDGET_MAX, SEND_BUDGET_MIN, TOPICS_MAX,
 };
@@ -75,7 +75,7 @@ fn one(api: &Api, names: &Names<'_>, spot: Spot<'_>, problems: &mut Problems) {
 }
 
 /// Each word sound, and none of them twice.
-fn words(
+pub(super) fn words(
     words: &[String],
     place: impl fmt::Display + Copy,
     problem: impl Fn(&str) -> Option<String>,
@@ -129,7 +129,8 @@ fn endpoints(endpoints: &Endpoints, names: &Names<'_>, spot: Spot<'_>, problems:
                 format!("there is no upstream {name:?}; correct the name, or add it under upstreams"),
             ),
             Some(Target::Url(url)) => {
-                problems.add_if(format_args!("{spot}/endpoints/{environment}/url"), url_problem(url));
+                let fault = url_problem(url).or_else(|| tls::url_problem(url, None));
+                problems.add_if(format_args!("{spot}/endpoints/{environment}/url"), fault);
             }
             _ => {}
         }

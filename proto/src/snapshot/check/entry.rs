@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use super::words::{header_problem, name_problem};
-use super::{Problems, Spot};
+use super::{Names, Problems, Spot, tls};
 use crate::limits::{
     CIDRS_MAX, DRAIN_WINDOW_MS_MAX, ENDPOINTS_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, SECRET_PARAMETERS_MAX,
 };
@@ -15,6 +15,8 @@ const BACKLOG_MAX: u32 = 65_535;
 
 pub(super) fn settings(settings: &Settings, problems: &mut Problems) {
     problems.duration_up_to("/settings/drain_window", settings.drain_window, 0, DRAIN_WINDOW_MS_MAX);
+    let warning = settings.certificate_expiry_warning;
+    problems.duration("/settings/certificate_expiry_warning", warning, 0);
     problems.add_if("/settings/request_id_header", header_problem(&settings.request_id_header));
     let parameters = &settings.secret_query_parameters;
     let place = "/settings/secret_query_parameters";
@@ -32,7 +34,7 @@ pub(super) fn settings(settings: &Settings, problems: &mut Problems) {
     }
 }
 
-pub(super) fn listeners(listeners: &[&Listener], settings: &Settings, problems: &mut Problems) {
+pub(super) fn listeners(listeners: &[&Listener], settings: &Settings, known: &Names<'_>, problems: &mut Problems) {
     let mut names = HashMap::new();
     let mut binds = Binds::default();
     for (at, listener) in listeners.iter().enumerate() {
@@ -48,6 +50,9 @@ pub(super) fn listeners(listeners: &[&Listener], settings: &Settings, problems: 
             [("proxy_protocol_from", &listener.proxy_protocol_from), ("trusted_proxies", &listener.trusted_proxies)]
         {
             problems.ceiling(format_args!("{spot}/{field}"), "address ranges", ranges.len(), CIDRS_MAX);
+        }
+        if let Some(spoken) = &listener.tls {
+            tls::listener(spoken, known, spot, problems);
         }
         if let Some(header) = &listener.environment_header {
             let owned = header.eq_ignore_ascii_case(&settings.request_id_header).then(|| {
@@ -95,7 +100,7 @@ fn overlap(one: &SocketAddr, other: &SocketAddr) -> bool {
     one == other || one.is_ipv4() == other.is_ipv4() && (one.is_unspecified() || other.is_unspecified())
 }
 
-pub(super) fn upstreams(upstreams: &[&Upstream], problems: &mut Problems) {
+pub(super) fn upstreams(upstreams: &[&Upstream], known: &Names<'_>, problems: &mut Problems) {
     let mut names = HashMap::with_capacity(upstreams.len());
     for (at, upstream) in upstreams.iter().enumerate() {
         let spot = problems.spot("upstreams", at, &upstream.name, "");
@@ -115,6 +120,7 @@ pub(super) fn upstreams(upstreams: &[&Upstream], problems: &mut Problems) {
         problems.duration(format_args!("{spot}/connect_timeout"), upstream.connect_timeout, 1);
         problems.duration(format_args!("{spot}/handshake_timeout"), upstream.handshake_timeout, 1);
         problems.duration(format_args!("{spot}/resolve_ttl_max"), upstream.resolve_ttl_max, 0);
+        tls::upstream(upstream, known, spot, problems);
     }
 }
 
@@ -147,7 +153,7 @@ fn is_plainly_sound(url: &EndpointUrl) -> bool {
         && url.query.as_ref().is_none_or(|query| query.bytes().all(in_query))
 }
 
-fn unique_name<'a>(
+pub(super) fn unique_name<'a>(
     names: &mut HashMap<&'a str, usize>,
     kind: &str,
     name: &'a str,

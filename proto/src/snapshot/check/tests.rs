@@ -1,5 +1,7 @@
 //! One row for each thing that can be wrong, over a configuration that is sound.
 
+mod tls;
+
 use super::*;
 use crate::limits::{CIDRS_MAX, ENDPOINTS_MAX, HOSTS_MAX, ORIGINS_MAX, PATH_BYTES_MAX, SEND_BUDGET_MAX, TOPICS_MAX};
 use crate::snapshot::{ContextMatch, Duration, Endpoint, EndpointUrl, Place, Size, Target, Topic};
@@ -233,8 +235,14 @@ const ROWS: &[(Spoil, &str, &str)] = &[
 
 #[test]
 fn everything_that_can_be_wrong_is_found_where_it_is() {
+    finds(sound, ROWS);
+}
+
+/// Each row spoils what is sound, and what it spoils is all that is found.
+#[track_caller]
+fn finds(sound: fn() -> Config, rows: &[(Spoil, &str, &str)]) {
     let mut wrong = Vec::new();
-    for (spoil, place, sentence) in ROWS {
+    for (spoil, place, sentence) in rows {
         let mut config = sound();
         spoil(&mut config);
         let problems = Snapshot::check(config).err().unwrap_or_default();

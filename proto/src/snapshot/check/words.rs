@@ -44,6 +44,21 @@ fn is_host_name(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(label)
 }
 
+/// Names that TLS can ask for and certificates can cover: a DNS name without a wildcard (RFC 6066 §3), or an address.
+pub fn server_name_problem(name: &str) -> Option<String> {
+    let is_address = name.parse::<std::net::IpAddr>().is_ok();
+    let lower = name.to_ascii_lowercase();
+    let label = |label: &str| !label.starts_with('-') && !label.ends_with('-');
+    let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
+    let is_name =
+        is_host_name(&lower) && lower.split('.').all(label) && !lower.rsplit('.').next().is_some_and(is_number);
+    (!is_address && !is_name).then(|| {
+        format!(
+            "{name:?} is not a name that a certificate can cover; it is a DNS name such as chat.internal, or an address"
+        )
+    })
+}
+
 /// Origins, RFC 6454 §6.2: what a browser sends, so without a default port, a path or upper-case letters.
 pub fn origin_problem(origin: &str) -> Option<String> {
     let form = "an origin is scheme://host or scheme://host:port, such as https://app.example.com";
@@ -161,6 +176,15 @@ mod tests {
             host_problem,
             &["a", "chat.example.com", "*.example.com", "127.0.0.1", "xn--bcher-kva.example"],
             &["", "*", "*.", "a.*", "*a.b", "Chat.example.com", "a:80", "a..b", ".a", "a.", "[::1]", "a/b", "*.*.b"],
+        );
+    }
+
+    #[test]
+    fn server_names_are_names_or_addresses() {
+        check(
+            server_name_problem,
+            &["a", "Chat.internal", "a_b.example", "127.0.0.1", "::1", "3com.example", "1.example"],
+            &["", "*.a", "a:80", "[::1]", "-a.b", "a-.b", "a.", "a..b", "10.0.0.256", "a.7", "a b"],
         );
     }
 
