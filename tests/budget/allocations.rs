@@ -17,10 +17,12 @@ use dataplane::gateway::{Gateway, Setting};
 use dataplane::health::Health;
 use dataplane::record::{Log, LogTarget, LogThread, Record};
 use proto::control::message::Generation;
-use proto::snapshot::{Api, Config, Listener, Mask, PeerPings, Snapshot, Target, Upstream};
+use proto::snapshot::{
+    Api, Certificate, Config, Listener, ListenerTls, Mask, PeerPings, Pem, Snapshot, Target, Upstream,
+};
 
 use crate::Way;
-use crate::kit::{EchoBackend, Frame, Opcode, Port, until, until_some};
+use crate::kit::{EchoBackend, Frame, Opcode, Peer, Port, pki, tls, until, until_some};
 use crate::load::client::Round;
 use crate::load::{Client, Echo};
 
@@ -101,6 +103,8 @@ struct DataPlane {
     bridge: Bridge,
     log: LogThread,
     port: Port,
+    /// Where TLS is spoken.
+    secure: Port,
     _backend: EchoBackend,
     worker: &'static Tally,
     all: Vec<&'static Tally>,
@@ -132,8 +136,9 @@ impl DataPlane {
             record,
         })
         .expect("a worker");
-        let (port, echo, backend) = (Port::free(), Echo::start(None), EchoBackend::start());
-        let snapshot = Snapshot::check(config(&port, &echo, &backend)).expect("a sound configuration");
+        let (port, secure) = (Port::free(), Port::free());
+        let (echo, backend) = (Echo::start(None), EchoBackend::start());
+        let snapshot = Snapshot::check(config([&port, &secure], &echo, &backend)).expect("a sound configuration");
         gateway
             .apply(&Generation { source: "budget".into(), number: 1 }, &snapshot)
             .expect("a generation that is taken");
@@ -143,6 +148,7 @@ impl DataPlane {
             bridge,
             log: log_thread,
             port,
+            secure,
             _backend: backend,
             worker,
             all: [vec![worker], others].concat(),
@@ -151,6 +157,13 @@ impl DataPlane {
 
     fn connect(&self, target: &str) -> Client {
         Client::connect(self.port.address(), target)
+    }
+
+    /// A session under TLS.
+    fn connect_secure(&self, target: &str) -> Peer {
+        let mut peer = tls::client().connect(self.secure.address());
+        peer.upgrade(target);
+        peer
     }
 
     /// Allocations of the worker while something is done.
@@ -192,9 +205,10 @@ fn threads() -> Option<(&'static Tally, Vec<&'static Tally>)> {
     }
 }
 
-fn config(port: &Port, echo: &Echo, backend: &EchoBackend) -> Config {
+fn config(ports: [&Port; 2], echo: &Echo, backend: &EchoBackend) -> Config {
     let url = |text: String| text.parse().expect("a URL");
     let keep = Api::new("keep", "", "/keep", Target::Url(url(echo.url())));
+    let plain = Api::new("plain", "", "/plain", Target::Url(url(backend.url("/"))));
     let mut checked = Api::new("checked", "", "/checked", Target::Url(url(backend.url("/"))));
     checked.session.validate_utf8 = true;
     checked.session.peer_pings = PeerPings::Answer;
@@ -202,11 +216,22 @@ fn config(port: &Port, echo: &Echo, backend: &EchoBackend) -> Config {
     for api in [&mut checked, &mut fresh] {
         api.limits.control_frames_per_second = 0;
     }
+    let [public, mut secure] = [("public", ports[0]), ("secure", ports[1])]
+        .map(|(name, port)| Listener::new(name, port.address().to_string().parse().expect("an address")));
+    let text = |path: &Path| Pem::new(std::fs::read_to_string(path).expect("a file"));
+    let edge = &pki::shared().edge;
+    secure.tls = Some(ListenerTls::new(vec!["edge".into()]));
     Config {
         version: 1,
-        listeners: vec![Listener::new("public", port.address().to_string().parse().expect("an address"))],
+        certificates: vec![Certificate {
+            name: "edge".into(),
+            chain: text(&edge.chain),
+            key: text(&edge.key),
+            ocsp_response: None,
+        }],
+        listeners: vec![public, secure],
         upstreams: vec![Upstream { mask: Mask::Fresh, ..Upstream::new("fresh", vec![url(backend.url("/"))]) }],
-        apis: vec![keep, checked, fresh],
+        apis: vec![keep, plain, checked, fresh],
         ..Config::default()
     }
 }
@@ -242,6 +267,60 @@ fn a_frame_allocates_nothing(way: Way) {
             let most = if size > SMALL_BYTES { GROWTH_MAX } else { 0 };
             assert!(allocations <= most, "{allocations} in {MESSAGES} messages of {size} bytes, {depth} in flight");
         }
+    });
+}
+
+/// Payload bytes of a message under TLS that is one record and comes whole.
+const RECORD_BYTES: usize = 16 * 1024 - 14;
+
+/// Records are opened where they stand and sealed into the worker's scratch. Of a message of several records one or two may
+/// come in pieces, and each is kept until it is whole.
+fn a_frame_under_tls_allocates_nothing(way: Way) {
+    on(way, |plane| {
+        for (size, most) in [(64, 0.05), (1024, 0.05), (RECORD_BYTES, 0.25), (256 * 1024, 2.0)] {
+            let mut peer = plane.connect_secure("/plain");
+            let frame = Frame::binary(vec![7; size]);
+            let mut play = |messages: usize| {
+                for _ in 0..messages {
+                    peer.send_frame(&frame);
+                    peer.expect(Opcode::BINARY, &frame.payload);
+                }
+            };
+            play(MESSAGES_BEFORE);
+            let allocations = plane.allocations(|| play(MESSAGES));
+            println!("{way:?}: {allocations} in {MESSAGES} messages of {size} bytes under TLS");
+            assert!(allocations as f64 <= most * MESSAGES as f64, "{allocations} in {MESSAGES} of {size} bytes");
+        }
+    });
+}
+
+/// Bytes on the heap for a session whose client's leg is under TLS 1.3: what a plain one has, its keys, and what rustls keeps
+/// for making the next.
+const IDLE_SECURE_BYTES_MAX: i64 = 2900;
+
+fn an_idle_session_under_tls_keeps_its_budget(way: Way) {
+    const SESSIONS: i64 = 100;
+    on(way, |plane| {
+        let open = |count: i64| -> Vec<Peer> {
+            let open_one = |_| {
+                let mut peer = plane.connect_secure("/plain");
+                peer.send_frame(&Frame::text("once"));
+                peer.expect(Opcode::TEXT, b"once");
+                peer
+            };
+            (0..count).map(open_one).collect()
+        };
+        let first = open(20);
+        let before = plane.bytes();
+        let second = open(SESSIONS);
+        let mut each = 0;
+        until("handshakes have given back what they had", || {
+            each = (plane.bytes() - before) / SESSIONS;
+            each <= IDLE_SECURE_BYTES_MAX
+        });
+        println!("{way:?}: {each} bytes on the heap for an idle session under TLS");
+        drop((first, second));
+        plane.rest();
     });
 }
 
@@ -340,4 +419,6 @@ crate::on_every_way!(
     a_frame_that_is_looked_at_keeps_its_budget,
     a_handshake_keeps_its_budget_and_leaves_nothing,
     an_idle_session_keeps_its_budget,
+    a_frame_under_tls_allocates_nothing,
+    an_idle_session_under_tls_keeps_its_budget,
 );
