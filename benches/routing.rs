@@ -30,7 +30,7 @@ fn tables(count: usize) -> Tables {
     let listeners = vec![Listener::new("public", "0.0.0.0:8080".parse().expect("an address"))];
     let config = Config { version: 1, listeners, apis: (0..count).map(api).collect(), ..Config::default() };
     let snapshot = Snapshot::check(config).expect("the bench's configuration is sound");
-    Tables::build(Generation { source: "bench".into(), number: 1 }, &snapshot, None).unwrap()
+    Tables::build(Generation { source: "bench".into(), number: 1 }, &snapshot, None).expect("nothing here speaks TLS")
 }
 
 fn routing(criterion: &mut Criterion) {

@@ -11,6 +11,8 @@ mod names;
 pub mod peer;
 pub mod records;
 pub mod terms;
+#[cfg(test)]
+mod tests;
 mod tickets;
 mod verify;
 

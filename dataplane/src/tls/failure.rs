@@ -152,7 +152,8 @@ fn certificate(error: &Error) -> Reason {
     match fault {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => Reason::CertificateExpired,
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Reason::CertificateNotYetValid,
-        CertificateError::UnknownIssuer => Reason::CertificateUnknownAuthority,
+        // The signature is bad where an authority of the same name has another key.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => Reason::CertificateUnknownAuthority,
         CertificateError::Revoked => Reason::CertificateRevoked,
         CertificateError::UnknownRevocationStatus
         | CertificateError::ExpiredRevocationList
