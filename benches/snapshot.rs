@@ -109,7 +109,9 @@ fn snapshots(criterion: &mut Criterion) {
     let (_, assembled) = delta.assemble(&|digest| held.get(digest).cloned()).expect("the push is sound");
     let current = Arc::new(Tables::build(generation(1), &first, None).expect("nothing here speaks TLS"));
     group.bench_function("build one changed", |bencher| {
-        bencher.iter_with_large_drop(|| Tables::build(generation(2), &assembled, Some(&current)).expect("nothing here speaks TLS"));
+        bencher.iter_with_large_drop(|| {
+            Tables::build(generation(2), &assembled, Some(&current)).expect("nothing here speaks TLS")
+        });
     });
     let next = Arc::new(Tables::build(generation(2), &assembled, Some(&current)).expect("nothing here speaks TLS"));
     let slot = ArcSwap::new(current.clone());

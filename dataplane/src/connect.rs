@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use proto::http::forwarding::{append_list, forwarded_element};
+use proto::http::forwarding::{append_list, forwarded_element, kept_list};
 use proto::http::{BodyLength, ChunkTracker, Chunked, ResponseHead, ResponseScan, write_relayed_head};
 use proto::parse::Parse;
 use proto::snapshot::{Balance, Compression, Place};
@@ -39,6 +39,8 @@ const CONNECT_TIMEOUTS_MAX: u32 = 3;
 /// Bytes read at a time: of a head, which mostly fits, and of a body that is relayed.
 const HEAD_READ_BYTES: usize = 1024;
 const READ_BYTES: usize = 4096;
+/// Who the client is by its certificate, as the fields of a request are looked up.
+const CLIENT_CERTIFICATE: &str = "x-forwarded-client-cert";
 /// How often it is looked whether the client still waits.
 const CLIENT_LOOKED_AT_EVERY: Duration = Duration::from_millis(250);
 /// Bytes of a body that are relayed before everybody else has a turn: neither side need ever be waited for.
@@ -149,7 +151,9 @@ async fn connect(
         // Counted while it is being dialled, so that a burst of clients does not choose the same one.
         let live = LiveSession::on(endpoint);
         let dialled = match dial(shard, upstream, endpoint, downstream.listener.tcp_nodelay).await {
-            Ok(socket) if endpoint.url.secure => Box::pin(agree_on_tls(upstream, index, socket, downstream)).await,
+            Ok(socket) if endpoint.url.secure => {
+                Box::pin(agree_on_tls(shard, upstream, index, socket, downstream)).await
+            }
             Ok(socket) => Ok(Stream::new(socket)),
             Err(fault) => Err(fault),
         };
@@ -216,6 +220,7 @@ async fn dial(
 
 /// The TLS handshake with an endpoint that is connected. It may take as long as connecting.
 async fn agree_on_tls(
+    shard: &Shard,
     upstream: &UpstreamEntry,
     index: usize,
     socket: Socket,
@@ -229,7 +234,8 @@ async fn agree_on_tls(
     let verified = upstream.config.endpoints.get(index).is_none_or(|endpoint| endpoint.verify_certificate);
     let agreeing = tls::handshake::connect(&socket, terms.config(verified), name);
     let (reason, detail) = match monoio::time::timeout(upstream.config.connect_timeout.into(), agreeing).await {
-        Ok(Ok((secure, _))) => {
+        Ok(Ok((secure, agreed))) => {
+            downstream.seen.upstream_tls.set(Some(tls::version(agreed.version)));
             let stream = Stream::new(socket);
             stream.secure(secure);
             return Ok(stream);
@@ -239,6 +245,7 @@ async fn agree_on_tls(
         Ok(Err(Fault::Gone | Fault::PlainHttp)) => (Reason::Abandoned, "it ended its TLS handshake".into()),
         Err(_) => (Reason::Timeout, "its TLS handshake was not over in time".into()),
     };
+    shard.record.upstream_tls_failed(&upstream.config.name, reason);
     tracing::debug!(upstream = upstream.config.name, reason = reason.word(), detail, "there is no TLS session");
     downstream.seen.because(format!("{}: {detail}", endpoint.name));
     Err(Refusal::UpstreamTls)
@@ -278,9 +285,15 @@ fn upgrade_request(
     let peer: Option<IpAddr> = downstream.peer().map(|peer| peer.ip().to_canonical());
     let existing = |name| view.header_values(name).filter(move |_| believed);
     let forwarded_for = peer.map(|peer| append_list(existing("x-forwarded-for"), &peer.to_string()));
-    let proto = view.header_str("x-forwarded-proto").filter(|_| believed).unwrap_or("http");
+    let spoken = if downstream.tls.is_some() { "https" } else { "http" };
+    let proto = view.header_str("x-forwarded-proto").filter(|_| believed).unwrap_or(spoken);
     let host = view.header_str("x-forwarded-host").filter(|_| believed).unwrap_or(client_host);
-    let forwarded = append_list(existing("forwarded"), &forwarded_element(peer, Some(client_host), "http"));
+    let forwarded = append_list(existing("forwarded"), &forwarded_element(peer, Some(client_host), spoken));
+    let certificate = downstream.tls.as_ref().and_then(|tls| tls.client.as_deref());
+    let certificates = match certificate {
+        Some(certificate) => append_list(existing(CLIENT_CERTIFICATE), &certificate.forwarded()),
+        None => kept_list(existing(CLIENT_CERTIFICATE)),
+    };
     let trace = downstream.seen.trace.as_ref().map(ToString::to_string).unwrap_or_default();
     let mut extra = vec![
         ("X-Forwarded-Proto", proto),
@@ -291,6 +304,9 @@ fn upgrade_request(
     ];
     if let Some(forwarded_for) = &forwarded_for {
         extra.push(("X-Forwarded-For", forwarded_for));
+    }
+    if !certificates.is_empty() {
+        extra.push(("X-Forwarded-Client-Cert", &certificates));
     }
     let mut withheld: Vec<&str> = downstream.listener.environment_header.as_deref().into_iter().collect();
     if !downstream.seen.continues_trace {

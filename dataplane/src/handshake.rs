@@ -112,6 +112,8 @@ pub struct Seen {
     environment: Environment,
     /// The endpoint that was connected.
     pub endpoint: Option<Arc<EndpointEntry>>,
+    /// The version of TLS that is spoken with it.
+    pub upstream_tls: Cell<Option<&'static str>>,
     /// What else there is to say about a refusal.
     detail: Cell<Option<Box<str>>>,
 }
@@ -171,6 +173,11 @@ impl Downstream {
         self.peer
     }
 
+    /// For the session log.
+    pub fn record(&self, shard: &Shard, agreed: &Agreed, secrets: &[String]) -> SessionRecord {
+        self.seen.record(shard, self, agreed, secrets)
+    }
+
     fn trusts(&self, address: std::net::IpAddr) -> bool {
         self.listener.trusted_proxies.iter().any(|cidr| cidr.contains(address))
     }
@@ -191,6 +198,7 @@ impl Seen {
             upstream: None,
             environment: Environment::default(),
             endpoint: None,
+            upstream_tls: Cell::default(),
             detail: Cell::default(),
         }
     }
@@ -207,15 +215,15 @@ impl Seen {
         self.environment = route.environment;
     }
 
-    /// For the session log.
-    pub fn record(&self, shard: &Shard, listener: &Listener, agreed: &Agreed, secrets: &[String]) -> SessionRecord {
+    fn record(&self, shard: &Shard, downstream: &Downstream, agreed: &Agreed, secrets: &[String]) -> SessionRecord {
         let api = self.api.as_ref().map(|entry| &entry.api);
         let parts = SessionParts {
             session: self.session,
             trace_id: self.trace.as_ref().map_or([0; 16], |trace| trace.trace_id),
             request_id: &self.request_id,
             client: self.client.map_or(Peer::Unix, Peer::Ip),
-            listener: &listener.name,
+            listener: &downstream.listener.name,
+            tls: downstream.tls.as_deref(),
             host: &self.host,
             target: &self.target,
             api: api.map_or("", |api| &api.name),
@@ -225,6 +233,7 @@ impl Seen {
             extensions: agreed.extensions.as_deref().unwrap_or(""),
             upstream: self.upstream.as_ref().map_or("", |entry| &entry.config.name),
             endpoint: self.endpoint.as_ref().map_or("", |entry| &entry.name),
+            upstream_tls: self.upstream_tls.get(),
             time_ms: wall_clock_ms(),
             handshake: self.accepted.elapsed(),
         };
@@ -270,7 +279,7 @@ pub async fn greet(shard: &Shard, downstream: &mut Downstream) -> Result<(), Sto
         // Who has not agreed on TLS could not read an answer.
         Err(_) if speaks_tls => {
             downstream.seen.because("the TLS handshake was not over in time");
-            tell_failure(downstream, Reason::Timeout);
+            tell_failure(shard, downstream, Reason::Timeout);
             Err(Refusal::TlsFailed.into())
         }
         Err(_) => Err(Refusal::HandshakeTimeout.into()),
@@ -295,7 +304,9 @@ async fn agree_on_tls(shard: &Shard, downstream: &mut Downstream) -> Result<(), 
     };
     match agreed {
         Ok(agreed) => {
-            downstream.tls = Some(Box::new(Facts::from(agreed)));
+            let facts = Facts::from(agreed);
+            shard.record.listener(&downstream.listener.name).tls_handshake(facts.version, facts.resumed);
+            downstream.tls = Some(Box::new(facts));
             Ok(())
         }
         Err(fault) => {
@@ -311,13 +322,14 @@ async fn agree_on_tls(shard: &Shard, downstream: &mut Downstream) -> Result<(), 
                     (failure::client(&error), Refusal::TlsFailed.into())
                 }
             };
-            tell_failure(downstream, reason);
+            tell_failure(shard, downstream, reason);
             Err(stop)
         }
     }
 }
 
-fn tell_failure(downstream: &Downstream, reason: Reason) {
+fn tell_failure(shard: &Shard, downstream: &Downstream, reason: Reason) {
+    shard.record.listener(&downstream.listener.name).tls_failed(reason);
     tracing::debug!(listener = downstream.listener.name, reason = reason.word(), "there is no TLS session");
 }
 
@@ -513,7 +525,7 @@ fn log(shard: &Shard, downstream: &Downstream, refused: impl FnOnce(SessionRecor
     }
     let tables = shard.tables();
     let secrets = tables.as_ref().map_or(&[][..], |tables| &tables.settings().secret_query_parameters);
-    let record = downstream.seen.record(shard, &downstream.listener, &Agreed::default(), secrets);
+    let record = downstream.record(shard, &Agreed::default(), secrets);
     shard.shared.log.write(Line::Refused(Box::new(refused(record))));
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Written by whoever brings a change about, read by `/ready`, `/metrics` and the control link. It decides nothing.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -18,6 +19,7 @@ pub struct Health {
     pub started_at: SystemTime,
     started: Instant,
     generation: Mutex<Option<Generation>>,
+    certificates: Mutex<BTreeMap<String, i64>>,
     choice: OnceLock<Choice>,
     draining: AtomicBool,
     pub(crate) control_connected: AtomicBool,
@@ -52,6 +54,7 @@ impl Health {
             started_at,
             started,
             generation: Mutex::default(),
+            certificates: Mutex::default(),
             choice: OnceLock::new(),
             draining: AtomicBool::new(false),
             control_connected: AtomicBool::new(false),
@@ -81,6 +84,17 @@ impl Health {
     /// What is being served.
     pub fn generation(&self) -> Option<Generation> {
         self.generation_lock().clone()
+    }
+
+    /// These are the certificates of what is being served, and when they expire, in seconds since 1970.
+    pub fn shows<'a>(&self, certificates: impl Iterator<Item = (&'a str, i64)>) {
+        let certificates = certificates.map(|(name, not_after)| (name.to_owned(), not_after)).collect();
+        *self.certificates.lock().unwrap_or_else(PoisonError::into_inner) = certificates;
+    }
+
+    /// The certificates of what is being served, by name, and when they expire.
+    pub fn certificates(&self) -> BTreeMap<String, i64> {
+        self.certificates.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A push was rejected; what was served is still served.

@@ -90,7 +90,7 @@ impl Apply for Node {
         let status = format!("serving generation {} of {}", generation.number, generation.source);
         tracing::info!(apis = snapshot.apis().count(), listeners = snapshot.listeners().len(), "{status}");
         notify::status(&status);
-        self.warn_of_unverified();
+        self.tell_of_certificates();
         Ok(())
     }
 
@@ -118,9 +118,11 @@ struct Signalled {
 }
 
 impl Node {
-    /// Said again with every generation, so that nobody forgets a switch that was for a test.
-    fn warn_of_unverified(&self) {
+    /// When they expire, and which endpoints' are not looked at: said again with every generation, so that nobody
+    /// forgets a switch that was for a test.
+    fn tell_of_certificates(&self) {
         let Some(tables) = self.gateway.tables() else { return };
+        self.health.shows(tables.terms().expiries());
         for (upstream, endpoint) in tables.unverified() {
             tracing::warn!(
                 upstream,

@@ -177,10 +177,10 @@ impl Refusal {
             Self::UpstreamConnectTimeout => {
                 (504, "upstream_connect_timeout", Upstream, "The service did not accept a connection in time.")
             }
+            Self::UpstreamTls => (502, "upstream_tls", Upstream, "No secure connection to the service is possible."),
             Self::UpstreamHandshakeTimeout => {
                 (504, "upstream_handshake_timeout", Upstream, "The service did not answer in time.")
             }
-            Self::UpstreamTls => (502, "upstream_tls", Upstream, "There is no secure connection to the service."),
             Self::UpstreamClosed => (502, "upstream_closed", Upstream, "The service closed the connection."),
             Self::UpstreamBadHead => (502, "upstream_bad_head", Upstream, "The service's answer is malformed."),
             Self::UpstreamBadAccept => (502, "upstream_bad_accept", Upstream, "The service's handshake is wrong."),

@@ -79,7 +79,7 @@ pub fn hand_over(shard: &Shard, downstream: Downstream, established: Established
     let api = route.api;
     let record = shard.shared.log.is_on().then(|| {
         let secrets = &tables.settings().secret_query_parameters;
-        downstream.seen.record(shard, &downstream.listener, upstream.agreed(), secrets)
+        downstream.record(shard, upstream.agreed(), secrets)
     });
     let counters = shard.record.api(&api.api.name, &api.api.version);
     counters.session_opened();

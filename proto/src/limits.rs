@@ -109,6 +109,8 @@ pub const FRAME_PAYLOAD_MAX: u64 = i64::MAX as u64;
 pub const METRIC_APIS_MAX: usize = 10_000;
 /// Listeners that may have metric series of their own during a process's life.
 pub const LISTENER_SERIES_MAX: usize = 1024;
+/// Upstreams that may have metric series of their own during a process's life.
+pub const UPSTREAM_SERIES_MAX: usize = 1024;
 /// Lines of the session log that wait for the log thread; what comes on top is dropped and counted.
 pub const LOG_LINES_MAX: usize = 16 * 1024;
 /// Bytes of the redacted request target in a session's record.

@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
 use proto::control::message::Report;
-use proto::limits::{LISTENER_SERIES_MAX, METRIC_APIS_MAX};
+use proto::limits::{LISTENER_SERIES_MAX, METRIC_APIS_MAX, UPSTREAM_SERIES_MAX};
 use proto::ws::{Opcode, Violation};
 
 use super::{Direction, Side};
 use crate::refusal::Refusal;
+use crate::tls::VERSIONS;
+use crate::tls::failure::Reason;
 
 /// The label of everything that came after a ceiling was reached.
 const OVERFLOW: &str = "_other";
@@ -222,6 +224,16 @@ struct ListenerCounts {
     accepted: Counter,
     shed: Counter,
     handed_over: Counter,
+    /// By version, then whether a session was resumed.
+    tls_handshakes: [[Counter; 2]; VERSIONS.len()],
+    tls_failures: TlsFailures,
+}
+
+type TlsFailures = [Counter; Reason::ALL.len()];
+
+fn count_failure(failures: &TlsFailures, reason: Reason) {
+    let slot = Reason::ALL.iter().position(|other| *other == reason).expect("ALL has every reason");
+    failures[slot].add(1);
 }
 
 impl ListenerCounters {
@@ -239,6 +251,17 @@ impl ListenerCounters {
     pub fn shed(&self) {
         self.counts.shed.add(1);
     }
+
+    /// A TLS handshake is complete, in this version as the log writes it.
+    pub fn tls_handshake(&self, version: &str, resumed: bool) {
+        let slot = VERSIONS.iter().position(|other| *other == version).expect("no other version is spoken");
+        self.counts.tls_handshakes[slot][usize::from(resumed)].add(1);
+    }
+
+    /// A TLS handshake failed.
+    pub fn tls_failed(&self, reason: Reason) {
+        count_failure(&self.counts.tls_failures, reason);
+    }
 }
 
 /// Everything that one worker counts. Made by [`Record::new`]; written by that worker only.
@@ -247,6 +270,8 @@ pub struct ShardRecord {
     counts: CachePadded<ShardCounts>,
     apis: Mutex<CountersByApi>,
     listeners: Mutex<HashMap<Box<str>, Arc<ListenerCounters>>>,
+    /// Only of upstreams with which a TLS handshake has failed.
+    upstreams: Mutex<HashMap<Box<str>, TlsFailures>>,
     admitted: Arc<Admitted>,
 }
 
@@ -276,11 +301,18 @@ struct Admitted {
     apis_max: usize,
     apis: Mutex<HashSet<ApiName>>,
     listeners: Mutex<HashSet<Box<str>>>,
+    upstreams: Mutex<HashSet<Box<str>>>,
 }
 
 impl ShardRecord {
     fn new(admitted: Arc<Admitted>) -> Self {
-        Self { counts: CachePadded::default(), apis: Mutex::default(), listeners: Mutex::default(), admitted }
+        Self {
+            counts: CachePadded::default(),
+            apis: Mutex::default(),
+            listeners: Mutex::default(),
+            upstreams: Mutex::default(),
+            admitted,
+        }
     }
 
     /// The counters of a version of an API. Asked once for each session; takes a lock that only scrapers share.
@@ -298,11 +330,22 @@ impl ShardRecord {
         Arc::clone(apis.entry(name).or_default().entry(version).or_insert(new))
     }
 
-    /// The counters of a listener. Asked when the listener is bound.
+    /// The counters of a listener. Asked when the listener is bound, and for each TLS handshake.
     pub fn listener(&self, name: &str) -> Arc<ListenerCounters> {
+        if let Some(counters) = lock(&self.listeners).get(name) {
+            return Arc::clone(counters);
+        }
         let key: Box<str> = name.into();
         let key = if admit(&self.admitted.listeners, LISTENER_SERIES_MAX, &key) { key } else { OVERFLOW.into() };
         Arc::clone(lock(&self.listeners).entry(key).or_default())
+    }
+
+    /// A TLS handshake with an endpoint of this upstream failed.
+    pub fn upstream_tls_failed(&self, upstream: &str, reason: Reason) {
+        let key: Box<str> = upstream.into();
+        let key = if admit(&self.admitted.upstreams, UPSTREAM_SERIES_MAX, &key) { key } else { OVERFLOW.into() };
+        let mut upstreams = lock(&self.upstreams);
+        count_failure(upstreams.entry(key).or_insert_with(|| std::array::from_fn(|_| Counter::default())), reason);
     }
 
     /// A connection waits for its opening handshake.
@@ -399,6 +442,7 @@ impl Record {
             apis_max: apis_max.min(METRIC_APIS_MAX),
             apis: Mutex::default(),
             listeners: Mutex::default(),
+            upstreams: Mutex::default(),
         });
         Self { shards: (0..workers).map(|_| Arc::new(ShardRecord::new(Arc::clone(&admitted)))).collect() }
     }
@@ -489,10 +533,21 @@ pub struct Totals {
     pub(crate) ring_overflown: u64,
     /// By listener: accepted, shed, handed over.
     pub(super) listeners: BTreeMap<Box<str>, [u64; 3]>,
+    /// By listener: handshakes by version and whether resumed, then failures by reason.
+    pub(super) tls: BTreeMap<Box<str>, TlsTotals>,
+    /// By upstream: failures by reason.
+    pub(super) upstream_tls: BTreeMap<Box<str>, [u64; Reason::ALL.len()]>,
     /// Live sessions of each worker.
     pub(super) workers: Vec<u64>,
     /// By name and version.
     pub(super) apis: BTreeMap<ApiName, ApiTotals>,
+}
+
+/// What TLS came to on one listener.
+#[derive(Debug, Default)]
+pub(super) struct TlsTotals {
+    pub(super) handshakes: [[u64; 2]; VERSIONS.len()],
+    pub(super) failures: [u64; Reason::ALL.len()],
 }
 
 impl Totals {
@@ -529,6 +584,15 @@ impl Totals {
             let sums = self.listeners.entry(name.clone()).or_default();
             let counts = &listener.counts;
             add_all(sums, &[&counts.accepted, &counts.shed, &counts.handed_over].map(Counter::value));
+            let tls = self.tls.entry(name.clone()).or_default();
+            for (sums, counters) in tls.handshakes.iter_mut().zip(&counts.tls_handshakes) {
+                add_all(sums, &values(counters));
+            }
+            add_all(&mut tls.failures, &values(&counts.tls_failures));
+        }
+        for (name, failures) in lock(&shard.upstreams).iter() {
+            let sums = self.upstream_tls.entry(name.clone()).or_insert([0; Reason::ALL.len()]);
+            add_all(sums, &values(failures));
         }
         let apis: Vec<_> = lock(&shard.apis).values().flat_map(HashMap::values).cloned().collect();
         self.workers.push(apis.iter().map(|api| api.sessions()).sum());

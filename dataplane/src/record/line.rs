@@ -8,7 +8,7 @@ use std::time::Duration;
 use proto::snapshot::Environment;
 use serde::ser::{SerializeMap, Serializer};
 
-use super::session::{Name, SessionRecord, Text};
+use super::session::{Name, SessionRecord, Text, without_port};
 use super::{Cause, Direction, Side};
 use crate::refusal::Refusal;
 
@@ -121,12 +121,7 @@ fn who<M: SerializeMap>(
     map.serialize_entry("event", event)?;
     map.serialize_entry("session", &numbers.session.to_string())?;
     if numbers.trace_id != [0; 16] {
-        let hex = numbers.trace_id.iter().fold(String::with_capacity(32), |mut hex, byte| {
-            // Writing to a string does not fail.
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        });
-        map.serialize_entry("trace_id", &hex)?;
+        map.serialize_entry("trace_id", &hex(&numbers.trace_id))?;
     }
     text(map, "request_id", record.text(Text::RequestId))?;
     map.serialize_entry("client", &numbers.client.to_string())?;
@@ -147,7 +142,36 @@ fn who<M: SerializeMap>(
     map.serialize_entry("status", &status)?;
     text(map, "upstream", record.name(Name::Upstream))?;
     text(map, "endpoint", record.name(Name::Endpoint))?;
-    map.serialize_entry("handshake_ms", &(f64::from(numbers.handshake_us) / 1000.0))
+    map.serialize_entry("handshake_ms", &(f64::from(numbers.handshake_us) / 1000.0))?;
+    secured(map, record)
+}
+
+/// What there is to say of TLS, on either leg.
+fn secured<M: SerializeMap>(map: &mut M, record: &SessionRecord) -> Result<(), M::Error> {
+    let numbers = record.numbers();
+    if let Some(version) = numbers.tls.version {
+        map.serialize_entry("tls_version", version)?;
+        text(map, "tls_suite", record.name(Name::Suite))?;
+        map.serialize_entry("tls_resumed", &numbers.tls.resumed)?;
+        if numbers.tls.asked_for_host {
+            text(map, "tls_server_name", &without_port(record.text(Text::Host)).to_ascii_lowercase())?;
+        } else {
+            text(map, "tls_server_name", record.text(Text::ServerName))?;
+        }
+    }
+    text(map, "client_certificate", record.text(Text::Certificate))?;
+    if let Some(fingerprint) = &numbers.fingerprint {
+        map.serialize_entry("client_certificate_sha256", &hex(fingerprint))?;
+    }
+    text(map, "upstream_tls_version", numbers.tls.upstream.unwrap_or_default())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 fn text<M: SerializeMap>(map: &mut M, field: &'static str, text: &str) -> Result<(), M::Error> {
@@ -189,7 +213,7 @@ mod tests {
 
     use proto::ws::Violation;
 
-    use super::super::session::tests::parts;
+    use super::super::session::tests::{facts, parts};
     use super::super::{Names, Peer, SessionParts};
     use super::*;
 
@@ -239,6 +263,22 @@ mod tests {
             WHO
         );
         assert_eq!(written(Line::Closed(Box::new(closed))), expected);
+    }
+
+    #[test]
+    fn what_was_agreed_in_tls_stands_behind_it() {
+        let facts = facts();
+        let parts = SessionParts { tls: Some(&facts), upstream_tls: Some("tls1.2"), ..parts() };
+        let line = written(Line::Opened(Box::new(SessionRecord::new(&parts, &mut Names::default(), &["lang"]))));
+        let expected = format!(
+            concat!(
+                r#""tls_version":"tls1.3","tls_suite":"TLS_AES_256_GCM_SHA384","tls_resumed":true,"#,
+                r#""tls_server_name":"chat.example.com","client_certificate":"CN=device 7","#,
+                r#""client_certificate_sha256":"{}","upstream_tls_version":"tls1.2"}}"#,
+            ),
+            "ab".repeat(32)
+        );
+        assert!(line.trim_end().ends_with(&expected), "{line}");
     }
 
     #[test]
@@ -306,9 +346,14 @@ mod tests {
             side: Side::Client,
             cause: Cause::Closed,
         };
+        let facts = facts();
+        let secured = SessionParts { tls: Some(&facts), upstream_tls: Some("tls1.3"), ..parts() };
+        let secured = SessionRecord::new(&secured, &mut Names::default(), &["lang"]);
         let lines = [
             written(Line::Closed(Box::new(closed))),
-            written(Line::Refused(Box::new(Refused::new(record(), Refusal::NoApi)))),
+            written(Line::Refused(Box::new(
+                Refused::new(secured, Refusal::UpstreamTls).with_detail(Some("why".into())),
+            ))),
         ];
         let lines = lines.map(|line| serde_json::from_str::<BTreeMap<String, serde_json::Value>>(&line).unwrap());
         let found: BTreeSet<&str> = lines.iter().flat_map(BTreeMap::keys).map(String::as_str).collect();

@@ -18,6 +18,8 @@ use crate::bridge::ResolverCounts;
 use crate::choice::Choice;
 use crate::health::Health;
 use crate::refusal::Refusal;
+use crate::tls::VERSIONS;
+use crate::tls::failure::Reason;
 
 /// All metrics, as they stand at `now`.
 pub fn render(record: &Record, health: &Health, log: &Log, resolver: &ResolverCounts, now: Instant) -> String {
@@ -25,6 +27,7 @@ pub fn render(record: &Record, health: &Health, log: &Log, resolver: &ResolverCo
     let mut text = Text { out: String::with_capacity(16 * 1024) };
     text.process(record, health, now);
     text.door(&totals);
+    text.tls(&totals, health);
     text.apis(&totals);
     text.side_rooms(log, resolver);
     text.out
@@ -128,6 +131,37 @@ impl Text {
         self.counter("ring_starved_total", help, totals.ring_starved);
         let help = "Turns of the uring engine in which more completions waited than its ring has room for.";
         self.counter("ring_overflown_total", help, totals.ring_overflown);
+    }
+
+    fn tls(&mut self, totals: &Totals, health: &Health) {
+        self.family("tls_handshakes_total", "counter", "TLS handshakes with clients that were completed.");
+        for (listener, tls) in &totals.tls {
+            for (version, counts) in VERSIONS.iter().zip(tls.handshakes) {
+                for (resumed, count) in ["no", "yes"].iter().zip(counts) {
+                    let extra = [("version", (*version).to_owned()), ("resumed", (*resumed).to_owned())];
+                    self.unless_zero("tls_handshakes_total", &[("listener", listener)], &extra, count);
+                }
+            }
+        }
+        self.family("tls_failures_total", "counter", "TLS handshakes with clients that failed, by reason.");
+        for (listener, tls) in &totals.tls {
+            self.by_reason("tls_failures_total", ("listener", listener), &tls.failures);
+        }
+        self.family("upstream_tls_failures_total", "counter", "TLS handshakes with endpoints that failed, by reason.");
+        for (upstream, failures) in &totals.upstream_tls {
+            self.by_reason("upstream_tls_failures_total", ("upstream", upstream), failures);
+        }
+        let help = "When a certificate of the configuration expires, in seconds since 1970.";
+        self.family("certificate_expiry_timestamp_seconds", "gauge", help);
+        for (certificate, not_after) in health.certificates() {
+            self.sample("certificate_expiry_timestamp_seconds", &[("certificate", &certificate)], not_after);
+        }
+    }
+
+    fn by_reason(&mut self, name: &str, label: (&str, &str), counts: &[u64; Reason::ALL.len()]) {
+        for (reason, count) in Reason::ALL.iter().zip(counts) {
+            self.unless_zero(name, &[label], &[("reason", reason.word().to_owned())], *count);
+        }
     }
 
     fn apis(&mut self, totals: &Totals) {
@@ -348,6 +382,7 @@ mod tests {
         let health = Health::new(now, SystemTime::now());
         let means = Means { engine: EngineKind::Readiness, splice: false, deferred: true };
         health.served_by(Choice { driver: Driver::UringDeferred, means });
+        health.shows([("edge", 1_900_000_000)].into_iter());
         health.serving(Generation { source: "a\"b\\c".into(), number: 7 });
         let (log, _) = Log::open(LogTarget::Off).unwrap();
         render(record, &health, &log, &ResolverCounts::default(), now)
@@ -372,6 +407,9 @@ mod tests {
         let shard = record.shard(0);
         shard.refused(Refusal::NoApi);
         shard.listener("public").handed_over();
+        shard.listener("public").tls_handshake("tls1.3", true);
+        shard.listener("public").tls_failed(Reason::CertificateExpired);
+        shard.upstream_tls_failed("chat", Reason::CertificateWrongName);
         shard.answered_by_upstream(403);
         shard.abandoned();
         shard.spliced(65_536);
@@ -394,6 +432,10 @@ mod tests {
             r#"framegate_worker_sessions{worker="0"} 0"#,
             r#"framegate_worker_sessions{worker="1"} 1"#,
             "framegate_handshakes_active 0",
+            r#"framegate_tls_handshakes_total{listener="public",version="tls1.3",resumed="yes"} 1"#,
+            r#"framegate_tls_failures_total{listener="public",reason="certificate_expired"} 1"#,
+            r#"framegate_upstream_tls_failures_total{upstream="chat",reason="certificate_wrong_name"} 1"#,
+            r#"framegate_certificate_expiry_timestamp_seconds{certificate="edge"} 1900000000"#,
             r#"framegate_handshake_seconds_bucket{le="0.0025"} 0"#,
             r#"framegate_handshake_seconds_bucket{le="0.005"} 2"#,
             r#"framegate_handshake_seconds_bucket{le="+Inf"} 2"#,

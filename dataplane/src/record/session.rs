@@ -12,6 +12,8 @@ use std::time::Duration;
 use proto::limits::{LOG_NAMES_MAX, LOG_TARGET_BYTES_MAX, LOG_TEXT_BYTES_MAX};
 use proto::snapshot::Environment;
 
+use crate::tls::{Facts, VERSIONS};
+
 /// Names a session in logs, metrics' exemplars and commands; written as 16 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionId(pub u64);
@@ -53,6 +55,8 @@ pub struct SessionParts<'a> {
     pub client: Peer,
     /// The listener's name.
     pub listener: &'a str,
+    /// What the TLS handshake with the client came to; none where TLS is not spoken.
+    pub tls: Option<&'a Facts>,
     /// The request's host.
     pub host: &'a str,
     /// The request target, secrets included; they do not get past [`SessionRecord::new`].
@@ -71,6 +75,8 @@ pub struct SessionParts<'a> {
     pub upstream: &'a str,
     /// The endpoint's address.
     pub endpoint: &'a str,
+    /// The version of TLS that is spoken with the endpoint.
+    pub upstream_tls: Option<&'static str>,
     /// When the handshake ended, in milliseconds since 1970.
     pub time_ms: u64,
     /// How long the handshake took, from accept to answer.
@@ -96,10 +102,22 @@ pub(super) enum Text {
     Path,
     Subprotocol,
     Extensions,
+    /// The server name that the client asked for (TLS), where it is another than the host's.
+    ServerName,
+    /// The subject of the client's certificate.
+    Certificate,
 }
 
 impl Text {
-    const ALL: [Self; 5] = [Self::RequestId, Self::Host, Self::Path, Self::Subprotocol, Self::Extensions];
+    const ALL: [Self; 7] = [
+        Self::RequestId,
+        Self::Host,
+        Self::Path,
+        Self::Subprotocol,
+        Self::Extensions,
+        Self::ServerName,
+        Self::Certificate,
+    ];
 
     const fn bytes_max(self) -> usize {
         match self {
@@ -117,6 +135,8 @@ pub(super) enum Name {
     Version,
     Upstream,
     Endpoint,
+    /// Of the client's leg.
+    Suite,
 }
 
 const _: () = assert!(LOG_TARGET_BYTES_MAX + (Text::ALL.len() - 1) * LOG_TEXT_BYTES_MAX <= u16::MAX as usize);
@@ -136,7 +156,8 @@ pub struct Names {
 impl Names {
     fn of(&mut self, parts: &SessionParts<'_>) -> Arc<str> {
         self.joined.clear();
-        let names = [parts.listener, parts.api, parts.version, parts.upstream, parts.endpoint];
+        let suite = parts.tls.map_or("", |tls| tls.suite);
+        let names = [parts.listener, parts.api, parts.version, parts.upstream, parts.endpoint, suite];
         for (index, name) in names.into_iter().enumerate() {
             if index > 0 {
                 self.joined.push(NAME_END);
@@ -165,8 +186,69 @@ pub(super) struct Numbers {
     pub(super) handshake_us: u32,
     pub(super) environment: Environment,
     pub(super) client: Peer,
+    pub(super) tls: Tls,
+    /// SHA-256 of the client's certificate.
+    pub(super) fingerprint: Option<[u8; 32]>,
     /// Where each text ends; the first begins at 0.
     ends: [u16; Text::ALL.len()],
+}
+
+/// What TLS is like on both legs, as far as it fits a few bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tls {
+    /// Of the client's leg; none where TLS is not spoken.
+    pub(super) version: Option<&'static str>,
+    pub(super) resumed: bool,
+    /// The server name that was asked for is the request's host, as nearly always.
+    pub(super) asked_for_host: bool,
+    pub(super) upstream: Option<&'static str>,
+}
+
+impl Tls {
+    fn of(parts: &SessionParts<'_>) -> Self {
+        let server_name = parts.tls.and_then(|tls| tls.server_name.as_deref());
+        let is_host =
+            |name: &str| parts.host.len() <= LOG_TEXT_BYTES_MAX && name.eq_ignore_ascii_case(without_port(parts.host));
+        Self {
+            version: parts.tls.map(|tls| tls.version),
+            resumed: parts.tls.is_some_and(|tls| tls.resumed),
+            asked_for_host: server_name.is_some_and(is_host),
+            upstream: parts.upstream_tls,
+        }
+    }
+
+    fn pack(self) -> u8 {
+        let version = |version: Option<&str>| {
+            let at = VERSIONS.iter().position(|other| Some(*other) == version);
+            at.map_or(0, |at| at as u8 + 1)
+        };
+        version(self.version)
+            | version(self.upstream) << 2
+            | u8::from(self.resumed) << 4
+            | u8::from(self.asked_for_host) << 5
+    }
+
+    fn unpack(bits: u8) -> Self {
+        let version = |bits: u8| usize::from(bits & 3).checked_sub(1).and_then(|at| VERSIONS.get(at).copied());
+        Self {
+            version: version(bits),
+            upstream: version(bits >> 2),
+            resumed: bits & 1 << 4 != 0,
+            asked_for_host: bits & 1 << 5 != 0,
+        }
+    }
+}
+
+/// Bits of the first packed octet beside those of [`Tls`].
+const SANDBOX: u8 = 1 << 6;
+const FINGERPRINT: u8 = 1 << 7;
+
+/// The name of a request's host: an address stands in brackets if it has colons of its own.
+pub(super) fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
 }
 
 impl Numbers {
@@ -175,7 +257,10 @@ impl Numbers {
         out.extend_from_slice(&self.trace_id);
         out.extend_from_slice(&self.time_ms.to_le_bytes());
         out.extend_from_slice(&self.handshake_us.to_le_bytes());
-        out.push(u8::from(self.environment == Environment::Sandbox));
+        let sandbox = if self.environment == Environment::Sandbox { SANDBOX } else { 0 };
+        let fingerprint = if self.fingerprint.is_some() { FINGERPRINT } else { 0 };
+        out.push(self.tls.pack() | sandbox | fingerprint);
+        self.fingerprint.iter().for_each(|octets| out.extend_from_slice(octets));
         self.ends.iter().for_each(|end| out.extend_from_slice(&end.to_le_bytes()));
         match self.client {
             Peer::Unix => out.push(0),
@@ -203,15 +288,18 @@ impl Numbers {
         let trace_id = reader.octets();
         let time_ms = u64::from_le_bytes(reader.octets());
         let handshake_us = u32::from_le_bytes(reader.octets());
-        let [environment] = reader.octets();
-        let environment = if environment == 0 { Environment::Production } else { Environment::Sandbox };
+        let [bits] = reader.octets();
+        let environment = if bits & SANDBOX == 0 { Environment::Production } else { Environment::Sandbox };
+        let fingerprint = (bits & FINGERPRINT != 0).then(|| reader.octets());
+        let tls = Tls::unpack(bits);
         let ends = std::array::from_fn(|_| u16::from_le_bytes(reader.octets()));
         let client = match reader.octets() {
             [0] => Peer::Unix,
             [4] => reader.address::<4>(),
             _ => reader.address::<16>(),
         };
-        (Self { session, trace_id, time_ms, handshake_us, environment, client, ends }, reader.left)
+        let numbers = Self { session, trace_id, time_ms, handshake_us, environment, client, tls, fingerprint, ends };
+        (numbers, reader.left)
     }
 }
 
@@ -240,6 +328,9 @@ impl SessionRecord {
     /// Packs `parts`; values of the query parameters `access_token`, `apikey` and those of `secret_names` become `***`.
     pub fn new<S: AsRef<str>>(parts: &SessionParts<'_>, names: &mut Names, secret_names: &[S]) -> Self {
         let path = redact_query(parts.target, secret_names);
+        let tls = Tls::of(parts);
+        let certificate = parts.tls.and_then(|tls| tls.client.as_deref());
+        let server_name = parts.tls.and_then(|tls| tls.server_name.as_deref()).filter(|_| !tls.asked_for_host);
         let texts = &mut names.texts;
         texts.clear();
         let ends = Text::ALL.map(|text| {
@@ -249,6 +340,8 @@ impl SessionRecord {
                 Text::Path => &path,
                 Text::Subprotocol => parts.subprotocol,
                 Text::Extensions => parts.extensions,
+                Text::ServerName => server_name.unwrap_or_default(),
+                Text::Certificate => certificate.map_or("", |certificate| &certificate.subject),
             };
             push_bounded(texts, value, text.bytes_max());
             texts.len() as u16
@@ -260,6 +353,8 @@ impl SessionRecord {
             handshake_us: u32::try_from(parts.handshake.as_micros()).unwrap_or(u32::MAX),
             environment: parts.environment,
             client: parts.client,
+            tls,
+            fingerprint: certificate.map(|certificate| certificate.fingerprint),
             ends,
         };
         names.packed.clear();
@@ -373,6 +468,7 @@ fn percent_decoded(name: &str) -> Vec<u8> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::tls::ClientCertificate;
 
     /// A typical session.
     pub(in crate::record) fn parts() -> SessionParts<'static> {
@@ -382,6 +478,7 @@ pub(super) mod tests {
             request_id: "0b6c1f0e7d0f4f5d",
             client: Peer::Ip("203.0.113.7:52144".parse().unwrap()),
             listener: "public",
+            tls: None,
             host: "chat.example.com",
             target: "/chat/v1/rooms/7?access_token=geheim&lang=de",
             api: "chat",
@@ -391,8 +488,31 @@ pub(super) mod tests {
             extensions: "permessage-deflate",
             upstream: "chat",
             endpoint: "10.0.0.5:9001",
+            upstream_tls: None,
             time_ms: 1_767_225_600_123,
             handshake: Duration::from_micros(4_321),
+        }
+    }
+
+    /// What a client with a certificate came to.
+    pub(in crate::record) fn facts() -> Facts {
+        let certificate = ClientCertificate {
+            subject: "CN=device 7".into(),
+            issuer: String::new(),
+            serial: String::new(),
+            uris: Vec::new(),
+            dns_names: Vec::new(),
+            mail_addresses: Vec::new(),
+            addresses: Vec::new(),
+            fingerprint: [0xab; 32],
+            not_after: 0,
+        };
+        Facts {
+            version: "tls1.3",
+            suite: "TLS_AES_256_GCM_SHA384",
+            server_name: Some("chat.example.com".into()),
+            resumed: true,
+            client: Some(Box::new(certificate)),
         }
     }
 
@@ -427,6 +547,29 @@ pub(super) mod tests {
             let record = packed(&SessionParts { client, ..parts() });
             assert_eq!(record.numbers().client.to_string(), shown);
             assert_eq!(record.text(Text::Host), "chat.example.com");
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_tls_is_packed_and_found_again() {
+        let facts = facts();
+        let plain = Tls { version: None, resumed: false, asked_for_host: false, upstream: None };
+        assert_eq!(packed(&parts()).numbers().tls, plain);
+        let record = packed(&SessionParts { tls: Some(&facts), upstream_tls: Some("tls1.2"), ..parts() });
+        let tls = Tls { version: Some("tls1.3"), resumed: true, asked_for_host: true, upstream: Some("tls1.2") };
+        assert_eq!(record.numbers().tls, tls);
+        assert_eq!(record.numbers().fingerprint, Some([0xab; 32]));
+        assert_eq!((record.text(Text::ServerName), record.text(Text::Certificate)), ("", "CN=device 7"));
+        assert_eq!(record.name(Name::Suite), "TLS_AES_256_GCM_SHA384");
+        assert_eq!(record.numbers().client, parts().client);
+        for (host, name, text) in [
+            ("Chat.example.com:8443", "chat.example.com", ""),
+            ("other.example.com", "chat.example.com", "chat.example.com"),
+            ("[::1]:443", "chat.example.com", "chat.example.com"),
+        ] {
+            let facts = Facts { server_name: Some(name.into()), client: None, ..super::tests::facts() };
+            let record = packed(&SessionParts { tls: Some(&facts), host, ..parts() });
+            assert_eq!((record.text(Text::ServerName), record.numbers().fingerprint), (text, None), "{host}");
         }
     }
 

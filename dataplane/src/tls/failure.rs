@@ -208,6 +208,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_manual_explains_every_reason_and_no_other() {
+        let manual = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/close-codes.md")).unwrap();
+        let (_, section) = manual.split_once("## Why a TLS handshake fails").unwrap();
+        let (section, _) = section.split_once("\n## ").unwrap();
+        let listed = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(word, _)| word));
+        assert_eq!(listed.collect::<Vec<_>>(), Reason::ALL.map(Reason::word));
+    }
+
+    #[test]
     fn every_reason_has_its_own_word() {
         let mut words: Vec<_> = Reason::ALL.iter().map(|reason| reason.word()).collect();
         words.sort_unstable();

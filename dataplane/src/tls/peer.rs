@@ -224,3 +224,96 @@ fn hex(bytes: &[u8]) -> String {
         hex
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DnType, DnValue, KeyPair, SanType};
+
+    use super::*;
+
+    fn read(change: impl FnOnce(&mut CertificateParams)) -> ClientCertificate {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        change(&mut params);
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        ClientCertificate::read(certificate.der()).unwrap()
+    }
+
+    fn named(parts: &[(DnType, &str)]) -> ClientCertificate {
+        read(|params| {
+            for (kind, value) in parts {
+                params.distinguished_name.push(kind.clone(), DnValue::Utf8String((*value).into()));
+            }
+        })
+    }
+
+    #[test]
+    fn subjects_are_written_as_rfc_4514_has_them() {
+        for (parts, subject) in [
+            (
+                &[(DnType::CountryName, "DE"), (DnType::OrganizationName, "Example"), (DnType::CommonName, "device 7")]
+                    [..],
+                "CN=device 7,O=Example,C=DE",
+            ),
+            (&[(DnType::CommonName, "Lučić")], r"CN=Lu\C4\8Di\C4\87"),
+            (&[(DnType::CommonName, "a,b+c=d;e<f>g")], r"CN=a\2Cb\2Bc\3Dd\3Be\3Cf\3Eg"),
+            (&[(DnType::CommonName, "#x ")], r"CN=\23x\20"),
+            (&[(DnType::CommonName, "a\u{0}\r\nb\u{7f}")], r"CN=a\00\0D\0Ab\7F"),
+            (&[(DnType::CustomDnType(vec![1, 3, 6, 1, 4, 1, 9]), "x")], "1.3.6.1.4.1.9=#0c0178"),
+            (&[], ""),
+        ] {
+            assert_eq!(named(parts).subject, subject);
+        }
+    }
+
+    #[test]
+    fn a_subject_cannot_forge_another_element_or_field() {
+        let evil = r#"a\",Hash=00;Subject="CN=admin"#;
+        let forwarded = named(&[(DnType::CommonName, evil)]).forwarded();
+        assert_eq!(forwarded.matches('"').count(), 2, "{forwarded}");
+        assert!(forwarded.ends_with(r#";Subject="CN=a\5C\22\2CHash\3D00\3BSubject\3D\22CN\3Dadmin""#), "{forwarded}");
+        assert!(
+            !forwarded.contains(r#"\""#),
+            "nothing that a reader could take for an escaped quotation mark: {forwarded}"
+        );
+    }
+
+    #[test]
+    fn names_are_written_so_that_none_ends_early() {
+        let certificate = read(|params| {
+            params.subject_alt_names = vec![
+                SanType::URI("spiffe://example.org/a".try_into().unwrap()),
+                SanType::URI("urn:x;y=\"z\",w".try_into().unwrap()),
+                SanType::DnsName("device.example.org".try_into().unwrap()),
+                SanType::Rfc822Name("a@example.org".try_into().unwrap()),
+                SanType::IpAddress("192.0.2.7".parse().unwrap()),
+                SanType::IpAddress("2001:db8::7".parse().unwrap()),
+            ];
+        });
+        let hash = certificate.fingerprint_hex();
+        assert_eq!(
+            certificate.forwarded(),
+            format!(r#"Hash={hash};URI=spiffe://example.org/a;URI="urn:x;y=%22z%22,w";DNS=device.example.org"#)
+        );
+        assert_eq!(certificate.mail_addresses, ["a@example.org"]);
+        assert_eq!(certificate.addresses, ["192.0.2.7", "2001:db8::7"]);
+        assert_eq!(hash.len(), 64);
+    }
+
+    #[test]
+    fn what_is_too_long_or_too_much_is_left_out() {
+        let long = "x".repeat(CERTIFICATE_TEXT_BYTES_MAX);
+        let certificate = read(|params| {
+            params.distinguished_name.push(DnType::CommonName, long.as_str());
+            let name = |at: usize| SanType::DnsName(format!("{at}.test").try_into().unwrap());
+            params.subject_alt_names = std::iter::once(SanType::URI(format!("urn:{long}").try_into().unwrap()))
+                .chain((0..2 * CERTIFICATE_NAMES_MAX).map(name))
+                .collect();
+        });
+        assert_eq!((certificate.subject.as_str(), certificate.uris.len()), ("", 0));
+        assert_eq!(certificate.dns_names.len(), CERTIFICATE_NAMES_MAX - 1);
+        assert!(certificate.forwarded().starts_with("Hash="));
+        assert!(!certificate.forwarded().contains("Subject"));
+        assert_eq!(ClientCertificate::read(&CertificateDer::from(vec![0x30, 0x03, 1, 2])), None);
+    }
+}

@@ -577,7 +577,7 @@ fn what_cannot_be_made_says_why_and_of_whom() {
 fn bare_urls_share_the_terms_of_the_hosts_roots() {
     let config = one(&["a.test"]).with(|config| {
         for (name, url) in [("x", "wss://x.test/"), ("y", "wss://y.test/"), ("z", "ws://z.test/")] {
-            config.apis.push(Api::new(name, "", &format!("/{name}"), Target::Url(url.parse().unwrap())));
+            config.apis.push(Api::new(name, "", format!("/{name}"), Target::Url(url.parse().unwrap())));
         }
     });
     // A host without roots cannot serve such a generation, and says so.

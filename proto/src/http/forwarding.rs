@@ -120,6 +120,16 @@ fn push_value(element: &mut String, value: &str) {
 /// [`FORWARDED_BYTES_MAX`] its beginning, the part that is furthest from us, is left out; a list with a quote that is
 /// never closed is left out whole, for it would swallow what stands behind it.
 pub fn append_list<'a>(existing: impl Iterator<Item = &'a [u8]>, ours: &str) -> String {
+    let mut list = kept_list(existing);
+    if !list.is_empty() {
+        list.push_str(", ");
+    }
+    list.push_str(ours);
+    list
+}
+
+/// The list of the existing values, as [`append_list`] keeps them.
+pub fn kept_list<'a>(existing: impl Iterator<Item = &'a [u8]>) -> String {
     let mut kept: Vec<&str> = existing.filter_map(|value| std::str::from_utf8(trim(value)).ok()).collect();
     kept.retain(|value| !value.is_empty());
     let mut list = kept.join(", ");
@@ -130,10 +140,6 @@ pub fn append_list<'a>(existing: impl Iterator<Item = &'a [u8]>, ours: &str) -> 
     if !closes_its_quotes(&list) {
         list.clear();
     }
-    if !list.is_empty() {
-        list.push_str(", ");
-    }
-    list.push_str(ours);
     list
 }
 

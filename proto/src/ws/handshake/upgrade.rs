@@ -171,8 +171,9 @@ pub fn write_upgrade_request(out: &mut Vec<u8>, request: &UpgradeRequest<'_>) ->
 }
 
 /// Fields that say who the client is and how it came: the gateway's to write, whatever the client says.
-pub const FORWARDING: [&str; 8] = [
+pub const FORWARDING: [&str; 9] = [
     "forwarded",
+    "x-forwarded-client-cert",
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-port",
