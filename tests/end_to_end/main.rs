@@ -6,6 +6,7 @@
 mod kit;
 
 mod balance;
+mod certificates;
 mod control_protocol;
 mod drain;
 mod drills;
