@@ -242,7 +242,8 @@ async fn agree_on_tls(
         }
         Ok(Err(Fault::Tls(error))) => (failure::upstream(&error), failure::describe(&error)),
         Ok(Err(Fault::TooLong)) => (Reason::BadRecord, "its TLS handshake is too long".into()),
-        Ok(Err(Fault::Gone | Fault::PlainHttp)) => (Reason::Abandoned, "it ended its TLS handshake".into()),
+        Ok(Err(Fault::PlainHttp)) => (Reason::PlainHttp, "it speaks HTTP, and not TLS".into()),
+        Ok(Err(Fault::Gone)) => (Reason::Abandoned, "it ended its TLS handshake".into()),
         Err(_) => (Reason::Timeout, "its TLS handshake was not over in time".into()),
     };
     shard.record.upstream_tls_failed(&upstream.config.name, reason);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use crate::kit::peer::Refused;
+use crate::kit::pki;
 use crate::kit::{Gateway, Peer, RawUpstream, Setup, Upgrade, Variant, on_both_drivers, until, until_some};
 
 on_both_drivers!(
@@ -15,6 +16,8 @@ on_both_drivers!(
     requests_that_lead_nowhere,
     a_head_that_does_not_come_in_time,
     a_proxy_header_that_does_not_come,
+    clients_without_a_tls_session,
+    endpoints_without_a_tls_session,
     no_snapshot_means_no_listener,
     a_handshake_that_the_drain_meets,
     at_the_ceiling_of_descriptors,
@@ -25,9 +28,11 @@ on_both_drivers!(
 );
 
 /// Name, status, word, blame.
-const TABLE: [(&str, u16, &str, &str); 29] = [
+const TABLE: [(&str, u16, &str, &str); 32] = [
     ("BadHead", 400, "bad_head", "client"),
     ("BadProxyHeader", 400, "bad_proxy_header", "client"),
+    ("PlainHttp", 400, "plain_http", "client"),
+    ("TlsFailed", 400, "tls_failed", "client"),
     ("HttpVersion", 400, "http_version", "client"),
     ("BodyOnUpgrade", 400, "body_on_upgrade", "client"),
     ("BadHost", 400, "bad_host", "client"),
@@ -49,6 +54,7 @@ const TABLE: [(&str, u16, &str, &str); 29] = [
     ("UpstreamUnreachable", 502, "upstream_unreachable", "upstream"),
     ("UpstreamName", 502, "upstream_name", "upstream"),
     ("UpstreamConnectTimeout", 504, "upstream_connect_timeout", "upstream"),
+    ("UpstreamTls", 502, "upstream_tls", "upstream"),
     ("UpstreamHandshakeTimeout", 504, "upstream_handshake_timeout", "upstream"),
     ("UpstreamClosed", 502, "upstream_closed", "upstream"),
     ("UpstreamBadHead", 502, "upstream_bad_head", "upstream"),
@@ -252,6 +258,77 @@ fn a_proxy_header_that_does_not_come(variant: Variant) {
         assert_eq!(head.header("X-Forwarded-For"), Some("192.0.2.7"), "{head}");
         client.upgraded();
     }
+}
+
+fn clients_without_a_tls_session(variant: Variant) {
+    if !pki::is_available() {
+        return;
+    }
+    let port = crate::kit::Port::free();
+    let secure = format!("name: secure, bind: \"{}\", tls: {{ certificates: [shown] }}", port.address());
+    let upstream = RawUpstream::listen();
+    let mut gateway = Setup::new(variant)
+        .certificate(&pki::shared().edge.entry("shown"))
+        .another_listener(&secure)
+        .api_to("chat", &upstream.url("/"), "")
+        .start();
+
+    let before = counted(&gateway, "PlainHttp");
+    let mut client = Peer::connect(port.address());
+    client.send(&Upgrade::to("/chat").encode());
+    check_refused(&mut gateway, before, &mut client, "PlainHttp", "an upgrade in clear");
+
+    // Two that are no ClientHello, and one that ends with its beginning: nobody is answered in HTTP.
+    let (_, word, _) = row("TlsFailed");
+    for (at, bytes) in [&b"\x16\x03\x01\x00\x05\x02\0\0\x01\0"[..], b"\x17\x03\x03\x00\x03abc"].into_iter().enumerate()
+    {
+        let mut client = Peer::connect(port.address());
+        client.send(bytes);
+        let answer = client.rest();
+        assert_eq!(answer.first(), Some(&21), "an alert: {}", answer.escape_ascii());
+        assert_eq!(counted(&gateway, "TlsFailed"), at as f64 + 1.0, "{}", bytes.escape_ascii());
+        until("the refusal is in the session log, with why", || {
+            let lines = gateway.log_lines().into_iter().filter(|line| line["reason"] == word);
+            lines.filter(|line| line["detail"].as_str().is_some_and(|detail| !detail.is_empty())).count() == at + 1
+        });
+        gateway.probe();
+    }
+    let failures = [("listener", "secure"), ("reason", "bad_record")];
+    assert_eq!(gateway.metric("framegate_tls_failures_total", &failures), 2.0);
+    upstream.expect_no_connection(Duration::ZERO);
+}
+
+fn endpoints_without_a_tls_session(variant: Variant) {
+    if !pki::is_available() {
+        return;
+    }
+    let upstream = RawUpstream::listen();
+    let mut gateway = Setup::new(variant)
+        .authorities(&format!("name: ours, certificates: \"{}\"", pki::shared().root.display()))
+        .upstream(&format!(
+            "name: mute, endpoints: [{{ url: \"wss://{}/\" }}], tls: {{ authorities: ours }}",
+            upstream.address()
+        ))
+        .api("name: mute, context: /mute, endpoints: { production: { upstream: mute } }")
+        .start();
+    for answer in ["", "HTTP/1.1 400 Bad Request\r\n\r\n"] {
+        let before = counted(&gateway, "UpstreamTls");
+        let mut client = gateway.connect();
+        client.send(&Upgrade::to("/mute").encode());
+        let mut backend = upstream.accept();
+        backend.send(answer.as_bytes());
+        backend.finish();
+        check_refused(&mut gateway, before, &mut client, "UpstreamTls", answer);
+    }
+    let lines = gateway.log_lines().into_iter().filter(|line| line["reason"] == "upstream_tls");
+    let details: Vec<_> = lines.map(|line| line["detail"].as_str().unwrap_or_default().to_owned()).collect();
+    assert!(
+        details.iter().all(|detail| detail.starts_with(&format!("wss://{}/: ", upstream.address()))),
+        "{details:?}"
+    );
+    let failed =
+        |reason| gateway.metric("framegate_upstream_tls_failures_total", &[("upstream", "mute"), ("reason", reason)]);
+    assert_eq!((failed("abandoned"), failed("plain_http")), (1.0, 1.0), "{details:?}");
 }
 
 /// `NoSnapshot`: before a snapshot there is no listener, so nobody can be refused by one; the operator's says so.
