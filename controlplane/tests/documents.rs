@@ -75,8 +75,9 @@ fn every_example_is_sound_and_named_in_the_reference() {
     let page = std::fs::read_to_string(root().join("docs/configuration.md")).unwrap();
     assert!(examples().len() >= 7);
     let directory = tempfile::tempdir().unwrap();
-    let files = certificates(directory.path()).display().to_string();
-    for file in examples() {
+    let has_files = authority::is_available();
+    let files = if has_files { certificates(directory.path()).display().to_string() } else { String::new() };
+    for file in examples().into_iter().filter(|file| has_files || !file.ends_with("tls.yaml")) {
         let environment = |name: &str| (name == "FILES").then(|| files.clone());
         let outcome = compile(&file, &environment, &Known::default(), SystemTime::now()).outcome;
         let told = outcome.err().into_iter().flatten().map(|one| one.to_string()).collect::<Vec<_>>();

@@ -8,11 +8,13 @@ mod authority;
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use authority::Authority;
+use authority::{Authority, is_available};
 use controlplane::compile::{Compiled, compile};
+use controlplane::expiry;
 use controlplane::material::Known;
+use controlplane::office::{Office, remembered_certificates};
 use proto::snapshot::Snapshot;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -65,6 +67,9 @@ fn warned(compiled: &Compiled) -> Vec<String> {
 
 #[test]
 fn files_become_their_content_in_one_plain_form() {
+    if !is_available() {
+        return;
+    }
     let directory = tempfile::tempdir().unwrap();
     let house = house(directory.path());
     house.respond("edge", 5);
@@ -106,6 +111,9 @@ fn files_become_their_content_in_one_plain_form() {
 
 #[test]
 fn what_is_named_is_watched_also_where_it_is_missing() {
+    if !is_available() {
+        return;
+    }
     let directory = tempfile::tempdir().unwrap();
     let house = house(directory.path());
     let good = compiled(&house, &Known::default(), Duration::ZERO);
@@ -237,6 +245,9 @@ const ROWS: &[Row] = &[
 
 #[test]
 fn everything_that_can_be_wrong_is_told_where_it_is_named() {
+    if !is_available() {
+        return;
+    }
     let directory = tempfile::tempdir().unwrap();
     let template = house(directory.path());
     template.openssl("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out ../rsa.key");
@@ -265,6 +276,9 @@ fn everything_that_can_be_wrong_is_told_where_it_is_named() {
 
 #[test]
 fn a_key_that_stands_where_a_path_should_is_not_repeated() {
+    if !is_available() {
+        return;
+    }
     let directory = tempfile::tempdir().unwrap();
     let house = house(directory.path());
     house.openssl("genpkey -algorithm ED25519 -out small.key");
@@ -285,6 +299,9 @@ fn a_key_that_stands_where_a_path_should_is_not_repeated() {
 
 #[test]
 fn kinds_of_keys_that_can_be_used_are() {
+    if !is_available() {
+        return;
+    }
     let directory = tempfile::tempdir().unwrap();
     let house = house(directory.path());
     for kind in [
@@ -302,6 +319,9 @@ fn kinds_of_keys_that_can_be_used_are() {
 
 #[test]
 fn a_chain_with_its_intermediate_is_sound_in_its_order_only() {
+    if !is_available() {
+        return;
+    }
     let directory = tempfile::tempdir().unwrap();
     let house = house(directory.path());
     house.openssl("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out between.key");
@@ -319,6 +339,9 @@ fn a_chain_with_its_intermediate_is_sound_in_its_order_only() {
 
 #[test]
 fn dates_are_errors_for_what_is_new_and_warnings_for_what_is_published() {
+    if !is_available() {
+        return;
+    }
     let directory = tempfile::tempdir().unwrap();
     let house = house(directory.path());
     let known = Known::of(&snapshot(&house));
@@ -352,6 +375,9 @@ fn dates_are_errors_for_what_is_new_and_warnings_for_what_is_published() {
 
 #[test]
 fn what_is_no_error_is_a_warning_with_its_place() {
+    if !is_available() {
+        return;
+    }
     let directory = tempfile::tempdir().unwrap();
     let house = house(directory.path());
     assert_eq!(warned(&compiled(&house, &Known::default(), Duration::ZERO)), Vec::<String>::new());
@@ -374,4 +400,51 @@ fn what_is_no_error_is_a_warning_with_its_place() {
         );
     }
     assert!(warned.len() == 5 && warned.iter().all(|one| !one.contains("hunter2")), "{warned:#?}");
+}
+
+#[test]
+fn what_is_published_is_told_of_until_it_ends_and_after() {
+    if !is_available() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let house = house(directory.path());
+    let (snapshot, now) = (snapshot(&house), SystemTime::now());
+    assert_eq!(expiry::warnings(&snapshot, now), Vec::<String>::new());
+    let soon = expiry::warnings(&snapshot, now + 5 * DAY);
+    assert!(
+        soon.len() == 1 && soon[0].contains("CN=edge runs out at 20") && soon[0].ends_with("in 19 days"),
+        "{soon:?}"
+    );
+    let late = expiry::warnings(&snapshot, now + 31 * DAY);
+    assert!(late.len() == 2 && late.iter().all(|one| one.contains("ran out at 20")), "{late:?}");
+    for (later, left) in [(0, 24), (24, 0), (25, -1), (26, -2)] {
+        assert_eq!(
+            expiry::certificate_standings(&snapshot, now + later * DAY)[0].days_left,
+            left,
+            "after {later} days"
+        );
+    }
+    let authorities = &expiry::authorities_standings(&snapshot, now)[0];
+    assert_eq!((authorities.days_left, authorities.revocation_lists), (29, 1));
+    assert_eq!(authorities.used_by, ["listener public"]);
+}
+
+#[test]
+fn what_was_published_is_remembered_over_a_restart() {
+    if !is_available() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let house = house(directory.path());
+    let state = directory.path().join("state");
+    assert_eq!(remembered_certificates(&state), Known::default());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let office = Office::new(house.path("gateway.yaml"), state.clone(), "run".into(), Instant::now());
+        assert!(office.reload("a test asked").await.generation.is_some());
+    });
+    assert_eq!(remembered_certificates(&state), Known::of(&snapshot(&house)));
+    let text = std::fs::read_to_string(state.join("controlplane-certificates.json")).unwrap();
+    assert!(house.read("edge.key").lines().all(|line| !text.contains(line)));
 }

@@ -1,6 +1,7 @@
 //! The messages of the control protocol, by kind.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -63,14 +64,20 @@ pub struct Push {
     pub bodies: Vec<Body>,
 }
 
-/// The bytes of one section.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The bytes of one section. `Debug` does not show them: they may hold private keys.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Body {
     /// Which section.
     pub name: SectionName,
     /// MessagePack of its part of the model.
     #[serde(with = "bytes")]
     pub bytes: Vec<u8>,
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Body({}, {} bytes)", self.name, self.bytes.len())
+    }
 }
 
 impl Push {
