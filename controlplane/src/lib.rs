@@ -4,6 +4,7 @@ pub mod answer;
 pub mod cli;
 pub mod client;
 pub mod compile;
+pub mod credentials;
 pub mod diff;
 pub mod echo;
 pub mod expiry;

@@ -7,6 +7,7 @@ mod kit;
 
 mod balance;
 mod certificates;
+mod control_over_tcp;
 mod control_protocol;
 mod drain;
 mod drills;
