@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod controlplane;
+pub mod convert;
 pub mod diff;
 pub mod drain;
 pub mod echo;

@@ -8,6 +8,7 @@ pub mod credentials;
 pub mod diff;
 pub mod echo;
 pub mod expiry;
+pub mod keystore;
 pub mod material;
 pub mod office;
 pub mod publish;

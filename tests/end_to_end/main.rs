@@ -9,6 +9,7 @@ mod balance;
 mod certificates;
 mod control_over_tcp;
 mod control_protocol;
+mod convert;
 mod drain;
 mod drills;
 mod headers;
