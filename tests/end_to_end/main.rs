@@ -7,9 +7,7 @@ mod kit;
 
 mod balance;
 mod certificates;
-mod control_over_tcp;
 mod control_protocol;
-mod convert;
 mod drain;
 mod drills;
 mod headers;
@@ -25,6 +23,7 @@ mod strangers;
 mod streams;
 mod supervision;
 mod systemd;
+mod tls;
 mod upstreams;
 mod variants;
 mod verbs;

@@ -415,8 +415,10 @@ impl Gateway {
             .map(|plane| {
                 let text = self.said(plane);
                 let lines: Vec<_> = text.lines().collect();
+                let panicked = lines.iter().position(|line| line.contains("panicked at"));
+                let panic = panicked.map_or(&[][..], |at| &lines[at..lines.len().min(at + 40)]);
                 let tail = &lines[lines.len().saturating_sub(40)..];
-                format!("--- {plane} ---\n{}\n", tail.join("\n"))
+                format!("--- {plane} ---\n{}\n{}\n", panic.join("\n"), tail.join("\n"))
             })
             .concat()
     }

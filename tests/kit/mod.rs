@@ -31,8 +31,8 @@ pub use upstream::RawUpstream;
 pub use variant::Variant;
 pub use wait::{DEADLINE, aloud, until, until_some};
 
-/// Makes a test of each story on each variant in clear: for stories about bytes on their way through an established
-/// session.
+/// Makes a test of each story on each variant in clear, and over TLS on both legs: for stories about bytes on their way
+/// through an established session.
 ///
 /// A story that is not listed is unused code, which the lints refuse.
 #[allow(unused_macros, reason = "not every test binary has stories")]
@@ -42,6 +42,7 @@ macro_rules! on_every_variant {
         $crate::kit::on_variant!(copying, Copying, $($story)*);
         $crate::kit::on_variant!(readiness, Readiness, $($story)*);
         $crate::kit::on_variant!(forbidden, Forbidden, $($story)*);
+        $crate::kit::on_variant!(secure, Secure, $($story)*);
     };
 }
 #[allow(unused_imports, reason = "not every test binary has stories")]

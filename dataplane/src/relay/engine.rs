@@ -472,6 +472,10 @@ impl Engine {
                 match state {
                     LegState::Severed if wire.is_clogged() => {}
                     LegState::Severed | LegState::Gone => {
+                        // Who ended his direction is told that ours ends; who is cut is not told that all is well.
+                        if state == LegState::Gone {
+                            wire.say_goodbye(Alert::CloseNotify);
+                        }
                         engine.source.forget(key, wire);
                         engine.record.unbuffered(wire.give_up(engine.pipes.as_mut()));
                         // Whoever waited for this leg to take something waits no more.

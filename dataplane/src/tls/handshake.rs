@@ -22,6 +22,7 @@ use crate::stream::Secure;
 const FLIGHT_MAX: usize = 128 * 1024;
 /// Bytes received at a time.
 const READ_BYTES: usize = 4096;
+const CHANGE_CIPHER_SPEC: u8 = 20;
 const HANDSHAKE: u8 = 22;
 
 /// Why there is no session.
@@ -70,6 +71,11 @@ pub async fn accept(socket: &Socket, config: &Arc<ServerConfig>, received: Vec<u
     let mut flight = Flight { received: received.len(), incoming: received, ..Flight::default() };
     shake(socket, &mut *connection, &mut flight).await?;
     let agreed = agreed(&connection, hello::server_name(&flight.first))?;
+    if agreed.version == ProtocolVersion::TLSv1_2 && !flight.outgoing.is_empty() {
+        // Our Finished: the client waits for it before it says a word.
+        socket.send_all(&flight.outgoing).await?;
+        flight.outgoing.clear();
+    }
     let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
     let records = Records::of_server(secrets, kernel).map_err(|_| unusable())?;
     Ok((Secure::new(records, flight.outgoing, flight.incoming), agreed))
@@ -211,8 +217,15 @@ impl Flight {
                 Ok(false) if !self.give_record()? => return Ok(false),
                 Ok(false) => {}
                 Err(error) => {
-                    // It has an alert to send. Asked any more, it would look for messages that are not there.
-                    let _ = side.process(&mut self.incoming[..self.given], &mut self.outgoing);
+                    // It has an alert to send, and before that, perhaps, the beginning of an answer. Asked any more, it
+                    // would look for messages that are not there.
+                    loop {
+                        let length = self.outgoing.len();
+                        let _ = side.process(&mut self.incoming[..self.given], &mut self.outgoing);
+                        if !matches!(self.outgoing.get(length), Some(&(CHANGE_CIPHER_SPEC | HANDSHAKE))) {
+                            break;
+                        }
+                    }
                     return Err(error.into());
                 }
             }

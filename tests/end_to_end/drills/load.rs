@@ -86,10 +86,13 @@ impl Load {
             move || run(doors, seed, &shared, stopped)
         });
         let load = Self { shared, stop, thread, size };
-        until("every session is open", || {
-            load.check();
-            load.shared.open.load(Ordering::Relaxed) == size
-        });
+        // Over TLS opening so many takes its time; that it goes on is what counts.
+        for part in 1..=10 {
+            until("every session is open", || {
+                load.check();
+                load.shared.open.load(Ordering::Relaxed) >= size * part / 10
+            });
+        }
         load
     }
 
