@@ -5,7 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::kit::{
-    EchoBackend, Frame, Gateway, Opcode, Peer, RawUpstream, Setup, Upgrade, Variant, on_every_variant, until,
+    EchoBackend, Frame, Gateway, Opcode, Peer, RawUpstream, Setup, Upgrade, Variant, on_every_variant, on_single_legs,
+    until,
 };
 
 on_every_variant!(
@@ -15,6 +16,12 @@ on_every_variant!(
     a_shorter_window_overtakes_a_longer_one,
     an_api_that_goes_away_takes_its_own_sessions_along,
     new_limits_hold_from_the_next_message_on,
+);
+
+on_single_legs!(
+    sigterm_spreads_goodbyes_over_the_window,
+    a_second_signal_ends_at_once,
+    an_api_that_goes_away_takes_its_own_sessions_along,
 );
 
 const fn ms(ms: u64) -> Duration {

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::kit::{
-    EchoBackend, Frame, Gateway, Opcode, Peer, RawUpstream, Setup, Upgrade, Variant, on_every_variant,
+    EchoBackend, Frame, Gateway, Opcode, Peer, RawUpstream, Setup, Upgrade, Variant, on_every_variant, on_single_legs,
     on_variants_in_clear, until,
 };
 
@@ -19,6 +19,8 @@ on_every_variant!(
     a_goodbye_without_an_answer_does_not_last,
     a_flood_of_control_frames_is_a_breach,
 );
+
+on_single_legs!(a_goodbye_without_an_answer_does_not_last, a_peer_that_answers_no_ping_is_dead);
 
 // Its ends are Unix sockets, over which upstreams speak no TLS.
 on_variants_in_clear!(a_leg_that_cannot_answer_is_not_judged);

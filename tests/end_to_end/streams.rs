@@ -14,9 +14,22 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::kit::{DEADLINE, Frame, Gateway, Opcode, Peer, Random, RawUpstream, Setup, Variant, on_every_variant};
+use crate::kit::{
+    DEADLINE, Frame, Gateway, Opcode, Peer, Random, RawUpstream, Setup, Variant, on_every_variant, on_single_legs,
+};
 
 on_every_variant![
+    a_session_cut_at_any_byte_is_the_same_session,
+    a_close_frame_cut_at_any_byte_is_the_same_close,
+    long_frames_may_be_cut_in_headers_and_payloads,
+    keys_are_replaced_wherever_frames_are_cut,
+    one_byte_at_a_time_is_fast_enough_to_understand,
+    many_frames_in_one_write_stay_apart_and_in_order,
+    frames_of_every_length_form_share_their_reads,
+    both_directions_at_once,
+];
+
+on_single_legs![
     a_session_cut_at_any_byte_is_the_same_session,
     a_close_frame_cut_at_any_byte_is_the_same_close,
     long_frames_may_be_cut_in_headers_and_payloads,

@@ -4,7 +4,7 @@
 //! The table is written down here a second time on purpose: who changes what peers see changes it twice.
 
 use crate::kit::frame::LengthForm;
-use crate::kit::{Frame, Gateway, Opcode, Peer, RawUpstream, Setup, Variant, on_every_variant, until};
+use crate::kit::{Frame, Gateway, Opcode, Peer, RawUpstream, Setup, Variant, on_every_variant, on_single_legs, until};
 
 on_every_variant!(
     a_client_that_breaks_a_rule,
@@ -13,6 +13,12 @@ on_every_variant!(
     what_the_other_peer_has_to_say_still_arrives,
     a_violation_inside_a_frame_that_is_under_way_cuts_the_other_leg,
     a_header_is_judged_before_its_payload_comes,
+    the_other_peer_may_take_its_time_to_close_but_not_for_ever,
+);
+
+on_single_legs!(
+    what_the_other_peer_has_to_say_still_arrives,
+    a_violation_inside_a_frame_that_is_under_way_cuts_the_other_leg,
     the_other_peer_may_take_its_time_to_close_but_not_for_ever,
 );
 

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use crate::kit::frame::LengthForm;
+use crate::kit::peer::switching;
 use crate::kit::{
-    EchoBackend, Frame, Gateway, Opcode, Peer, RawUpstream, Setup, Upgrade, Variant, on_every_variant, until,
+    EchoBackend, Frame, Gateway, Opcode, Peer, RawUpstream, Setup, Upgrade, Variant, on_every_variant, on_single_legs,
+    until,
 };
 
 on_every_variant!(
@@ -18,6 +20,13 @@ on_every_variant!(
     compressed_sessions_keep_no_contexts,
     sessions_that_come_and_go_leave_nothing,
     handshakes_that_come_to_nothing_leave_nothing,
+);
+
+on_single_legs!(
+    one_byte_fragments_stream_through,
+    pings_whose_pongs_nobody_reads,
+    a_client_that_does_not_read,
+    an_upstream_that_does_not_read,
 );
 
 /// What any flood may cost.
@@ -250,8 +259,9 @@ fn handshakes_that_come_to_nothing_leave_nothing(variant: Variant) {
                 3 => {
                     client.send(&head);
                     let mut backend = upstream.accept();
+                    let request = backend.head();
                     client.reset();
-                    backend.agree();
+                    backend.try_send(switching(&request, "").as_bytes());
                     continue;
                 }
                 _ => client.send_frame(&Frame::text("").length_form(LengthForm::Claimed(1 << 62))),

@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crate::kit::frame::LengthForm;
-use crate::kit::{Frame, Gateway, Opcode, Peer, Random, RawUpstream, Setup, Upgrade, Variant, on_every_variant};
+use crate::kit::{
+    Frame, Gateway, Opcode, Peer, Random, RawUpstream, Setup, Upgrade, Variant, on_every_variant, on_single_legs,
+};
 
 on_every_variant!(
     lengths_near_the_end_of_the_number_line,
@@ -18,6 +20,13 @@ on_every_variant!(
     a_client_that_resets_releases_the_upstream,
     an_upstream_that_resets_releases_the_client,
     a_close_that_is_never_answered_ends_on_time,
+    frames_cut_at_every_offset_are_the_same_frames,
+);
+
+on_single_legs!(
+    close_codes_and_reasons_are_checked_in_both_directions,
+    a_client_that_resets_releases_the_upstream,
+    an_upstream_that_resets_releases_the_client,
     frames_cut_at_every_offset_are_the_same_frames,
 );
 

@@ -12,13 +12,20 @@ use super::wire::Wire;
 use super::{Local, on_the_wire};
 use crate::kit::gateway::{die_with_parent, kill};
 use crate::kit::{
-    Frame, Gateway, Opcode, Peer, Random, RawUpstream, Setup, Variant, aloud, on_every_variant, on_variants_in_clear,
-    until,
+    Frame, Gateway, Opcode, Peer, Random, RawUpstream, Setup, Variant, aloud, on_every_variant, on_single_legs,
+    on_variants_in_clear, until,
 };
 
 on_variants_in_clear![
     a_large_frame_is_moved_inside_the_kernel_where_splice_is_on,
     an_ordinary_user_splices_for_as_long_as_the_kernel_gives_it_pipes,
+];
+
+on_single_legs![
+    large_frames_keep_their_place_among_small_ones_however_they_are_cut,
+    a_sender_that_ends_within_a_large_frame_leaves_what_it_sent,
+    peers_that_vanish_within_large_frames_leave_nothing_behind,
+    a_goodbye_waits_for_the_end_of_a_large_frame,
 ];
 
 on_every_variant![

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::wire::{PIECE_BYTES, Wire, receive_some, send_some};
 use crate::kit::frame::LengthForm;
-use crate::kit::{DEADLINE, Frame, Gateway, Opcode, Peer, RawUpstream, Setup, Variant, on_every_variant, until};
+use crate::kit::{
+    DEADLINE, Frame, Gateway, Opcode, Peer, RawUpstream, Setup, Variant, on_every_variant, on_single_legs, until,
+};
 
 on_every_variant![
     a_giant_in_one_frame_costs_no_memory,
@@ -14,6 +16,13 @@ on_every_variant![
     a_flood_of_pings_to_a_reader_that_stopped_costs_no_memory,
     a_flood_of_fragments_costs_no_memory,
     announced_lengths_cost_no_memory,
+];
+
+on_single_legs![
+    a_giant_in_one_frame_costs_no_memory,
+    readers_that_stop_cost_their_budget_and_disturb_nobody,
+    a_flood_of_pings_that_are_answered_here_costs_no_memory,
+    a_flood_of_fragments_costs_no_memory,
 ];
 
 /// What a stream, or a flood, may cost beside what is held for a reader that stopped.
