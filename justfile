@@ -36,6 +36,7 @@ deny:
 # The Autobahn test suite in front of the gateway and behind it, every group. Needs CPython 2.7; skips aloud without it.
 conformance:
     tests/conformance/conformance --all
+    tests/conformance/conformance --all --tls
 
 # What CI runs.
 ci:

@@ -5,8 +5,10 @@ Two questions, each asked twice, without the gateway and through it; a case pass
 - front: the suite's fuzzing client attacks an echo backend (which must itself pass every case);
 - behind: the suite's fuzzing server is a hostile upstream for an echo client.
 
-Usage: run.py GATEWAY [--all] [--driver auto|uring|epoll] [--only front|behind] [--cases PATTERN,...]
+Usage: run.py GATEWAY [--all] [--tls] [--driver auto|uring|epoll] [--only front|behind] [--cases PATTERN,...]
 GATEWAY is the framegate executable, or `none` to ask only how the peers do by themselves.
+With --tls the way through the gateway has three sessions of it in a row: TLS to the endpoint, TLS on both legs, and TLS
+to the client. Neither the suite nor its peers need to speak it.
 Without --all the compression groups 12 and 13 are left out: they are many minutes of waiting.
 Closes with one line, `N passed, N failed`; exits with 1 if any failed. install.sh comes first.
 """
@@ -51,6 +53,49 @@ apis:
 """
 
 
+# The same over TLS: both ways lead twice through a listener that speaks it.
+TLS_CONFIG = """\
+version: 1
+settings: {{ drain_window: 1s }}
+certificates: [{{ name: edge, chain: edge.pem, key: edge.key }}]
+authorities: [{{ name: own, certificates: own.pem }}]
+listeners:
+  - {{ name: public, bind: "127.0.0.1:{listen}" }}
+  - {{ name: secure, bind: "127.0.0.1:{secure}", tls: {{ certificates: [edge] }} }}
+upstreams:
+  - {{ name: echo-1, endpoints: [{{ url: "wss://127.0.0.1:{secure}/echo-2" }}], tls: {{ authorities: own }} }}
+  - {{ name: echo-2, endpoints: [{{ url: "wss://127.0.0.1:{secure}/echo-3" }}], tls: {{ authorities: own }} }}
+  - {{ name: echo-3, endpoints: [{{ url: "ws://127.0.0.1:{backend}/" }}] }}
+  - {{ name: case-1, endpoints: [{{ url: "wss://127.0.0.1:{secure}/case-2" }}], tls: {{ authorities: own }} }}
+  - {{ name: case-2, endpoints: [{{ url: "wss://127.0.0.1:{secure}/case-3" }}], tls: {{ authorities: own }} }}
+  - {{ name: case-3, endpoints: [{{ url: "ws://127.0.0.1:{fuzzer}/runCase" }}] }}
+apis:
+  - {{ name: echo-1, context: /echo, endpoints: {{ production: {{ upstream: echo-1 }} }}, {limits} }}
+  - {{ name: echo-2, context: /echo-2, endpoints: {{ production: {{ upstream: echo-2 }} }}, {limits} }}
+  - {{ name: echo-3, context: /echo-3, endpoints: {{ production: {{ upstream: echo-3 }} }}, {limits} }}
+  - {{ name: case-1, context: /runCase, endpoints: {{ production: {{ upstream: case-1 }} }}, {limits} }}
+  - {{ name: case-2, context: /case-2, endpoints: {{ production: {{ upstream: case-2 }} }}, {limits} }}
+  - {{ name: case-3, context: /case-3, endpoints: {{ production: {{ upstream: case-3 }} }}, {limits} }}
+"""
+LIMITS = "limits: { max_frame: 16MiB, max_message: 16MiB }"
+
+
+def make_certificates():
+    """An authority and a certificate for 127.0.0.1, beside the configuration."""
+    (HOME / "tls.cnf").write_text(
+        "[req]\ndistinguished_name = nobody\n[nobody]\n[own]\nbasicConstraints = critical, CA:TRUE\n"
+        "[edge]\nbasicConstraints = critical, CA:FALSE\nsubjectAltName = IP:127.0.0.1\n"
+    )
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-config", "tls.cnf"]
+    signed = ["-CA", "own.pem", "-CAkey", "own.key", "-CAcreateserial", "-days", "2"]
+    for command in [
+        ["req", "-x509", *key, "-subj", "/CN=own", "-extensions", "own", "-keyout", "own.key", "-out", "own.pem"],
+        ["req", *key, "-subj", "/CN=edge", "-keyout", "edge.key", "-out", "edge.csr"],
+        ["x509", "-req", "-in", "edge.csr", *signed, "-extfile", "tls.cnf", "-extensions", "edge", "-out", "edge.pem"],
+    ]:
+        subprocess.run(["openssl", *command], cwd=HOME, check=True, stderr=subprocess.DEVNULL)
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -89,14 +134,17 @@ def process(name, *command):
 
 
 @contextlib.contextmanager
-def gateway(executable, driver, backend, fuzzer):
+def gateway(executable, driver, tls, backend, fuzzer):
     """The gateway before the backend and the fuzzing server; yields the port it listens on."""
     listen, operator = free_port(), free_port()
     state = HOME / "state"
     shutil.rmtree(state, ignore_errors=True)
     state.mkdir()
     config = HOME / "gateway.yaml"
-    config.write_text(CONFIG.format(listen=listen, backend=backend, fuzzer=fuzzer))
+    if tls:
+        make_certificates()
+    template = TLS_CONFIG if tls else CONFIG
+    config.write_text(template.format(listen=listen, secure=free_port(), backend=backend, fuzzer=fuzzer, limits=LIMITS))
     options = ["--control", state / "control.sock", "--state-dir", state, "--operator", f"127.0.0.1:{operator}"]
     options += ["--driver", driver, "--workers", "1", "--log", HOME / "sessions.log"]
 
@@ -183,6 +231,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("gateway")
     parser.add_argument("--all", action="store_true")
+    parser.add_argument("--tls", action="store_true")
     parser.add_argument("--driver", default="auto")
     parser.add_argument("--only", choices=["front", "behind"])
     parser.add_argument("--cases", type=lambda text: text.split(","))
@@ -196,7 +245,7 @@ def main():
         names, listen = ["direct"], None
         if options.gateway != "none":
             executable = pathlib.Path(options.gateway).resolve()
-            listen = stack.enter_context(gateway(executable, options.driver, backend, fuzzer))
+            listen = stack.enter_context(gateway(executable, options.driver, options.tls, backend, fuzzer))
             names.append("gateway")
 
         passed = failed = 0
