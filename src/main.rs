@@ -30,6 +30,8 @@ enum Verb {
     Status(cli::status::Options),
     /// Have data planes stop accepting and close their sessions
     Drain(cli::drain::Options),
+    /// Turn what other programs have into what this one reads: key stores into PEM files
+    Convert(cli::convert::Options),
     /// Print the version
     Version(cli::version::Options),
     /// Run a WebSocket server that sends every message back
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Verb::Reload(options) => cli::reload::run(options),
         Verb::Status(options) => cli::status::run(options),
         Verb::Drain(options) => cli::drain::run(options),
+        Verb::Convert(options) => cli::convert::run(options),
         Verb::Version(options) => cli::version::run(options),
         Verb::Echo(options) => cli::echo::run(options),
         Verb::Schema(options) => cli::schema::run(options),

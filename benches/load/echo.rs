@@ -1,17 +1,23 @@
 //! A WebSocket echo on one thread: any number of connections, one buffer.
 //!
 //! A payload goes back as it stood on the wire, still masked under its client's key, which the client expects: neither
-//! end spends time on masking. A close frame is answered in kind and ends the connection; so does anything else.
+//! end spends time on masking. A close frame is answered in kind and ends the connection; so does anything else. One of
+//! its listeners may speak TLS.
 
+use std::cell::RefCell;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::sync::Arc;
 
+use rustls::ServerConfig;
+use rustls::server::UnbufferedServerConnection;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tungstenite::handshake::derive_accept_key;
 
 use super::machine;
+use super::tls::{self, Channel, Shaking};
 
 /// Bytes read at a time.
 const BUFFER_BYTES: usize = 512 * 1024;
@@ -36,19 +42,30 @@ impl Echo {
             if let Some(cpu) = cpu {
                 machine::pin(cpu);
             }
-            Server::new(vec![listener]).serve()
+            Server::new(vec![listener], None).serve()
         });
         Self { address }
     }
 
-    /// Serves here, on a free port of the loopback interface, which is told, and on a Unix socket of this path.
-    pub fn serve(unix: &Path, tell: impl FnOnce(SocketAddr)) -> ! {
+    /// Serves here, on a free port of the loopback interface, on a Unix socket of this path, and with TLS on another
+    /// port; the addresses are told.
+    pub fn serve(
+        unix: &Path,
+        secure: Option<Arc<ServerConfig>>,
+        tell: impl FnOnce(SocketAddr, Option<SocketAddr>),
+    ) -> ! {
         let (listener, address) = Self::listen();
         let beside = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
         beside.bind(&SockAddr::unix(unix).expect("a socket path")).expect("a path that is free");
         beside.listen(BACKLOG).expect("a socket listens");
-        tell(address);
-        Server::new(vec![listener, beside]).serve()
+        let mut listeners = vec![listener, beside];
+        let secure = secure.map(|config| {
+            let (listener, address) = Self::listen();
+            listeners.push(listener);
+            (config, address)
+        });
+        tell(address, secure.as_ref().map(|(_, address)| *address));
+        Server::new(listeners, secure.map(|(config, _)| config)).serve()
     }
 
     fn listen() -> (Socket, SocketAddr) {
@@ -72,6 +89,8 @@ impl Echo {
 
 struct Server {
     listeners: Vec<Socket>,
+    /// The last listener speaks TLS.
+    secure: Option<Arc<ServerConfig>>,
     epoll: i32,
     connections: Vec<Option<Connection>>,
     buffer: Vec<u8>,
@@ -79,6 +98,7 @@ struct Server {
 
 struct Connection {
     stream: Socket,
+    dress: Dress,
     /// The request head as far as it has come; `None` once it is answered.
     head: Option<Vec<u8>>,
     /// The start of a frame header.
@@ -89,12 +109,25 @@ struct Connection {
     unsent: Vec<u8>,
 }
 
+/// What is between the connection's words and the wire.
+enum Dress {
+    Plain,
+    Shaking(Box<Shaking<UnbufferedServerConnection>>),
+    Sealed(Box<Channel>),
+}
+
+thread_local! {
+    /// What is about to be sent: one buffer for all connections.
+    static SEALED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 impl Server {
-    fn new(listeners: Vec<Socket>) -> Self {
+    fn new(listeners: Vec<Socket>, secure: Option<Arc<ServerConfig>>) -> Self {
         // SAFETY: a plain system call; the outcome is checked.
         let epoll = unsafe { libc::epoll_create1(0) };
         assert!(epoll >= 0, "{}", std::io::Error::last_os_error());
-        let mut this = Self { listeners, epoll, connections: Vec::new(), buffer: vec![0; HEADER_MAX + BUFFER_BYTES] };
+        let buffer = vec![0; HEADER_MAX + BUFFER_BYTES];
+        let mut this = Self { listeners, secure, epoll, connections: Vec::new(), buffer };
         for index in 0..this.listeners.len() {
             this.listeners[index].set_nonblocking(true).expect("a socket need not block");
             this.watch(libc::EPOLL_CTL_ADD, this.listeners[index].as_raw_fd(), libc::EPOLLIN);
@@ -130,13 +163,19 @@ impl Server {
             // Fails on Unix sockets, which have nothing to delay.
             let _ = stream.set_tcp_nodelay(true);
             let fd = stream.as_raw_fd();
-            let connection =
-                Connection { stream, head: Some(Vec::new()), held: Vec::new(), remaining: 0, unsent: Vec::new() };
-            let index = fd as usize;
-            if self.connections.len() <= index {
-                self.connections.resize_with(index + 1, || None);
+            let dress = match &self.secure {
+                Some(config) if index + 1 == self.listeners.len() => {
+                    Dress::Shaking(Box::new(tls::accept(config).expect("a server's terms are good")))
+                }
+                _ => Dress::Plain,
+            };
+            let (head, held, unsent) = (Some(Vec::new()), Vec::new(), Vec::new());
+            let connection = Connection { stream, dress, head, held, remaining: 0, unsent };
+            let place = fd as usize;
+            if self.connections.len() <= place {
+                self.connections.resize_with(place + 1, || None);
             }
-            self.connections[index] = Some(connection);
+            self.connections[place] = Some(connection);
             self.watch(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN);
         }
     }
@@ -160,16 +199,58 @@ impl Connection {
         let start = HEADER_MAX - self.held.len();
         buffer[start..HEADER_MAX].copy_from_slice(&self.held);
         self.held.clear();
-        match self.stream.read(&mut buffer[HEADER_MAX..]) {
-            Ok(count) if count > 0 => match &mut self.head {
+        match self.receive(&mut buffer[HEADER_MAX..]) {
+            Some(count) => match &mut self.head {
                 Some(head) => {
                     head.extend_from_slice(&buffer[HEADER_MAX..HEADER_MAX + count]);
                     self.switch()
                 }
                 None => self.turn_round(buffer, start, HEADER_MAX + count),
             },
-            Err(error) => error.kind() == ErrorKind::WouldBlock,
-            Ok(_) => false,
+            None => false,
+        }
+    }
+
+    /// Reads once. Returns the plain bytes that are in the room then, perhaps none; `None`: there will be no more.
+    fn receive(&mut self, room: &mut [u8]) -> Option<usize> {
+        let lead = if let Dress::Sealed(channel) = &mut self.dress { channel.lead(room) } else { 0 };
+        let count = match self.stream.read(&mut room[lead..]) {
+            Ok(0) => return None,
+            Ok(count) => lead + count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => lead,
+            Err(_) => return None,
+        };
+        match std::mem::replace(&mut self.dress, Dress::Plain) {
+            Dress::Plain => Some(count),
+            Dress::Shaking(mut shaking) => {
+                let done = shaking.advance(&room[..count]).ok()?;
+                let to_send = std::mem::take(&mut shaking.to_send);
+                if !self.send(&to_send) {
+                    return None;
+                }
+                if !done {
+                    self.dress = Dress::Shaking(shaking);
+                    return Some(0);
+                }
+                let shaken = shaking.finish().ok()?;
+                self.dress = Dress::Sealed(Box::new(shaken.channel));
+                room[..shaken.plain.len()].copy_from_slice(&shaken.plain);
+                Some(shaken.plain.len())
+            }
+            Dress::Sealed(mut channel) => {
+                let (mut at, mut plain) = (0, 0);
+                while let Some(opened) = channel.open(&mut room[at..count]).ok()? {
+                    if opened.last {
+                        return None;
+                    }
+                    room.copy_within(at + opened.data.start..at + opened.data.end, plain);
+                    plain += opened.data.len();
+                    at += opened.record_bytes;
+                }
+                channel.keep(&room[at..count]);
+                self.dress = Dress::Sealed(channel);
+                Some(plain)
+            }
         }
     }
 
@@ -241,11 +322,28 @@ impl Connection {
             let plain = payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key);
             let answer: Vec<_> = [frame[0], length as u8].into_iter().chain(plain).collect();
             self.send(&answer);
+            if let Dress::Sealed(channel) = &mut self.dress {
+                let mut farewell = Vec::new();
+                channel.seal_close_notify(&mut farewell);
+                self.send_now(&farewell);
+            }
         }
         false
     }
 
-    fn send(&mut self, mut bytes: &[u8]) -> bool {
+    fn send(&mut self, bytes: &[u8]) -> bool {
+        SEALED.with_borrow_mut(|sealed| match &mut self.dress {
+            Dress::Sealed(channel) => {
+                sealed.clear();
+                channel.seal([bytes, &[]], sealed);
+                self.send_now(sealed)
+            }
+            _ => self.send_now(bytes),
+        })
+    }
+
+    /// As it stands on the wire.
+    fn send_now(&mut self, mut bytes: &[u8]) -> bool {
         if !self.unsent.is_empty() {
             self.unsent.extend_from_slice(bytes);
             return true;
@@ -265,7 +363,7 @@ impl Connection {
 
     fn flush(&mut self) -> bool {
         let unsent = std::mem::take(&mut self.unsent);
-        self.send(&unsent)
+        self.send_now(&unsent)
     }
 }
 

@@ -1,15 +1,20 @@
 //! Sessions that live for one message: connect, upgrade, one echo, close; again and again on a number of parallel loops.
 //!
-//! One thread, one epoll set. Every answer is compared; a loop that is answered wrongly ends the round.
+//! One thread, one epoll set. Every answer is compared; a loop that is answered wrongly ends the round. Where TLS is spoken
+//! it is counted which handshakes resumed an earlier session.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
+use rustls::client::UnbufferedClientConnection;
+
+use super::door::Door;
 use super::histogram::Histogram;
 use super::poll::{self, Poll, STALL, receive_or_end, send};
+use super::tls::{Channel, Shaking};
 use super::traffic::Outcome;
-use crate::kit::{Frame, Opcode, Upgrade};
+use crate::kit::{Frame, Opcode};
 
 const PAYLOAD: &[u8] = b"one message of a short session: connect, upgrade, echo, close ..";
 /// Code 1000.
@@ -22,12 +27,14 @@ pub enum Farewell {
     Frame,
     /// It ends the connection without a word.
     None,
+    /// It asks for nothing: it leaves when it has made the TLS handshake and got a ticket.
+    Ticket,
 }
 
 /// The loops and what they have done.
 pub struct Handshakes {
     poll: Poll,
-    address: SocketAddr,
+    door: Door,
     words: Words,
     farewell: Farewell,
     loops: Vec<Loop>,
@@ -37,6 +44,10 @@ pub struct Handshakes {
     pub lives: Histogram,
     /// How many those are.
     pub count: u64,
+    /// TLS handshakes in which an earlier session was resumed, since then.
+    pub resumed: u64,
+    /// Other TLS handshakes.
+    pub full: u64,
 }
 
 /// What is said and what must be answered.
@@ -48,13 +59,21 @@ struct Words {
 
 struct Loop {
     stream: Option<TcpStream>,
+    dress: Dress,
     step: Step,
     received: Vec<u8>,
     born: Instant,
 }
 
+enum Dress {
+    Plain,
+    Shaking(Box<Shaking<UnbufferedClientConnection>>),
+    Sealed(Box<Channel>),
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Step {
+    Ticket,
     Switch,
     Echo,
     End,
@@ -62,18 +81,26 @@ enum Step {
 
 impl Handshakes {
     /// So many loops, of which each has begun its first session.
-    pub fn begin(address: SocketAddr, target: &str, loops: usize, farewell: Farewell) -> Outcome<Self> {
-        let one = || Loop { stream: None, step: Step::Switch, received: Vec::new(), born: Instant::now() };
+    pub fn begin(door: &Door, loops: usize, farewell: Farewell) -> Outcome<Self> {
+        let one = || Loop {
+            stream: None,
+            dress: Dress::Plain,
+            step: Step::Switch,
+            received: Vec::new(),
+            born: Instant::now(),
+        };
         let mut this = Self {
             poll: Poll::new(),
-            address,
-            words: Words::new(target),
+            door: door.clone(),
+            words: Words::new(door.request()),
             farewell,
             loops: (0..loops).map(|_| one()).collect(),
             stopping: false,
             key: 1,
             lives: Histogram::new(),
             count: 0,
+            resumed: 0,
+            full: 0,
         };
         (0..loops).try_for_each(|index| this.connect(index))?;
         Ok(this)
@@ -101,16 +128,43 @@ impl Handshakes {
     /// Forgets what was measured.
     pub fn forget(&mut self) {
         self.lives.clear();
-        self.count = 0;
+        (self.count, self.resumed, self.full) = (0, 0, 0);
     }
 
     fn connect(&mut self, index: usize) -> Outcome<()> {
         let born = Instant::now();
-        let stream = TcpStream::connect(self.address).map_err(|error| format!("no connection: {error}"))?;
-        send(stream.as_raw_fd(), &self.words.request)?;
+        let stream = TcpStream::connect(self.door.address).map_err(|error| format!("no connection: {error}"))?;
         self.poll.add(stream.as_raw_fd(), libc::EPOLLIN, index as u64);
-        self.loops[index] = Loop { stream: Some(stream), step: Step::Switch, received: Vec::new(), born };
-        Ok(())
+        let one = &mut self.loops[index];
+        *one = Loop { stream: Some(stream), dress: Dress::Plain, step: Step::Switch, received: Vec::new(), born };
+        if let Some(terms) = &self.door.tls {
+            one.dress = Dress::Shaking(Box::new(terms.begin()?));
+            return self.shake(index, &[]);
+        }
+        one.say(&self.words.request)
+    }
+
+    /// Goes on with the TLS handshake; once it is done, the request is sent, if there is one.
+    fn shake(&mut self, index: usize, bytes: &[u8]) -> Outcome<()> {
+        let one = &mut self.loops[index];
+        let (Some(stream), Dress::Shaking(shaking)) = (&one.stream, &mut one.dress) else { return Ok(()) };
+        let done = shaking.advance(bytes)?;
+        let to_send = std::mem::take(&mut shaking.to_send);
+        send(stream.as_raw_fd(), &to_send)?;
+        if !done {
+            return Ok(());
+        }
+        let Dress::Shaking(shaking) = std::mem::replace(&mut one.dress, Dress::Plain) else { return Ok(()) };
+        let shaken = shaking.finish()?;
+        *(if shaken.resumed { &mut self.resumed } else { &mut self.full }) += 1;
+        one.dress = Dress::Sealed(Box::new(shaken.channel));
+        match self.farewell {
+            Farewell::Ticket => {
+                one.step = Step::Ticket;
+                Ok(())
+            }
+            _ => one.say(&self.words.request),
+        }
     }
 
     /// Takes what came for one loop, and says what follows.
@@ -118,9 +172,15 @@ impl Handshakes {
         let one = &mut self.loops[index];
         let Some(stream) = &one.stream else { return Ok(()) };
         let said_goodbye = one.step == Step::End && one.received == self.words.goodbye;
-        let mut room = [0; 4096];
-        let count = match receive_or_end(stream.as_raw_fd(), &mut room) {
-            Ok(None) => return Ok(()),
+        let mut room = [0; 40 << 10];
+        let lead = if let Dress::Sealed(channel) = &mut one.dress { channel.lead(&mut room) } else { 0 };
+        let count = match receive_or_end(stream.as_raw_fd(), &mut room[lead..]) {
+            Ok(None) => {
+                if let Dress::Sealed(channel) = &mut one.dress {
+                    channel.keep(&room[..lead]);
+                }
+                return Ok(());
+            }
             Ok(Some(count)) => count,
             Err(_) if said_goodbye => 0,
             Err(error) => return Err(error),
@@ -128,14 +188,36 @@ impl Handshakes {
         if count == 0 {
             return if said_goodbye { self.end(index) } else { Err(unexpected("an early end after", &one.received)) };
         }
-        one.received.extend_from_slice(&room[..count]);
+        let room = &mut room[..lead + count];
+        let mut ticket = false;
+        match &mut one.dress {
+            Dress::Plain => one.received.extend_from_slice(room),
+            Dress::Shaking(_) => return self.shake(index, room),
+            Dress::Sealed(channel) => {
+                let tickets = self.door.tls.as_ref().map_or(0, |terms| terms.tickets());
+                let mut at = 0;
+                while let Some(opened) = channel.open(&mut room[at..])? {
+                    one.received.extend_from_slice(&room[at + opened.data.start..at + opened.data.end]);
+                    at += opened.record_bytes;
+                    if opened.last {
+                        let done = one.step == Step::End && one.received == self.words.goodbye;
+                        return if done { self.end(index) } else { Err(unexpected("a farewell after", &one.received)) };
+                    }
+                }
+                channel.keep(&room[at..]);
+                ticket = self.door.tls.as_ref().map_or(0, |terms| terms.tickets()) > tickets;
+            }
+        }
         match one.step {
+            Step::Ticket if ticket => self.end(index),
+            Step::Ticket => Ok(()),
+            _ if one.received.is_empty() => Ok(()),
             Step::Switch if !one.received.ends_with(b"\r\n\r\n") => Ok(()),
             Step::Switch if !one.received.starts_with(b"HTTP/1.1 101 ") => Err(unexpected("no 101:", &one.received)),
             Step::Switch => self.advance(index, Step::Echo),
             Step::Echo if one.received == self.words.echo => match self.farewell {
                 Farewell::Frame => self.advance(index, Step::End),
-                Farewell::None => self.end(index),
+                Farewell::None | Farewell::Ticket => self.end(index),
             },
             Step::Echo if self.words.echo.starts_with(&one.received) => Ok(()),
             Step::End if self.words.goodbye.starts_with(&one.received) => Ok(()),
@@ -150,7 +232,6 @@ impl Handshakes {
         let one = &mut self.loops[index];
         one.step = step;
         one.received.clear();
-        let Some(stream) = &one.stream else { return Ok(()) };
         let sent = match step {
             Step::End => Frame::new(Opcode::CLOSE, NORMAL_CLOSURE).masked(key).encode(),
             // The payload is what stands on the wire: a key of zero leaves it so, and the real one is written over it.
@@ -161,12 +242,20 @@ impl Handshakes {
                 frame
             }
         };
-        send(stream.as_raw_fd(), &sent).map(|_| ())
+        one.say(&sent)
     }
 
     /// One life is over; another begins.
     fn end(&mut self, index: usize) -> Outcome<()> {
         let one = &mut self.loops[index];
+        if let (Some(stream), Dress::Sealed(channel)) = (&one.stream, &mut one.dress)
+            && self.farewell != Farewell::None
+        {
+            let mut farewell = Vec::new();
+            channel.seal_close_notify(&mut farewell);
+            // The other side may have gone already.
+            let _ = send(stream.as_raw_fd(), &farewell);
+        }
         one.stream = None;
         self.lives.record(one.born.elapsed().as_nanos() as u64);
         self.count += 1;
@@ -174,10 +263,23 @@ impl Handshakes {
     }
 }
 
+impl Loop {
+    /// Sends a few bytes, which the socket takes.
+    fn say(&mut self, bytes: &[u8]) -> Outcome<()> {
+        let Some(stream) = &self.stream else { return Ok(()) };
+        if let Dress::Sealed(channel) = &mut self.dress {
+            let mut sealed = Vec::new();
+            channel.seal([bytes, &[]], &mut sealed);
+            return send(stream.as_raw_fd(), &sealed).map(|_| ());
+        }
+        send(stream.as_raw_fd(), bytes).map(|_| ())
+    }
+}
+
 impl Words {
-    fn new(target: &str) -> Self {
+    fn new(request: Vec<u8>) -> Self {
         Self {
-            request: Upgrade::to(target).encode(),
+            request,
             echo: Frame::binary(PAYLOAD).encode(),
             goodbye: Frame::new(Opcode::CLOSE, NORMAL_CLOSURE).encode(),
         }

@@ -5,12 +5,15 @@
 #![allow(dead_code, unused_imports, reason = "each bench uses its own part")]
 
 pub mod client;
+pub mod door;
 pub mod echo;
 pub mod handshakes;
 pub mod histogram;
 pub mod machine;
 pub mod poll;
+pub mod tls;
 pub mod traffic;
 
 pub use client::Client;
+pub use door::Door;
 pub use echo::Echo;

@@ -4,13 +4,15 @@
 //! the wire, as in [`super::client`]; every byte of an echo is compared, and so is the order.
 
 use std::collections::VecDeque;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
+use super::door::{Door, Entered};
 use super::histogram::Histogram;
 use super::poll::{self, Poll, STALL, receive, send, send_both};
-use crate::kit::{Frame, Upgrade};
+use super::tls::Channel;
+use crate::kit::Frame;
 
 /// Bytes read at a time.
 const ROOM_BYTES: usize = 512 * 1024;
@@ -20,6 +22,8 @@ const STAMP_BYTES: usize = 8;
 const COPIED_PAYLOAD_MAX: usize = 4096;
 /// Connections opened at a time: fewer than any listener's backlog.
 const CONNECT_BATCH: usize = 64;
+/// Bytes of a large message that are sealed before they are sent: they are in the cache still.
+const SEALED_BYTES_MAX: usize = 64 << 10;
 /// Key of the clock in the epoll set.
 const CLOCK: u64 = u64::MAX;
 
@@ -43,6 +47,7 @@ pub struct Traffic {
 
 struct Connection {
     stream: TcpStream,
+    channel: Option<Box<Channel>>,
     id: u32,
     /// Number of the message that is sent next.
     next: u32,
@@ -51,7 +56,7 @@ struct Connection {
     expected_at: usize,
     /// When the messages in flight were sent, in nanoseconds.
     sent_at: VecDeque<u64>,
-    /// What the socket did not take of small messages.
+    /// What the socket did not take of small messages, or of records.
     unsent: Vec<u8>,
     /// Large messages that are to be sent, the first of them perhaps in part.
     waiting: usize,
@@ -68,17 +73,17 @@ struct Frames {
     tail: Vec<u8>,
     key: u32,
     copy: Vec<u8>,
+    sealed: Vec<u8>,
 }
 
 impl Traffic {
     /// Opens sessions of one kind.
-    pub fn open(address: SocketAddr, target: &str, count: usize, depth: usize, payload_bytes: usize) -> Outcome<Self> {
+    pub fn open(door: &Door, count: usize, depth: usize, payload_bytes: usize) -> Outcome<Self> {
         let poll = Poll::new();
         let mut connections = Vec::with_capacity(count);
-        for (id, stream) in upgraded(address, target, count)?.into_iter().enumerate() {
-            stream.set_nodelay(true).map_err(|error| error.to_string())?;
-            poll.add_edges(stream.as_raw_fd(), id as u64);
-            connections.push(Connection::new(stream, id as u32));
+        for (id, entered) in upgraded(door, count)?.into_iter().enumerate() {
+            poll.add_edges(entered.stream.as_raw_fd(), id as u64);
+            connections.push(Connection::new(entered, id as u32));
         }
         Ok(Self {
             poll,
@@ -174,9 +179,14 @@ impl Traffic {
             return Ok(());
         }
         loop {
-            let Some(count) = receive(connection.stream.as_raw_fd(), &mut self.room)? else { return Ok(()) };
+            let lead = connection.channel.as_mut().map_or(0, |channel| channel.lead(&mut self.room));
+            let Some(count) = receive(connection.stream.as_raw_fd(), &mut self.room[lead..])? else {
+                connection.keep(&self.room[..lead]);
+                return Ok(());
+            };
+            let count = lead + count;
             let now = self.start.elapsed().as_nanos() as u64;
-            let done = connection.compare(&self.room[..count], &self.frames, now, &mut self.round_trips)?;
+            let done = connection.take(&mut self.room[..count], &self.frames, now, &mut self.round_trips)?;
             self.echoes += done as u64;
             if done > 0 && self.sending {
                 connection.offer(done, &mut self.frames, now)?;
@@ -190,9 +200,10 @@ impl Traffic {
 }
 
 impl Connection {
-    fn new(stream: TcpStream, id: u32) -> Self {
+    fn new(entered: Entered, id: u32) -> Self {
         Self {
-            stream,
+            stream: entered.stream,
+            channel: entered.channel,
             id,
             next: 0,
             expected: 0,
@@ -221,8 +232,16 @@ impl Connection {
                     frames.copy.extend_from_slice(part);
                 }
             }
-            let sent = if self.unsent.is_empty() { send(self.stream.as_raw_fd(), &frames.copy)? } else { 0 };
-            self.unsent.extend_from_slice(&frames.copy[sent..]);
+            let bytes = match &mut self.channel {
+                Some(channel) => {
+                    frames.sealed.clear();
+                    channel.seal([&frames.copy, &[]], &mut frames.sealed);
+                    &frames.sealed
+                }
+                None => &frames.copy,
+            };
+            let sent = if self.unsent.is_empty() { send(self.stream.as_raw_fd(), bytes)? } else { 0 };
+            self.unsent.extend_from_slice(&bytes[sent..]);
             return Ok(());
         }
         self.waiting += count;
@@ -236,7 +255,7 @@ impl Connection {
             let sent = send(fd, &self.unsent)?;
             self.unsent.drain(..sent);
         }
-        while self.waiting > 0 {
+        while self.waiting > 0 && self.unsent.is_empty() {
             if self.head_at == 0 {
                 self.head.clear();
                 let (stamp, key) = (stamp(self.id, self.next), frames.fresh_key());
@@ -247,8 +266,20 @@ impl Connection {
             }
             let head = &self.head[self.head_at.min(self.head.len())..];
             let tail = &frames.tail[self.head_at.saturating_sub(self.head.len())..];
-            let sent = send_both(fd, head, tail)?;
-            let whole = sent == head.len() + tail.len();
+            let left = head.len() + tail.len();
+            let sent = match &mut self.channel {
+                Some(channel) => {
+                    let tail = &tail[..tail.len().min(SEALED_BYTES_MAX - head.len())];
+                    frames.sealed.clear();
+                    channel.seal([head, tail], &mut frames.sealed);
+                    let sent = send(fd, &frames.sealed)?;
+                    self.unsent.extend_from_slice(&frames.sealed[sent..]);
+                    // What is sealed is on its way.
+                    head.len() + tail.len()
+                }
+                None => send_both(fd, head, tail)?,
+            };
+            let whole = sent == left;
             if whole {
                 self.waiting -= 1;
                 self.head_at = 0;
@@ -258,10 +289,35 @@ impl Connection {
                 if self.head_at == 0 {
                     self.next = self.next.wrapping_sub(1);
                 }
-                break;
+                if self.channel.is_none() {
+                    break;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Takes what came, out of its records if it came in some. Returns how many echoes it completed.
+    fn take(&mut self, bytes: &mut [u8], frames: &Frames, now: u64, round_trips: &mut Histogram) -> Outcome<usize> {
+        let Some(mut channel) = self.channel.take() else { return self.compare(bytes, frames, now, round_trips) };
+        let (mut at, mut done) = (0, 0);
+        while let Some(opened) = channel.open(&mut bytes[at..])? {
+            let data = &bytes[at + opened.data.start..at + opened.data.end];
+            done += self.compare(data, frames, now, round_trips)?;
+            at += opened.record_bytes;
+            if opened.last {
+                return Err("the session ended".into());
+            }
+        }
+        channel.keep(&bytes[at..]);
+        self.channel = Some(channel);
+        Ok(done)
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        if let Some(channel) = &mut self.channel {
+            channel.keep(bytes);
+        }
     }
 
     /// Compares what came with what must come. Returns how many echoes it completed.
@@ -310,6 +366,7 @@ impl Frames {
             tail: payload[STAMP_BYTES..].to_vec(),
             key: 1,
             copy: Vec::new(),
+            sealed: Vec::new(),
         }
     }
 
@@ -333,31 +390,17 @@ fn stamp(id: u32, number: u32) -> [u8; STAMP_BYTES] {
 }
 
 /// Connections that have been answered with 101.
-fn upgraded(address: SocketAddr, target: &str, count: usize) -> Outcome<Vec<TcpStream>> {
-    let request = Upgrade::to(target).encode();
-    let mut streams: Vec<TcpStream> = Vec::with_capacity(count);
-    while streams.len() < count {
-        let from = streams.len();
+fn upgraded(door: &Door, count: usize) -> Outcome<Vec<Entered>> {
+    let request = door.request();
+    let mut all: Vec<Entered> = Vec::with_capacity(count);
+    while all.len() < count {
+        let from = all.len();
         for _ in from..count.min(from + CONNECT_BATCH) {
-            let stream = TcpStream::connect(address).map_err(|error| format!("no connection: {error}"))?;
-            send(stream.as_raw_fd(), &request)?;
-            streams.push(stream);
+            let mut entered = door.enter()?;
+            entered.send(&request)?;
+            all.push(entered);
         }
-        streams[from..].iter_mut().try_for_each(expect_switch)?;
+        all[from..].iter_mut().try_for_each(Entered::expect_switch)?;
     }
-    Ok(streams)
-}
-
-fn expect_switch(stream: &mut TcpStream) -> Outcome<()> {
-    use std::io::Read;
-    stream.set_read_timeout(Some(STALL)).map_err(|error| error.to_string())?;
-    let (mut head, mut room) = (Vec::new(), [0; 2048]);
-    while !head.ends_with(b"\r\n\r\n") {
-        let count = stream.read(&mut room).map_err(|error| format!("no answer to the upgrade: {error}"))?;
-        if count == 0 {
-            return Err(format!("the upgrade is not answered: {}", head.escape_ascii()));
-        }
-        head.extend_from_slice(&room[..count]);
-    }
-    if head.starts_with(b"HTTP/1.1 101 ") { Ok(()) } else { Err(head.escape_ascii().to_string()) }
+    Ok(all)
 }

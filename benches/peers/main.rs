@@ -5,6 +5,7 @@
 //! docs/benchmarks.md.
 
 mod cells;
+mod certificates;
 #[path = "../../tests/kit/mod.rs"]
 mod kit;
 #[path = "../load/mod.rs"]
@@ -23,8 +24,9 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use cells::{CELLS, Cell, Work};
-use load::{Echo, machine};
+use cells::{CELLS, Cell, Tls, Work};
+use certificates::{Certificates, Key};
+use load::{Echo, machine, tls};
 use processes::Tree;
 use report::Table;
 use targets::{Programs, Running, Surroundings, TARGETS, Target};
@@ -43,7 +45,10 @@ struct Options {
     /// A few cells, two rounds
     #[arg(long)]
     quick: bool,
-    /// Only cells whose name contains one of these: 64B-c64-d1,handshake
+    /// Only cells in which TLS is spoken
+    #[arg(long)]
+    tls: bool,
+    /// Only cells with these names, and those whose names begin so: 64B-c64-d1,handshake
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     cells: Vec<String>,
     /// Only these targets: nginx,framegate
@@ -75,6 +80,9 @@ struct Options {
     /// Plays the echo, on this Unix socket and on a port that it tells
     #[arg(long, hide = true, value_name = "PATH")]
     echo: Option<PathBuf>,
+    /// Where the echo's certificates are; it speaks TLS on another port, which it tells
+    #[arg(long, hide = true, value_name = "DIRECTORY")]
+    certificates: Option<PathBuf>,
     /// Given by Cargo
     #[arg(long, hide = true)]
     bench: bool,
@@ -84,10 +92,16 @@ fn main() -> ExitCode {
     let options = Options::parse();
     if let Some(path) = &options.echo {
         machine::raise_open_files();
-        Echo::serve(path, |address| println!("{address}"));
+        let secure = options.certificates.as_deref().map(|directory| {
+            let made = Certificates::in_directory(directory);
+            tls::server_config(&made.chain(Key::EcdsaP256), &made.key(Key::EcdsaP256)).expect("certificates are there")
+        });
+        Echo::serve(path, secure, |address, secure| {
+            println!("{address} {}", secure.map(|address| address.to_string()).unwrap_or_default());
+        });
     }
     if options.list {
-        println!("cells:\n{}", CELLS.map(|cell| format!("  {:<16} {}\n", cell.name, cell.describe())).concat());
+        println!("cells:\n{}", CELLS.map(|cell| format!("  {:<22} {}\n", cell.name, cell.describe())).concat());
         println!("targets:\n{}", TARGETS.map(|target| format!("  {}\n", target.name)).concat());
         return ExitCode::SUCCESS;
     }
@@ -109,10 +123,15 @@ fn compare(options: &Options) -> Result<(), String> {
     machine::raise_open_files();
     let apart = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > LOAD_CPU);
     let directory = tempfile::Builder::new().prefix("framegate-echo-").tempdir().map_err(|error| error.to_string())?;
-    let (_echo, echo) = start_echo(directory.path(), apart.then_some(LOAD_CPU))?;
+    let certificates = Certificates::make(directory.path());
+    if let Err(error) = &certificates {
+        eprintln!("peers: SKIPPED everything with TLS: {error}");
+    }
+    let (_echo, echo, echo_tls) = start_echo(directory.path(), certificates.is_ok(), apart.then_some(LOAD_CPU))?;
     let around = Surroundings {
         echo,
         echo_unix: unix_path(directory.path()),
+        tls: certificates.ok().zip(echo_tls),
         logging: options.logging == "on",
         cpu: apart.then_some(TARGET_CPU),
         programs: options.programs.clone(),
@@ -120,7 +139,8 @@ fn compare(options: &Options) -> Result<(), String> {
     if apart {
         machine::pin(LOAD_CPU);
     }
-    let cells: Vec<_> = CELLS.iter().filter(|cell| options.wants_cell(cell)).collect();
+    let possible = |cell: &&Cell| cell.tls.is_none() || around.tls.is_some();
+    let cells: Vec<_> = CELLS.iter().filter(|cell| options.wants_cell(cell)).filter(possible).collect();
     let (targets, versions) = available(options, &around);
     if cells.is_empty() || targets.is_empty() {
         return Err("nothing is left to be measured; --list shows the names".into());
@@ -155,7 +175,7 @@ impl Options {
         let named = self.cells.iter().any(|name| cell.name == name || cell.name.starts_with(&format!("{name}-")));
         // Fewer idle sessions are for the quick table.
         let usual = if self.quick { cell.quick } else { cell.name != "idle-1000" };
-        if self.cells.is_empty() { usual } else { named }
+        (if self.cells.is_empty() { usual } else { named }) && (cell.tls.is_some() || !self.tls)
     }
 
     fn rounds(&self, cell: &Cell) -> usize {
@@ -164,15 +184,23 @@ impl Options {
     }
 }
 
-/// The echo has a process of its own, because descriptors are counted by process.
-fn start_echo(directory: &Path, cpu: Option<usize>) -> Result<(Tree, SocketAddr), String> {
+/// The echo has a process of its own, because descriptors are counted by process. Where it listens, without TLS and with.
+fn start_echo(
+    directory: &Path,
+    has_certificates: bool,
+    cpu: Option<usize>,
+) -> Result<(Tree, SocketAddr, Option<SocketAddr>), String> {
     let mut command = Command::new(std::env::current_exe().map_err(|error| error.to_string())?);
     command.arg("--echo").arg(unix_path(directory)).stdin(Stdio::null()).stdout(Stdio::piped());
+    if has_certificates {
+        command.arg("--certificates").arg(directory);
+    }
     let mut tree = Tree::start(command, cpu, libc::SIGKILL).map_err(|error| format!("no echo: {error}"))?;
     let mut line = String::new();
     BufReader::new(tree.output()).read_line(&mut line).map_err(|error| error.to_string())?;
-    let address = line.trim().parse().map_err(|_| format!("the echo does not start: {line}"))?;
-    Ok((tree, address))
+    let mut addresses = line.split_whitespace().map(str::parse);
+    let address = addresses.next().and_then(Result::ok).ok_or(format!("the echo does not start: {line}"))?;
+    Ok((tree, address, addresses.next().and_then(Result::ok)))
 }
 
 fn unix_path(directory: &Path) -> PathBuf {
@@ -189,7 +217,11 @@ fn available(options: &Options, around: &Surroundings) -> (Vec<Target>, Vec<Stri
             eprintln!("peers: SKIPPED {}: the program is not here", target.name);
             continue;
         };
-        match target.start(around) {
+        let tls = options.tls.then_some(Tls { key: Key::EcdsaP256, upstream_too: false, resumed: false });
+        if tls.is_some() && !target.speaks_tls {
+            continue;
+        }
+        match target.start(around, tls) {
             Ok(running) => {
                 let manner = running.manner().map(|manner| format!("{}: {manner}", target.name));
                 versions.extend([(target.name != "direct").then_some(version), manner].into_iter().flatten());
@@ -249,10 +281,10 @@ fn measure(
             progress(&format!("{}, round {} of {rounds}, {}", cell.name, round + 1, target.name));
             let mut one = || {
                 if running[index].is_none() {
-                    running[index] = Some(target.start(around)?);
+                    running[index] = Some(target.start(around, cell.tls)?);
                 }
                 let here = running[index].as_ref().ok_or("it does not run")?;
-                rounds::play(cell.work, here, Duration::from_secs_f64(options.seconds))
+                rounds::play(cell, here, Duration::from_secs_f64(options.seconds))
             };
             match one() {
                 Ok(sample) => table.add(cell, target.name, sample),

@@ -18,6 +18,8 @@ const BASE: &str = "nginx";
 pub enum Measure {
     /// Microseconds on a CPU for each unit of work.
     Cpu,
+    /// Units of work in a second on a CPU.
+    PerCpuSecond,
     /// Units of work a second.
     Rate,
     /// Share of the time in which the target was on its CPU, in percent.
@@ -57,6 +59,7 @@ impl Measure {
     fn key(self) -> &'static str {
         match self {
             Self::Cpu => "cpu_us",
+            Self::PerCpuSecond => "per_cpu_second",
             Self::Rate => "per_second",
             Self::Busy => "busy_percent",
             Self::P50 => "p50_us",
@@ -72,6 +75,7 @@ impl Measure {
     fn title(self, unit: &str) -> String {
         match self {
             Self::Cpu => format!("CPU us/{unit}"),
+            Self::PerCpuSecond => format!("{unit}s/CPU s"),
             Self::Rate => format!("{unit}s/s"),
             Self::Busy => "busy %".into(),
             Self::P50 => "p50 us".into(),
@@ -102,6 +106,7 @@ impl Sample {
         }
         let mut sample = Self::default();
         sample.set(Measure::Cpu, cpu.as_secs_f64() * 1e6 / units as f64);
+        sample.set(Measure::PerCpuSecond, units as f64 / cpu.as_secs_f64().max(1e-6));
         sample.set(Measure::Rate, units as f64 / time.as_secs_f64());
         sample.set(Measure::Busy, cpu.as_secs_f64() / time.as_secs_f64() * 100.0);
         Ok(sample)

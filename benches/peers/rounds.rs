@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cells::Work;
+use crate::cells::{Cell, Work};
 use crate::load::handshakes::Handshakes;
 use crate::load::traffic::{Outcome, Traffic};
 use crate::report::{Measure, Sample};
-use crate::targets::{PATH, Running};
+use crate::targets::Running;
 
 const WARM_UP: Duration = Duration::from_millis(300);
 const WARM_UP_MAX: Duration = Duration::from_secs(5);
@@ -18,15 +18,19 @@ const IDLE_PAYLOAD_BYTES: usize = 1024;
 const SPARSE_PAYLOAD_BYTES: usize = 64;
 
 /// Plays the round.
-pub fn play(work: Work, running: &Running, time: Duration) -> Outcome<Sample> {
-    let sample = match work {
+pub fn play(cell: &Cell, running: &Running, time: Duration) -> Outcome<Sample> {
+    let sample = match cell.work {
         Work::Echo { payload_bytes, connections, depth } => echo(running, payload_bytes, connections, depth, time),
         Work::Handshakes { loops, farewell } => {
-            let mut load = Handshakes::begin(running.address, PATH, loops, farewell)?;
+            let mut load = Handshakes::begin(&running.door, loops, farewell)?;
             load.drive(WARM_UP)?;
             load.forget();
             let (cpu_before, elapsed) = (running.cpu_time(), load.drive(time)?);
             let cpu = running.cpu_time().saturating_sub(cpu_before);
+            let unwanted = if cell.tls.is_some_and(|tls| tls.resumed) { load.full } else { load.resumed };
+            if unwanted > 0 {
+                return Err(format!("full handshakes: {}, resumed ones: {}", load.full, load.resumed));
+            }
             let mut sample = Sample::of_work(cpu, load.count, elapsed)?;
             sample.set_quantiles(&load.lives);
             sample.set_memory(running.memory());
@@ -35,7 +39,7 @@ pub fn play(work: Work, running: &Running, time: Duration) -> Outcome<Sample> {
         }
         Work::Idle { sessions } => idle(running, sessions),
         Work::Sparse { connections, messages_per_second } => {
-            let mut load = Traffic::open(running.address, PATH, connections, 1, SPARSE_PAYLOAD_BYTES)?;
+            let mut load = Traffic::open(&running.door, connections, 1, SPARSE_PAYLOAD_BYTES)?;
             load.drive_at(messages_per_second, WARM_UP)?;
             load.forget();
             let (cpu_before, time) = (running.cpu_time(), time * SPARSE_ROUNDS);
@@ -53,7 +57,7 @@ pub fn play(work: Work, running: &Running, time: Duration) -> Outcome<Sample> {
 }
 
 fn echo(running: &Running, payload_bytes: usize, connections: usize, depth: usize, time: Duration) -> Outcome<Sample> {
-    let mut load = Traffic::open(running.address, PATH, connections, depth, payload_bytes)?;
+    let mut load = Traffic::open(&running.door, connections, depth, payload_bytes)?;
     if !running.has_sessions(connections) {
         return Err("the sessions are not in its hands".into());
     }
@@ -78,7 +82,7 @@ fn echo(running: &Running, payload_bytes: usize, connections: usize, depth: usiz
 fn idle(running: &Running, sessions: usize) -> Outcome<Sample> {
     std::thread::sleep(QUIET / 2);
     let before = running.memory();
-    let mut load = Traffic::open(running.address, PATH, sessions, 1, IDLE_PAYLOAD_BYTES)?;
+    let mut load = Traffic::open(&running.door, sessions, 1, IDLE_PAYLOAD_BYTES)?;
     if !running.has_sessions(sessions) {
         return Err("the sessions are not in its hands".into());
     }

@@ -13,8 +13,12 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::cells::Tls;
+use crate::certificates::Certificates;
 use crate::kit::Port;
 use crate::kit::gateway::http_get;
+use crate::load::Door;
+use crate::load::tls::{Terms, Trust};
 use crate::load::traffic::{Outcome, Traffic};
 use crate::processes::{self, Tree, descriptors, listeners, wait_until};
 
@@ -36,6 +40,8 @@ pub struct Surroundings {
     /// The echo, on TCP and on a Unix socket.
     pub echo: SocketAddr,
     pub echo_unix: PathBuf,
+    /// Keys and certificates, and where the echo speaks TLS; none where there is no openssl to make them.
+    pub tls: Option<(Certificates, SocketAddr)>,
     /// Whether a line is written for each session.
     pub logging: bool,
     /// The one CPU of the target.
@@ -70,6 +76,8 @@ pub struct Target {
     program: Program,
     /// Beside its TCP form, or another form of one: measured where the difference shows.
     pub upstream: Upstream,
+    /// It has a place in the cells in which TLS is spoken.
+    pub speaks_tls: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -103,19 +111,22 @@ pub const TARGETS: [Target; 14] = {
     use Program::{Direct, Envoy, Framegate, Haproxy, Nginx, Pingora};
     use Upstream::{Tcp, Unix};
     const fn target(name: &'static str, program: Program, upstream: Upstream) -> Target {
-        Target { name, program, upstream }
+        Target { name, program, upstream, speaks_tls: false }
+    }
+    const fn secure(name: &'static str, program: Program) -> Target {
+        Target { speaks_tls: true, ..target(name, program, Upstream::Tcp) }
     }
     [
         target("direct", Direct, Tcp),
-        target("nginx", Nginx(Tuning::Default), Tcp),
-        target("nginx64k", Nginx(Tuning::Large), Tcp),
-        target("haproxy", Haproxy(Tuning::Default), Tcp),
-        target("haproxy64k", Haproxy(Tuning::Large), Tcp),
+        secure("nginx", Nginx(Tuning::Default)),
+        secure("nginx64k", Nginx(Tuning::Large)),
+        secure("haproxy", Haproxy(Tuning::Default)),
+        secure("haproxy64k", Haproxy(Tuning::Large)),
         target("envoy", Envoy, Tcp),
         target("pingora", Pingora, Tcp),
-        target("framegate", Framegate(&[]), Tcp),
-        target("framegate-readiness", Framegate(&["--engine", "readiness"]), Tcp),
-        target("framegate-uring", Framegate(&["--engine", "uring"]), Tcp),
+        secure("framegate", Framegate(&[])),
+        secure("framegate-readiness", Framegate(&["--engine", "readiness"])),
+        secure("framegate-uring", Framegate(&["--engine", "uring"])),
         target("framegate-nosplice", Framegate(&["--splice", "off"]), Tcp),
         target("framegate-epoll", Framegate(&["--driver", "epoll"]), Tcp),
         target("nginx-unix", Nginx(Tuning::Default), Unix),
@@ -125,7 +136,7 @@ pub const TARGETS: [Target; 14] = {
 
 /// A target that serves.
 pub struct Running {
-    pub address: SocketAddr,
+    pub door: Door,
     /// `None` where there is no proxy.
     tree: Option<Tree>,
     /// The process that has the sessions.
@@ -166,15 +177,15 @@ impl Target {
     }
 
     /// Starts it and proves that it is the one that answers.
-    pub fn start(&self, around: &Surroundings) -> Outcome<Running> {
+    pub fn start(&self, around: &Surroundings, tls: Option<Tls>) -> Outcome<Running> {
         let directory = tempfile::Builder::new().prefix("framegate-peers-").tempdir().map_err(say)?;
         let port = Port::free();
         if !listeners(port.number).is_empty() {
             return Err(format!("port {} has a listener already", port.number));
         }
-        let Some(recipe) = self.recipe(around, port.address(), directory.path())? else {
+        let Some(recipe) = self.recipe(around, tls, port.address(), directory.path())? else {
             let running = Running {
-                address: around.echo,
+                door: Door { address: around.echo, target: PATH, tls: None },
                 tree: None,
                 server: None,
                 descriptors_at_rest: 0,
@@ -189,7 +200,7 @@ impl Target {
         command.stdin(Stdio::null()).stdout(log("stdout")?).stderr(log("stderr")?);
         let tree = Tree::start(command, around.cpu, recipe.last_word).map_err(say)?;
         let mut running = Running {
-            address: port.address(),
+            door: Door { address: port.address(), target: PATH, tls: around.terms(tls, Trust::Signature)? },
             tree: Some(tree),
             server: None,
             descriptors_at_rest: 0,
@@ -198,11 +209,20 @@ impl Target {
             _directory: directory,
         };
         running.prove().map_err(|error| format!("{error}\n{}", running.said()))?;
+        running.door.tls = around.terms(tls, Trust::Certificate)?;
         Ok(running)
     }
 
-    fn recipe(&self, around: &Surroundings, listen: SocketAddr, directory: &Path) -> Outcome<Option<Recipe>> {
-        let setting = others::Setting { around, upstream: self.upstream, listen, directory };
+    fn recipe(
+        &self,
+        around: &Surroundings,
+        tls: Option<Tls>,
+        listen: SocketAddr,
+        directory: &Path,
+    ) -> Outcome<Option<Recipe>> {
+        let tls =
+            tls.zip(around.tls.as_ref()).map(|(tls, (files, echo))| others::TlsSetting { tls, files, echo: *echo });
+        let setting = others::Setting { around, upstream: self.upstream, listen, directory, tls };
         let recipe = match self.program {
             Program::Direct => return Ok(None),
             Program::Framegate(flags) => ours::framegate(&setting, flags),
@@ -215,11 +235,20 @@ impl Target {
     }
 }
 
+impl Surroundings {
+    /// How clients speak TLS.
+    fn terms(&self, tls: Option<Tls>, trust: Trust) -> Outcome<Option<Terms>> {
+        let Some(tls) = tls else { return Ok(None) };
+        let (files, _) = self.tls.as_ref().ok_or("there are no certificates")?;
+        Terms::new(&files.chain(tls.key), trust, tls.resumed).map(Some)
+    }
+}
+
 impl Running {
     /// One listener, which is the target's, and sessions that are in its hands on both sides.
     fn prove(&mut self) -> Outcome<()> {
         let Some(tree) = &mut self.tree else { return Ok(()) };
-        let port = self.address.port();
+        let port = self.door.address.port();
         let up = wait_until(START_MAX, || !listeners(port).is_empty() || !tree.is_alive());
         if !up || !tree.is_alive() {
             return Err("it does not start".into());
@@ -227,7 +256,7 @@ impl Running {
         // The first answers may be refusals, while it is not ready yet.
         let mut last = String::new();
         let ready = wait_until(START_MAX, || {
-            let outcome = Traffic::open(self.address, PATH, 1, 1, 64).and_then(|mut one| one.once_each());
+            let outcome = Traffic::open(&self.door, 1, 1, 64).and_then(|mut one| one.once_each());
             outcome.map_err(|error| last = error).is_ok()
         });
         if !ready {
@@ -240,7 +269,7 @@ impl Running {
             several => return Err(format!("{} sockets listen on port {port}", several.len())),
         }
         let before: Vec<_> = tree.ids().into_iter().map(|id| (id, descriptors(id))).collect();
-        let mut proof = Traffic::open(self.address, PATH, PROOF_SESSIONS, 1, 64)?;
+        let mut proof = Traffic::open(&self.door, PROOF_SESSIONS, 1, 64)?;
         proof.once_each()?;
         let grown = before.into_iter().find(|(id, before)| descriptors(*id) >= before + 2 * PROOF_SESSIONS - 2);
         let Some((server, at_rest)) = grown else { return Err("the sessions are not in its hands".into()) };

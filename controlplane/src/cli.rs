@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod controlplane;
+pub mod convert;
 pub mod diff;
 pub mod drain;
 pub mod echo;
@@ -22,11 +23,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use proto::control::Address;
 use proto::control::message::{Request, Response};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::client::{self, ClientError};
+use crate::client::{self, ClientError, Control};
+use crate::credentials::Files;
 use proto::errors::with_sources;
 
 /// What a verb found.
@@ -59,17 +62,36 @@ impl Verdict {
 /// Options of the verbs that ask a control plane.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Asking {
-    /// The control socket [default: /run/framegate/control.sock, or one in XDG_RUNTIME_DIR for an ordinary user]
-    #[arg(long, env = "FRAMEGATE_CONTROL", value_name = "PATH")]
-    control: Option<PathBuf>,
+    /// Where the control plane is: a Unix socket, or tls://HOST:PORT [default: /run/framegate/control.sock, or one in
+    /// XDG_RUNTIME_DIR for an ordinary user]
+    #[arg(long, env = "FRAMEGATE_CONTROL", value_name = "PATH|URL")]
+    control: Option<Address>,
+    /// The operator's certificate for tls://HOST:PORT, with the URI name framegate:operator: a PEM file
+    #[arg(long, env = "FRAMEGATE_CONTROL_CERTIFICATE", value_name = "FILE")]
+    control_certificate: Option<PathBuf>,
+    /// The private key of that certificate: a PEM file
+    #[arg(long, env = "FRAMEGATE_CONTROL_KEY", value_name = "FILE")]
+    control_key: Option<PathBuf>,
+    /// The authorities, of which one must have signed the control plane's certificate: a PEM file
+    #[arg(long, env = "FRAMEGATE_CONTROL_AUTHORITIES", value_name = "FILE")]
+    control_authorities: Option<PathBuf>,
     /// Print the answer as one JSON document
     #[arg(long)]
     json: bool,
 }
 
 impl Asking {
-    fn socket(&self) -> PathBuf {
-        self.control.clone().unwrap_or_else(default_control)
+    fn control(&self) -> Result<Control, ClientError> {
+        let address = self.control.clone().unwrap_or_else(|| Address::Unix(default_control()));
+        let files = (&self.control_certificate, &self.control_key, &self.control_authorities);
+        match (address, files) {
+            (Address::Unix(path), _) => Ok(Control::Unix(path)),
+            (Address::Tls { host, port }, (Some(certificate), Some(key), Some(authorities))) => {
+                let (certificate, key, authorities) = (certificate.clone(), key.clone(), authorities.clone());
+                Ok(Control::Tls { host, port, files: Files { certificate, key, authorities } })
+            }
+            (address, _) => Err(ClientError::NoCertificates(address.to_string())),
+        }
     }
 
     /// Asks, and shows the answer as JSON or as `show` writes it; the verdict is that of `judge`.
@@ -79,10 +101,11 @@ impl Asking {
         show: impl FnOnce(&T, &mut String),
         judge: impl FnOnce(&T) -> Verdict,
     ) -> ExitCode {
-        let answered = client::ask(&self.socket(), request).and_then(|Response { json, .. }| {
-            let answer = serde_json::from_str(&json).map_err(|_| ClientError::Kind(65))?;
-            Ok((json, answer))
-        });
+        let answered =
+            self.control().and_then(|control| client::ask(&control, request)).and_then(|Response { json, .. }| {
+                let answer = serde_json::from_str(&json).map_err(|_| ClientError::Kind(65))?;
+                Ok((json, answer))
+            });
         match answered {
             Ok((json, answer)) => {
                 let mut text = json + "\n";

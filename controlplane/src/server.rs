@@ -1,13 +1,15 @@
 //! The control socket: who may connect, and what each connection turns out to be.
 //!
 //! A data plane begins with Hello and stays; an operator begins with Request and is answered once. The rest of both
-//! conversations is in `node` and `operator`.
+//! conversations is in `node` and `operator`; the same over TCP begins in `secure`.
 
 mod node;
 mod operator;
+mod secure;
 mod wire;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,10 +17,13 @@ use std::time::Duration;
 
 use proto::control::Message;
 use proto::errors::with_sources;
+use proto::limits::NAME_BYTES_MAX;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
+use crate::credentials::Identity;
 use crate::office::Office;
+pub use secure::{PortError, SecureServer};
 use wire::{Reader, Writer};
 
 /// Connections at once, data planes and operators together.
@@ -134,24 +139,64 @@ async fn serve_one(stream: UnixStream, owner: u32, office: &Arc<Office>) {
         Err(error) => return tracing::warn!(%error, "a peer of the control socket cannot be identified"),
     }
     let (reader, writer) = stream.into_split();
-    let (mut reader, mut writer) = (Reader::new(reader), Writer::new(writer));
+    converse(Reader::new(Box::new(reader)), Writer::new(Box::new(writer)), Peer::Local, office).await;
+}
+
+/// Who is at the other end.
+enum Peer {
+    /// The owner of the control socket, or root.
+    Local,
+    /// Whoever has a good certificate.
+    Remote { from: SocketAddr, identity: Identity },
+}
+
+impl Peer {
+    /// Why it may not be this node.
+    fn refusal_of_node(&self, node: &str) -> Option<String> {
+        match self {
+            Self::Local => None,
+            Self::Remote { identity, .. } if identity.may_be(node) => None,
+            Self::Remote { identity, .. } => {
+                let node = &node[..node.floor_char_boundary(NAME_BYTES_MAX)];
+                Some(format!("its certificate is for {}, not for {node:?}", identity.nodes()))
+            }
+        }
+    }
+}
+
+/// Hears the first message, and what follows from it.
+async fn converse(mut reader: Reader, mut writer: Writer, peer: Peer, office: &Arc<Office>) {
     let first = match tokio::time::timeout(FIRST_MESSAGE_WITHIN, reader.message()).await {
         Ok(Ok(Some(message))) => message,
         Ok(Ok(None)) => return,
         Ok(Err(error)) => return tracing::warn!(error = with_sources(&error), "a control connection is ended"),
         Err(_) => return tracing::warn!("a control connection that said nothing is ended"),
     };
-    match first {
-        Message::Hello(hello) => node::serve(hello, reader, writer, office).await,
-        Message::Request(request) => {
+    match (first, &peer) {
+        (Message::Hello(hello), _) => match (peer.refusal_of_node(&hello.node), &peer) {
+            (Some(reason), _) => {
+                tracing::warn!(pid = hello.pid, reason, "a node is refused");
+                node::refuse(reason, &mut writer).await;
+            }
+            (None, Peer::Local) => node::serve(hello, reader, &mut writer, office, None).await,
+            (None, Peer::Remote { .. }) => {
+                node::serve(hello, reader, &mut writer, office, Some(node::SILENT_MAX)).await;
+            }
+        },
+        (Message::Request(_), Peer::Remote { from, identity }) if !identity.is_operator => {
+            let subject = &identity.subject;
+            tracing::warn!(%from, subject, "an operator is refused: the certificate has no URI framegate:operator");
+        }
+        (Message::Request(request), _) => {
             let response = operator::answer(request, office).await;
             if let Err(error) = writer.message(&Message::Response(response)).await {
                 tracing::debug!(error = with_sources(&error), "an operator did not wait for the answer");
             }
         }
-        other => tracing::warn!(
+        (other, _) => tracing::warn!(
             kind = other.kind(),
             "a control connection that began with neither Hello nor Request is ended"
         ),
     }
+    writer.end().await;
 }

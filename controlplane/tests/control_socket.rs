@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use controlplane::answer::{Applied, Diff, Drained, Outcome, Status};
-use controlplane::client;
+use controlplane::client::{self, Control};
 use controlplane::office::Office;
 use controlplane::server::{Server, SocketError};
 use proto::control::message::{Ack, Generation, Hello, Push, Reject, Report, Request};
@@ -67,7 +67,7 @@ impl Plane {
     }
 
     fn ask<T: serde::de::DeserializeOwned>(&self, request: Request) -> (bool, T) {
-        let response = client::ask(&self.socket(), request).unwrap();
+        let response = client::ask(&Control::Unix(self.socket()), request).unwrap();
         (response.ok, serde_json::from_str(&response.json).unwrap())
     }
 
@@ -82,7 +82,7 @@ impl Plane {
     ) -> std::thread::JoinHandle<(bool, T)> {
         let socket = self.socket();
         std::thread::spawn(move || {
-            let response = client::ask(&socket, request).unwrap();
+            let response = client::ask(&Control::Unix(socket), request).unwrap();
             (response.ok, serde_json::from_str(&response.json).unwrap())
         })
     }

@@ -54,7 +54,8 @@ fn example(page: &str) -> [(&'static str, Message); 5] {
         applied: None,
         sections: Vec::new(),
     };
-    let welcome = Welcome { protocol: PROTOCOL_VERSION, software: "0.1.0".into(), report_every_ms: 5000 };
+    let welcome =
+        Welcome { protocol: PROTOCOL_VERSION, software: "0.1.0".into(), report_every_ms: 5000, refused: None };
     let push = Push::new(generation.clone(), &snapshot, &HashSet::new());
     let ack = Ack { generation: generation.clone(), micros: 850 };
     let reasons = vec!["listener public: cannot bind 127.0.0.1:8080: Address already in use".to_owned()];

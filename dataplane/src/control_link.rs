@@ -1,4 +1,4 @@
-//! The data plane's end of the control socket: dial, say who we are, take pushes, answer each with one Ack or Reject.
+//! The data plane's end of the control link: dial, say who we are, take pushes, answer each with one Ack or Reject.
 //!
 //! A plain thread with a blocking socket, because nothing here is anybody's session. What a push means is decided in
 //! proto, what serves it is behind [`Apply`]. Losing the control plane changes nothing but a gauge.
@@ -9,14 +9,13 @@
 //!   └──────── end, or fault ◀──┴ Drain, Ask ─▶ Report (also by the clock)
 //! ```
 
+mod dial;
 mod incoming;
 
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -27,10 +26,11 @@ use proto::control::{EnvelopeError, Message, PROTOCOL_VERSION};
 use proto::errors::with_sources;
 use proto::limits::PROBLEMS_MAX;
 use proto::snapshot::{Digest, Section, Snapshot};
-use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::health::Health;
 use crate::store::Store;
+pub use dial::{Control, Credentials};
+use dial::{CredentialsError, Cut, Stream};
 use incoming::{Envelope, Incoming};
 
 /// The first pause after a connection failed or ended; it doubles up to [`PAUSE_MAX`].
@@ -65,8 +65,8 @@ pub trait Apply: Send + Sync {
 
 /// What the link is made of.
 pub struct Parts {
-    /// Path of the control socket.
-    pub control: PathBuf,
+    /// Where the control plane is.
+    pub control: Control,
     /// The node's name.
     pub node: String,
     /// Who serves.
@@ -90,7 +90,7 @@ pub struct ControlLink {
 #[derive(Debug, Default)]
 struct Switch {
     stop: AtomicBool,
-    connection: Mutex<Option<UnixStream>>,
+    connection: Mutex<Option<Cut>>,
 }
 
 impl ControlLink {
@@ -106,8 +106,7 @@ impl ControlLink {
     pub fn stop(self) {
         self.switch.stop.store(true, Ordering::SeqCst);
         if let Some(connection) = self.switch.connection().take() {
-            // It may have ended by itself.
-            let _ = connection.shutdown(std::net::Shutdown::Both);
+            connection.now();
         }
         self.thread.thread().unpark();
         if self.thread.join().is_err() {
@@ -122,7 +121,7 @@ impl Switch {
     }
 
     /// It holds one connection or none, whoever panicked.
-    fn connection(&self) -> MutexGuard<'_, Option<UnixStream>> {
+    fn connection(&self) -> MutexGuard<'_, Option<Cut>> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -131,7 +130,13 @@ impl Switch {
 #[derive(Debug, thiserror::Error)]
 enum Trouble {
     #[error("the control socket {0} cannot be reached")]
-    Dial(PathBuf, #[source] io::Error),
+    Dial(String, #[source] io::Error),
+    #[error("the certificates for the control plane are of no use")]
+    Credentials(#[from] Box<CredentialsError>),
+    #[error("the TLS handshake with the control plane {control} failed")]
+    Handshake { control: String, source: io::Error },
+    #[error("the control plane refuses this node: {0}")]
+    Refused(String),
     #[error("the control socket {path} belongs to user {uid}; only our own user and root are believed")]
     Stranger { path: PathBuf, uid: u32 },
     #[error("the connection to the control plane failed")]
@@ -149,7 +154,7 @@ enum Trouble {
 }
 
 struct Link {
-    control: PathBuf,
+    control: Control,
     node: String,
     apply: Arc<dyn Apply>,
     store: Option<Store>,
@@ -200,17 +205,20 @@ impl Link {
 
     /// One connection, from dialling to whatever ends it.
     fn session(&mut self, told: &mut Told) -> Result<std::convert::Infallible, Trouble> {
-        let stream = dial(&self.control)?;
-        *self.switch.connection() = Some(stream.try_clone().map_err(Trouble::Connection)?);
-        // Whoever stops us has either seen the connection, or is seen here.
-        if self.switch.is_off() {
-            return Err(Trouble::Ended);
-        }
+        let stream = Stream::open(&self.control, |cut| {
+            *self.switch.connection() = Some(cut);
+            // Whoever stops us has either seen the connection, or is seen here.
+            if self.switch.is_off()
+                && let Some(cut) = self.switch.connection().take()
+            {
+                cut.now();
+            }
+        })?;
         let mut wire = Wire { incoming: Incoming::default(), stream };
         wire.send(&Message::Hello(self.hello()))?;
         let welcome = wire.welcome()?;
         self.health.control_connected.store(true, Ordering::Relaxed);
-        tracing::info!(control = %self.control.display(), software = %welcome.software, "connected to the control plane");
+        tracing::info!(control = %self.control, software = %welcome.software, "connected to the control plane");
         told.forget();
 
         let every = match welcome.report_every_ms {
@@ -329,7 +337,7 @@ fn bounded(mut reasons: Vec<String>) -> Vec<String> {
 /// The socket, one envelope at a time.
 struct Wire {
     incoming: Incoming,
-    stream: UnixStream,
+    stream: Stream,
 }
 
 impl Wire {
@@ -342,6 +350,9 @@ impl Wire {
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         let envelope = self.receive(Some(deadline))?.ok_or(Trouble::Silent)?;
         match envelope.decode()? {
+            Message::Welcome(Welcome { refused: Some(reason), .. }) => {
+                Err(Trouble::Refused(bounded(vec![reason]).concat()))
+            }
             Message::Welcome(welcome) if welcome.protocol == PROTOCOL_VERSION => Ok(welcome),
             Message::Welcome(welcome) => Err(Trouble::Version(welcome.protocol)),
             other => Err(Trouble::OutOfPlace(other.kind())),
@@ -368,50 +379,13 @@ impl Wire {
                 Err(incoming::ReadError::Envelope(error)) => return Err(error.into()),
                 Err(incoming::ReadError::Io(error)) => match error.kind() {
                     io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => {}
+                    // Over TLS: ended without a word, between two messages.
+                    io::ErrorKind::UnexpectedEof if self.incoming.begun().is_none() => return Err(Trouble::Ended),
                     _ => return Err(Trouble::Connection(error)),
                 },
             }
         }
     }
-}
-
-/// Connects without waiting: a control plane whose accept queue is full is as good as none.
-fn dial(path: &Path) -> Result<UnixStream, Trouble> {
-    let connect = || {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket.set_nonblocking(true)?;
-        socket.connect(&SockAddr::unix(path)?)?;
-        socket.set_nonblocking(false)?;
-        socket.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-        let stream = UnixStream::from(socket);
-        let uid = peer_uid(&stream)?;
-        Ok((stream, uid))
-    };
-    let (stream, uid) = connect().map_err(|error| Trouble::Dial(path.into(), error))?;
-    // SAFETY: geteuid has no preconditions and cannot fail.
-    let own = unsafe { libc::geteuid() };
-    if is_trusted(uid, own) { Ok(stream) } else { Err(Trouble::Stranger { path: path.into(), uid }) }
-}
-
-fn is_trusted(peer: u32, own: u32) -> bool {
-    peer == own || peer == 0
-}
-
-/// Who listens, SO_PEERCRED of unix(7).
-fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
-    let mut credentials = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
-    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
-    // SAFETY: both pointers are to locals that live through the call, and `length` is the size of the first.
-    let result = unsafe {
-        libc::getsockopt(
-            stream.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERCRED,
-            (&raw mut credentials).cast(),
-            &raw mut length,
-        )
-    };
-    if result == 0 { Ok(credentials.uid) } else { Err(io::Error::last_os_error()) }
 }
 
 /// What was told last, so that a control plane that stays away does not fill the log.

@@ -9,9 +9,11 @@ use std::str::FromStr;
 use std::{fs, io};
 
 use clap::{Args, ValueEnum};
+use proto::control::Address;
 use proto::limits::{METRIC_APIS_MAX, NAME_BYTES_MAX};
 
 use crate::choice::Asked;
+use crate::control_link::{Control, Credentials};
 use crate::record::LogTarget;
 
 /// CPUs that a kernel of this build can name.
@@ -24,10 +26,23 @@ pub struct Options {
     #[arg(long, env = "FRAMEGATE_NODE", value_name = "NAME", value_parser = node_name)]
     pub node: Option<String>,
 
-    /// Unix socket of the control plane. Without a control plane the stored snapshot of the state directory is served;
-    /// the socket is tried again for as long as the process lives
-    #[arg(long, env = "FRAMEGATE_CONTROL", value_name = "PATH")]
-    pub control: Option<PathBuf>,
+    /// Where the control plane is: a Unix socket, or tls://HOST:PORT. Without a control plane the stored snapshot of the
+    /// state directory is served; it is tried again for as long as the process lives
+    #[arg(long, env = "FRAMEGATE_CONTROL", value_name = "PATH|URL")]
+    pub control: Option<Address>,
+
+    /// This node's certificate for a control plane at tls://HOST:PORT, and what is between it and an authority: a PEM
+    /// file. It must be for the node's name. Read again at each connection, like the other two
+    #[arg(long, env = "FRAMEGATE_CONTROL_CERTIFICATE", value_name = "FILE")]
+    pub control_certificate: Option<PathBuf>,
+
+    /// The private key of that certificate: a PEM file
+    #[arg(long, env = "FRAMEGATE_CONTROL_KEY", value_name = "FILE")]
+    pub control_key: Option<PathBuf>,
+
+    /// The authorities, of which one must have signed the control plane's certificate: a PEM file
+    #[arg(long, env = "FRAMEGATE_CONTROL_AUTHORITIES", value_name = "FILE")]
+    pub control_authorities: Option<PathBuf>,
 
     /// Directory for the last good snapshot, so that a restart without a control plane serves at once. Made if need be,
     /// and used by one data plane only. Without it nothing is stored
@@ -97,6 +112,26 @@ impl Options {
                 let name = fs::read_to_string("/proc/sys/kernel/hostname")?;
                 Ok(node_name(name.trim()).unwrap_or_else(|_| "node".into()))
             }
+        }
+    }
+
+    /// Where the control plane is, with what is needed there. The error is a sentence for the operator.
+    pub fn control(&self) -> Result<Control, String> {
+        let files = (&self.control_certificate, &self.control_key, &self.control_authorities);
+        match (&self.control, files) {
+            (None, _) => Err("no control plane is named".into()),
+            (Some(Address::Unix(path)), _) => Ok(Control::Unix(path.clone())),
+            (Some(Address::Tls { host, port }), (Some(certificate), Some(key), Some(authorities))) => {
+                let credentials = Credentials {
+                    certificate: certificate.clone(),
+                    key: key.clone(),
+                    authorities: authorities.clone(),
+                };
+                Ok(Control::Tls { host: host.clone(), port: *port, credentials })
+            }
+            (Some(address @ Address::Tls { .. }), _) => Err(format!(
+                "the control plane at {address} wants --control-certificate, --control-key and --control-authorities"
+            )),
         }
     }
 
@@ -263,7 +298,10 @@ mod tests {
     fn every_flag_is_read() {
         let options = parse(&[
             "--node=edge-1",
-            "--control=/run/c.sock",
+            "--control=tls://office:9902",
+            "--control-certificate=/etc/f/node.pem",
+            "--control-key=/etc/f/node.key",
+            "--control-authorities=/etc/f/ca.pem",
             "--state-dir=/var/lib/f",
             "--workers=3",
             "--cpus=0",
@@ -288,6 +326,9 @@ mod tests {
         assert_eq!(options.log, LogTarget::File("/var/log/f".into()));
         assert_eq!(options.name_servers.len(), 2);
         assert_eq!((options.nofile, options.metric_apis), (Some(1024), 5));
+        let Control::Tls { host, port, credentials } = options.control().unwrap() else { panic!("it is not TLS") };
+        assert_eq!((host.as_str(), port), ("office", 9902));
+        assert_eq!(credentials.key, PathBuf::from("/etc/f/node.key"));
     }
 
     #[test]
@@ -305,10 +346,18 @@ mod tests {
             (["--splice=maybe"], "off"),
             (["--name-server=10.0.0.2"], "invalid socket address"),
             (["--metric-apis=99999999"], "10000"),
+            (["--control=tcp://office:9902"], "TLS only"),
         ] {
             let error = parse(&arguments).unwrap_err();
             assert!(error.contains(hint), "{arguments:?}: {error}");
         }
+    }
+
+    #[test]
+    fn a_control_plane_elsewhere_wants_certificates() {
+        let options = parse(&["--control=tls://office:9902", "--control-key=/etc/f/node.key"]).unwrap();
+        assert!(options.control().unwrap_err().contains("--control-certificate"));
+        assert!(matches!(parse(&["--control=/run/c.sock"]).unwrap().control(), Ok(Control::Unix(_))));
     }
 
     #[test]

@@ -189,7 +189,7 @@ impl Process {
         let node = Arc::new(Node { gateway, health: Arc::clone(&health), record, choice, workers, started, events });
         let serving = store.as_mut().and_then(|store| resume(store, &node));
         let link = match &options.control {
-            Some(control) => Some(start_link(control, &name, &node, store, serving)?),
+            Some(_) => Some(start_link(options, &name, &node, store, serving)?),
             None => None,
         };
         watch(&node).map_err(|error| format!("the watchdog cannot be started: {error}"))?;
@@ -331,14 +331,14 @@ fn resume(store: &mut Store, node: &Arc<Node>) -> Option<(Generation, Snapshot)>
 }
 
 fn start_link(
-    control: &std::path::Path,
+    options: &Options,
     name: &str,
     node: &Arc<Node>,
     store: Option<Store>,
     serving: Option<(Generation, Snapshot)>,
 ) -> Result<ControlLink, String> {
     let parts = control_link::Parts {
-        control: control.into(),
+        control: options.control()?,
         node: name.into(),
         apply: Arc::clone(node) as Arc<dyn Apply>,
         store,

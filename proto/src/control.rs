@@ -6,9 +6,11 @@
 
 use std::path::{Path, PathBuf};
 
+pub mod address;
 pub mod envelope;
 pub mod message;
 
+pub use address::Address;
 pub use envelope::EnvelopeError;
 pub use message::Message;
 

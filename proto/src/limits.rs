@@ -117,6 +117,8 @@ pub const LOG_LINES_MAX: usize = 16 * 1024;
 pub const LOG_TARGET_BYTES_MAX: usize = 2 * 1024;
 /// Bytes of any other text of a peer in a session's record.
 pub const LOG_TEXT_BYTES_MAX: usize = 256;
+/// Bytes of what the session log says of a refusal beyond its word.
+pub const LOG_DETAIL_BYTES_MAX: usize = 1024;
 /// Combinations of listener, API, version, upstream and endpoint that a worker keeps for the records of its sessions.
 pub const LOG_NAMES_MAX: usize = 4096;
 /// Names in the resolver's cache.

@@ -8,6 +8,8 @@ pub mod client;
 pub mod echo;
 #[path = "../../benches/load/machine.rs"]
 pub mod machine;
+#[path = "../../benches/load/tls.rs"]
+pub mod tls;
 
 pub use client::Client;
 pub use echo::Echo;

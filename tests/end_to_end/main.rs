@@ -7,7 +7,9 @@ mod kit;
 
 mod balance;
 mod certificates;
+mod control_over_tcp;
 mod control_protocol;
+mod convert;
 mod drain;
 mod drills;
 mod headers;

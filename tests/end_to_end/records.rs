@@ -12,9 +12,11 @@ use crate::kit::gateway::series;
 use crate::kit::{
     EchoBackend, Frame, Gateway, Opcode, Port, RawUpstream, Setup, Upgrade, Variant, on_both_drivers, until,
 };
+use crate::kit::{pki, tls};
 
 on_both_drivers!(
     two_lines_tell_a_session_from_door_to_door,
+    what_tls_came_to_is_written_down,
     the_log_says_who_broke_off,
     a_refusal_is_one_line,
     secrets_are_nowhere,
@@ -107,6 +109,60 @@ fn two_lines_tell_a_session_from_door_to_door(variant: Variant) {
     assert!(duration_ms >= 49.0, "{closed}");
     assert!(closed["time"].as_str() > opened["time"].as_str(), "{closed}");
     gateway.probe();
+}
+
+fn what_tls_came_to_is_written_down(variant: Variant) {
+    if !pki::is_available() {
+        return;
+    }
+    let pki = pki::shared();
+    let port = Port::free();
+    let upstream = RawUpstream::listen_securely(tls::service());
+    let clients = "client_certificates: { mode: optional, authorities: ours }";
+    let gateway = Setup::new(variant)
+        .certificate(&pki.edge.entry("shown"))
+        .authorities(&format!("name: ours, certificates: \"{}\"", pki.root.display()))
+        .another_listener(&format!(
+            "name: secure, bind: \"{}\", tls: {{ certificates: [shown], {clients} }}",
+            port.address()
+        ))
+        .upstream(&format!(
+            "name: chat, endpoints: [{{ url: \"{}\" }}], tls: {{ authorities: ours, versions: [tls1.2] }}",
+            upstream.url("/")
+        ))
+        .api("name: chat, context: /chat, endpoints: { production: { upstream: chat } }")
+        .start();
+    let client = tls::Terms::default().identity(&pki.client).resuming().client();
+    for (visit, resumed) in [false, true].into_iter().enumerate() {
+        let mut client = client.connect(port.address());
+        client.send(&Upgrade::to("/chat").encode());
+        let mut backend = upstream.accept();
+        backend.agree();
+        client.upgraded();
+        // What came before its own frames are its tickets.
+        backend.send_frame(&Frame::text("welcome"));
+        client.expect(Opcode::TEXT, b"welcome");
+        let lines = || gateway.log_lines().into_iter().filter(|line| line["event"] == "open").collect::<Vec<_>>();
+        until("the session is in the log", || lines().len() == visit + 1);
+        expect_members(
+            &lines()[visit],
+            &[
+                ("listener", "secure".into()),
+                ("tls_version", "tls1.3".into()),
+                ("tls_suite", "TLS_AES_256_GCM_SHA384".into()),
+                ("tls_resumed", resumed.into()),
+                ("tls_server_name", "gateway.test".into()),
+                ("client_certificate", "CN=client,O=Framegate".into()),
+                ("client_certificate_sha256", pki.client.fingerprint().into()),
+                ("upstream_tls_version", "tls1.2".into()),
+            ],
+        );
+        let labels = [("listener", "secure"), ("version", "tls1.3"), ("resumed", if resumed { "yes" } else { "no" })];
+        assert_eq!(gateway.metric("framegate_tls_handshakes_total", &labels), 1.0);
+    }
+    let expiry = gateway.metric("framegate_certificate_expiry_timestamp_seconds", &[("certificate", "shown")]);
+    let days = (expiry - std::time::UNIX_EPOCH.elapsed().expect("a clock").as_secs_f64()) / 86_400.0;
+    assert!((1.0..400.0).contains(&days), "{days}");
 }
 
 fn the_log_says_who_broke_off(variant: Variant) {

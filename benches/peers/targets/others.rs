@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{DESCRIPTORS_MAX, Recipe, Surroundings, Tuning, Upstream};
+use crate::cells::Tls;
+use crate::certificates::{Certificates, Key};
+use crate::load::tls::{SERVER_NAME, SUITE};
 
 /// Where a target listens, what it leads to, and where its files are.
 pub struct Setting<'s> {
@@ -14,9 +17,33 @@ pub struct Setting<'s> {
     pub upstream: Upstream,
     pub listen: SocketAddr,
     pub directory: &'s Path,
+    pub tls: Option<TlsSetting<'s>>,
+}
+
+/// TLS, the files for it, and where the echo speaks it.
+#[derive(Clone, Copy)]
+pub struct TlsSetting<'s> {
+    pub tls: Tls,
+    pub files: &'s Certificates,
+    pub echo: SocketAddr,
+}
+
+impl TlsSetting<'_> {
+    /// Of the echo, whose certificate is always of this kind.
+    pub fn upstream_authority(&self) -> Option<PathBuf> {
+        self.tls.upstream_too.then(|| self.files.authority(Key::EcdsaP256))
+    }
 }
 
 impl Setting<'_> {
+    /// Where the echo is, on TCP.
+    pub fn echo(&self) -> SocketAddr {
+        match self.tls {
+            Some(setting) if setting.tls.upstream_too => setting.echo,
+            _ => self.around.echo,
+        }
+    }
+
     pub fn write(&self, name: &str, text: &str) -> io::Result<PathBuf> {
         let path = self.directory.join(name);
         std::fs::write(&path, text)?;
@@ -27,7 +54,7 @@ impl Setting<'_> {
 pub fn nginx(setting: &Setting<'_>, tuning: Tuning) -> io::Result<Recipe> {
     let directory = setting.directory.display();
     let server = match setting.upstream {
-        Upstream::Tcp => setting.around.echo.to_string(),
+        Upstream::Tcp => setting.echo().to_string(),
         Upstream::Unix => format!("unix:{}", setting.around.echo_unix.display()),
     };
     let log = if setting.around.logging { format!("{directory}/access.log") } else { "off".into() };
@@ -35,6 +62,28 @@ pub fn nginx(setting: &Setting<'_>, tuning: Tuning) -> io::Result<Recipe> {
         Tuning::Default => "",
         Tuning::Large => "proxy_buffer_size 64k; proxy_buffers 4 64k; proxy_busy_buffers_size 128k;",
     };
+    let (mut listen, mut scheme, mut tls) = ("", "http", String::new());
+    if let Some(TlsSetting { tls: Tls { key, .. }, files, .. }) = setting.tls {
+        listen = "ssl";
+        let (chain, key) = (files.chain(key), files.key(key));
+        let _ = write!(
+            tls,
+            "ssl_certificate {};\n  ssl_certificate_key {};\n  ssl_protocols TLSv1.3;\n  \
+             ssl_conf_command Ciphersuites {SUITE};\n",
+            chain.display(),
+            key.display(),
+        );
+    }
+    if let Some(authority) = setting.tls.and_then(|tls| tls.upstream_authority()) {
+        scheme = "https";
+        let _ = write!(
+            tls,
+            "  proxy_ssl_protocols TLSv1.3;\n  proxy_ssl_conf_command Ciphersuites {SUITE};\n  \
+             proxy_ssl_verify on;\n  proxy_ssl_trusted_certificate {};\n  proxy_ssl_server_name on;\n  \
+             proxy_ssl_name {SERVER_NAME};\n",
+            authority.display(),
+        );
+    }
     // SAFETY: a plain system call.
     let user = if unsafe { libc::geteuid() } == 0 { "user root;" } else { "" };
     let mut text = format!("{user}\nworker_processes 1;\nworker_rlimit_nofile {DESCRIPTORS_MAX};\n");
@@ -50,9 +99,10 @@ pub fn nginx(setting: &Setting<'_>, tuning: Tuning) -> io::Result<Recipe> {
            scgi_temp_path {directory}/scgi;\n\
            upstream echo {{ server {server}; }}\n\
            server {{\n\
-             listen {} backlog=4096;\n\
+             listen {} {listen} backlog=4096;\n\
+             {tls}\
              location / {{\n\
-               proxy_pass http://echo;\n\
+               proxy_pass {scheme}://echo;\n\
                proxy_http_version 1.1;\n\
                proxy_set_header Host $host;\n\
                proxy_set_header Upgrade $http_upgrade;\n\
@@ -81,15 +131,26 @@ pub fn haproxy(setting: &Setting<'_>, tuning: Tuning) -> io::Result<Recipe> {
         Tuning::Default => ("", ""),
         Tuning::Large => ("  tune.bufsize 65536\n", "  option splice-auto\n"),
     };
+    let (mut front, mut back, mut suites) = (String::new(), String::new(), String::new());
+    if let Some(TlsSetting { tls: Tls { key, .. }, files, .. }) = setting.tls {
+        front = format!(" ssl crt {} ssl-min-ver TLSv1.3", files.both(key).display());
+        suites = format!("  ssl-default-bind-ciphersuites {SUITE}\n  ssl-default-server-ciphersuites {SUITE}\n");
+    }
+    if let Some(authority) = setting.tls.and_then(|tls| tls.upstream_authority()) {
+        let authority = authority.display();
+        back = format!(
+            " ssl verify required ca-file {authority} sni str({SERVER_NAME}) verifyhost {SERVER_NAME} ssl-min-ver TLSv1.3"
+        );
+    }
     let text = format!(
-        "global\n  maxconn {}\n  nbthread 1\n  maxpipes 100\n{log}{buffers}\
+        "global\n  maxconn {}\n  nbthread 1\n  maxpipes 100\n{suites}{log}{buffers}\
          defaults\n  mode http\n  log global\n  option httplog\n{splice}  \
          timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n  timeout tunnel 1h\n\
-         frontend public\n  bind {} backlog 4096\n  default_backend echo\n\
-         backend echo\n  server echo {}\n",
+         frontend public\n  bind {}{front} backlog 4096\n  default_backend echo\n\
+         backend echo\n  server echo {}{back}\n",
         DESCRIPTORS_MAX / 2 - 300,
         setting.listen,
-        setting.around.echo,
+        setting.echo(),
     );
     let file = setting.write("haproxy.cfg", &text)?;
     let mut command = Command::new(&setting.around.programs.haproxy);

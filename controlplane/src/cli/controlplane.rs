@@ -1,5 +1,6 @@
 //! `controlplane FILE`: the control plane as a process.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,8 +10,9 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Verdict, absolute, cannot, default_control, default_state_directory};
+use crate::credentials::Files;
 use crate::office::Office;
-use crate::server::Server;
+use crate::server::{SecureServer, Server};
 use crate::watch;
 use proto::errors::with_sources;
 
@@ -20,7 +22,7 @@ use proto::errors::with_sources;
     after_help = "The file is read again when it changes, on SIGHUP, and by `framegate reload`; `framegate apply` \
     puts another in its place. A file that is not sound is told in the log, and what runs, runs on.\n\n\
     Data planes keep serving while the control plane is away.\n\n\
-    Exit codes: 0 stopped by SIGTERM or SIGINT, 2 the control socket cannot be opened."
+    Exit codes: 0 stopped by SIGTERM or SIGINT, 2 the control socket or port cannot be opened."
 )]
 pub struct Options {
     /// The configuration
@@ -31,6 +33,33 @@ pub struct Options {
     /// Where to remember what was applied [default: /var/lib/framegate, or one in XDG_STATE_HOME]
     #[arg(long, env = "FRAMEGATE_STATE_DIR", value_name = "DIRECTORY")]
     state_dir: Option<PathBuf>,
+    /// Listen for data planes of other hosts too, here: TLS 1.3, with certificates on both sides. Needs the three
+    /// options below, whose files are read again when they change
+    #[arg(long, env = "FRAMEGATE_CONTROL_TCP", value_name = "ADDR")]
+    control_tcp: Option<SocketAddr>,
+    /// The control plane's certificate, and what is between it and an authority: a PEM file
+    #[arg(long, env = "FRAMEGATE_CONTROL_CERTIFICATE", value_name = "FILE")]
+    control_certificate: Option<PathBuf>,
+    /// The private key of that certificate: a PEM file
+    #[arg(long, env = "FRAMEGATE_CONTROL_KEY", value_name = "FILE")]
+    control_key: Option<PathBuf>,
+    /// The authorities, of which one must have signed a data plane's certificate: a PEM file
+    #[arg(long, env = "FRAMEGATE_CONTROL_AUTHORITIES", value_name = "FILE")]
+    control_authorities: Option<PathBuf>,
+}
+
+impl Options {
+    /// The control port and its files, if one is wanted. The error is a sentence for the operator.
+    fn port(&self) -> Result<Option<(SocketAddr, Files)>, &'static str> {
+        let Some(address) = self.control_tcp else { return Ok(None) };
+        match (&self.control_certificate, &self.control_key, &self.control_authorities) {
+            (Some(certificate), Some(key), Some(authorities)) => {
+                let (certificate, key, authorities) = (certificate.clone(), key.clone(), authorities.clone());
+                Ok(Some((address, Files { certificate, key, authorities })))
+            }
+            _ => Err("--control-tcp wants --control-certificate, --control-key and --control-authorities"),
+        }
+    }
 }
 
 /// Runs until it is told to stop.
@@ -44,6 +73,10 @@ pub fn run(options: Options) -> ExitCode {
 }
 
 async fn serve(options: Options) -> ExitCode {
+    let port = match options.port() {
+        Ok(port) => port,
+        Err(reason) => return cannot(false, reason),
+    };
     let control = options.control.unwrap_or_else(default_control);
     let state_directory = options.state_dir.unwrap_or_else(default_state_directory);
     let signals = [SignalKind::hangup(), SignalKind::terminate(), SignalKind::interrupt()].map(signal);
@@ -54,8 +87,18 @@ async fn serve(options: Options) -> ExitCode {
         Ok(server) => server,
         Err(error) => return cannot(false, &with_sources(&error)),
     };
+    let secure = match port {
+        None => None,
+        Some((address, files)) => match SecureServer::open(address, files).await {
+            Ok(secure) => Some(secure),
+            Err(error) => return cannot(false, &with_sources(&error)),
+        },
+    };
     let office = Arc::new(Office::new(absolute(&options.file), state_directory, run_name(), Instant::now()));
     tracing::info!(control = %server.path().display(), pid = std::process::id(), "the control plane is up");
+    if let Some(secure) = &secure {
+        tracing::info!(address = %secure.address(), "the control port is open");
+    }
     office.reload("the control plane has started").await;
     let following = tokio::spawn(watch::follow(Arc::clone(&office)));
     let reminding = tokio::spawn({
@@ -63,6 +106,12 @@ async fn serve(options: Options) -> ExitCode {
         async move { office.remind().await }
     });
     let serving = server.serve(Arc::clone(&office));
+    let serving_elsewhere = async {
+        match secure {
+            Some(secure) => secure.serve(Arc::clone(&office)).await,
+            None => std::future::pending().await,
+        }
+    };
     let signals = async {
         loop {
             tokio::select! {
@@ -79,6 +128,7 @@ async fn serve(options: Options) -> ExitCode {
     notify(&[NotifyState::Ready]);
     tokio::select! {
         () = serving => {}
+        () = serving_elsewhere => {}
         () = signals => {}
     }
     notify(&[NotifyState::Stopping]);

@@ -24,6 +24,8 @@ use crate::publish::{NodeId, Published, Publisher};
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 /// How long a node may take to answer a push. Building tables of the largest snapshot takes well under a second.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// A remote node from which nothing has come for so long has gone: its host may have had no time to say so.
+pub const SILENT_MAX: Duration = Duration::from_secs(30);
 /// Messages that wait for a node that is not reading; when they are more it is not told.
 const COMMANDS_MAX: usize = 16;
 
@@ -34,19 +36,32 @@ enum Ended {
     Wire(#[from] WireError),
     #[error("the node has not answered a push within {} s", ANSWER_WITHIN.as_secs())]
     Silent,
+    #[error("nothing has come from the node for {} s", SILENT_MAX.as_secs())]
+    Gone,
     #[error("the node sent a message of kind {0}, which is not a node's to send now")]
     OutOfTurn(u8),
 }
 
-/// Serves the node until either side ends the connection.
-pub async fn serve(hello: Hello, reader: Reader, mut writer: Writer, office: &Office) {
-    let welcome = Message::Welcome(Welcome {
+/// Tells a node why it is not served.
+pub async fn refuse(reason: String, writer: &mut Writer) {
+    if let Err(error) = writer.message(&welcome(Some(reason))).await {
+        tracing::debug!(error = with_sources(&error), "a node did not wait to hear why it is refused");
+    }
+}
+
+fn welcome(refused: Option<String>) -> Message {
+    Message::Welcome(Welcome {
         protocol: PROTOCOL_VERSION,
         software: env!("CARGO_PKG_VERSION").into(),
         report_every_ms: REPORT_EVERY.as_millis() as u64,
-    });
+        refused,
+    })
+}
+
+/// Serves the node until either side ends the connection, or until nothing has come from it for longer than `silent_max`.
+pub async fn serve(hello: Hello, reader: Reader, writer: &mut Writer, office: &Office, silent_max: Option<Duration>) {
     let (node, pid) = (hello.node.clone(), hello.pid);
-    if let Err(error) = writer.message(&welcome).await {
+    if let Err(error) = writer.message(&welcome(None)).await {
         return tracing::warn!(node, pid, error = with_sources(&error), "a node left before it was welcomed");
     }
     if hello.protocol != PROTOCOL_VERSION {
@@ -60,6 +75,7 @@ pub async fn serve(hello: Hello, reader: Reader, mut writer: Writer, office: &Of
         held: hello.sections.iter().copied().collect(),
         served: hello.applied.clone(),
         in_flight: None,
+        silent_max,
         id: publisher.connected(hello, commands, Instant::now()),
         publisher,
     };
@@ -75,12 +91,13 @@ pub async fn serve(hello: Hello, reader: Reader, mut writer: Writer, office: &Of
 struct Conversation<'p> {
     publisher: &'p Publisher,
     id: NodeId,
-    writer: Writer,
+    writer: &'p mut Writer,
     /// Sections that the node holds: those of Hello, then those of the last push it acknowledged.
     held: HashSet<Digest>,
     /// The generation that was last answered, either way: it is not sent again.
     served: Option<Generation>,
     in_flight: Option<InFlight>,
+    silent_max: Option<Duration>,
 }
 
 struct InFlight {
@@ -103,6 +120,7 @@ impl Conversation<'_> {
         });
         let _stopped = AbortOnDrop(reading);
         let mut generations = self.publisher.watch();
+        let mut heard_at = Instant::now();
         loop {
             let newest = generations.borrow_and_update().clone();
             if let Some(newest) = newest.filter(|newest| self.wants(newest)) {
@@ -111,13 +129,17 @@ impl Conversation<'_> {
             let answer_by = self.in_flight.as_ref().map(|in_flight| in_flight.answer_by);
             tokio::select! {
                 message = messages.recv() => match message {
-                    Some(Ok(Some(message))) => self.hear(message)?,
+                    Some(Ok(Some(message))) => {
+                        heard_at = Instant::now();
+                        self.hear(message)?;
+                    }
                     Some(Ok(None)) | None => return Ok(()),
                     Some(Err(error)) => return Err(error.into()),
                 },
                 Some(command) = commands.recv() => self.writer.message(&command).await?,
                 _ = generations.changed() => {}
                 () = until(answer_by) => return Err(Ended::Silent),
+                () = until(self.silent_max.map(|most| heard_at + most)) => return Err(Ended::Gone),
             }
         }
     }

@@ -1,7 +1,7 @@
 //! A scripted control plane on one end of a socket in a temporary directory, the link on the other.
 
 use std::io::Read;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use proto::control::message::Ask;
@@ -72,7 +72,7 @@ impl Bench {
         let mut store = Store::open(&directory.path().join("state"), true).unwrap();
         let serving = store.load().unwrap();
         let parts = Parts {
-            control: path,
+            control: Control::Unix(path),
             node: "edge-1".into(),
             apply: Arc::new(Process(Mutex::new(sender))),
             store: Some(store),
@@ -93,7 +93,12 @@ impl Bench {
     fn greet(&self, report_every_ms: u64) -> (Office, Hello) {
         let mut office = self.accept();
         let Message::Hello(hello) = office.receive() else { panic!("a Hello comes first") };
-        office.send(&Message::Welcome(Welcome { protocol: 1, software: "test".into(), report_every_ms }));
+        office.send(&Message::Welcome(Welcome {
+            protocol: 1,
+            software: "test".into(),
+            report_every_ms,
+            refused: None,
+        }));
         (office, hello)
     }
 
@@ -363,7 +368,7 @@ fn another_protocol_version_and_messages_out_of_place_end_the_connection() {
     let bench = Bench::new();
     let mut office = bench.accept();
     office.receive();
-    office.send(&Message::Welcome(Welcome { protocol: 2, software: "test".into(), report_every_ms: 0 }));
+    office.send(&Message::Welcome(Welcome { protocol: 2, software: "test".into(), report_every_ms: 0, refused: None }));
     assert!(office.is_closed());
 
     let mut office = bench.accept();
@@ -386,20 +391,4 @@ fn a_link_stops_at_once_wherever_it_waits() {
         assert!(begun.elapsed() < Duration::from_secs(5));
         drop(office);
     }
-}
-
-#[test]
-fn only_our_own_user_and_root_are_believed() {
-    assert!(is_trusted(1000, 1000) && is_trusted(0, 1000) && is_trusted(0, 0));
-    assert!(!is_trusted(1001, 1000) && !is_trusted(1000, 0) && !is_trusted(u32::MAX, 0));
-}
-
-#[test]
-fn the_same_trouble_is_told_once_a_minute() {
-    let mut told = super::Told::default();
-    let (trouble, now) = (Trouble::Ended, Instant::now());
-    told.tell(&trouble, now);
-    assert!(!told.is_news(&with_sources(&trouble), now + Duration::from_secs(59)));
-    assert!(told.is_news(&with_sources(&trouble), now + REMIND_AFTER));
-    assert!(told.is_news(&with_sources(&Trouble::Silent), now));
 }

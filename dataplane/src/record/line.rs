@@ -5,10 +5,11 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use proto::limits::LOG_DETAIL_BYTES_MAX;
 use proto::snapshot::Environment;
 use serde::ser::{SerializeMap, Serializer};
 
-use super::session::{Name, SessionRecord, Text, without_port};
+use super::session::{Name, SessionRecord, Text, push_bounded, without_port};
 use super::{Cause, Direction, Side};
 use crate::refusal::Refusal;
 
@@ -68,7 +69,12 @@ impl Refused {
 
     /// With what else there is to say about it.
     pub fn with_detail(self, detail: Option<Box<str>>) -> Self {
-        Self { detail, ..self }
+        let bounded = |detail: Box<str>| {
+            let mut text = String::new();
+            push_bounded(&mut text, &detail, LOG_DETAIL_BYTES_MAX);
+            text.into_boxed_str()
+        };
+        Self { detail: detail.map(bounded), ..self }
     }
 }
 
@@ -279,6 +285,13 @@ mod tests {
             "ab".repeat(32)
         );
         assert!(line.trim_end().ends_with(&expected), "{line}");
+    }
+
+    #[test]
+    fn what_is_said_of_a_refusal_is_bounded() {
+        let detail = "x".repeat(2 * LOG_DETAIL_BYTES_MAX).into();
+        let refused = Refused::new(record(), Refusal::UpstreamTls).with_detail(Some(detail));
+        assert!(refused.detail.is_some_and(|detail| detail.len() <= LOG_DETAIL_BYTES_MAX && detail.ends_with('…')));
     }
 
     #[test]

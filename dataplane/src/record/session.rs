@@ -382,7 +382,7 @@ impl SessionRecord {
 /// Appends at most `bytes_max` bytes of `value`, the mark of what is missing included.
 ///
 /// Control characters beyond ASCII are replaced: JSON does not escape them, and terminals obey them.
-fn push_bounded(texts: &mut String, value: &str, bytes_max: usize) {
+pub(super) fn push_bounded(texts: &mut String, value: &str, bytes_max: usize) {
     const MISSING: &str = "…";
     let start = texts.len();
     let mut cut = start;

@@ -7,12 +7,19 @@ use std::sync::{Arc, LazyLock, OnceLock};
 
 use proto::snapshot::{Authorities, Certificate, Pem};
 use rustls::RootCertStore;
+use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::server::VerifierBuilderError;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
+use x509_parser::error::X509Error;
 use x509_parser::extensions::GeneralName;
+use x509_parser::nom;
 use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::verify;
 
 /// What ring provides: every suite and version that the configuration can name.
 pub(super) static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(ring::default_provider()));
@@ -30,11 +37,13 @@ pub enum Fault {
     #[error("its {0} has nothing that is PEM")]
     Empty(&'static str),
     #[error("its chain holds what is no certificate")]
-    Certificate(#[source] x509_parser::error::X509Error),
+    Certificate(#[source] X509Error),
     #[error("its key and its chain cannot be used together")]
     Key(#[source] rustls::Error),
     #[error("one of its certificates is no authority")]
     Authority(#[source] rustls::Error),
+    #[error("they cannot be judged by")]
+    Judge(#[source] VerifierBuilderError),
     #[error("the roots of this host cannot be read{0}")]
     SystemRoots(String),
 }
@@ -48,7 +57,7 @@ pub struct Identity {
     pub certified: Arc<CertifiedKey>,
     /// The DNS names that it covers, in lower case; some begin with `*.`.
     pub names: Vec<String>,
-    /// When it expires, in seconds since 1970.
+    /// When it expires, or the first of its chain, in seconds since 1970.
     pub not_after: i64,
 }
 
@@ -56,10 +65,9 @@ impl Identity {
     pub(super) fn read(certificate: &Certificate) -> Result<Self, Fault> {
         let chain = certificates(&certificate.chain, "chain")?;
         let leaf = chain.first().ok_or(Fault::Empty("chain"))?;
-        let (names, not_after) = {
-            let (_, leaf) = X509Certificate::from_der(leaf).map_err(|fault| Fault::Certificate(parse_fault(fault)))?;
-            (covered(&leaf), leaf.validity().not_after.timestamp())
-        };
+        let names = covered(&parsed(leaf)?);
+        let expiries = chain.iter().map(|one| Ok(parsed(one)?.validity().not_after.timestamp()));
+        let not_after = expiries.collect::<Result<Vec<_>, Fault>>()?.into_iter().min().unwrap_or_default();
         let key = PrivateKeyDer::from_pem_slice(text(&certificate.key, "key")?.as_bytes());
         let key = key.map_err(|fault| match fault {
             pem::Error::NoItemsFound => Fault::Empty("key"),
@@ -71,11 +79,15 @@ impl Identity {
     }
 }
 
-/// Authorities, and what they have revoked.
+/// Authorities, and what they have revoked: as those who judge by them.
+///
+/// Revocation lists may be large, so all listeners and upstreams share one judge of each kind.
 #[derive(Debug)]
 pub struct Trust {
-    pub(super) roots: Arc<RootCertStore>,
-    pub(super) revocations: Vec<CertificateRevocationListDer<'static>>,
+    roots: Arc<RootCertStore>,
+    revocations: Vec<CertificateRevocationListDer<'static>>,
+    of_endpoints: Arc<WebPkiServerVerifier>,
+    of_clients: [OnceLock<Arc<dyn ClientCertVerifier>>; 2],
 }
 
 impl Trust {
@@ -94,7 +106,28 @@ impl Trust {
                 return Err(Fault::Empty("revocation list"));
             }
         }
-        Ok(Self { roots: Arc::new(roots), revocations })
+        Self::new(roots, revocations)
+    }
+
+    fn new(roots: RootCertStore, revocations: Vec<CertificateRevocationListDer<'static>>) -> Result<Self, Fault> {
+        let roots = Arc::new(roots);
+        let of_endpoints = verify::of_endpoints(&roots, &revocations).map_err(Fault::Judge)?;
+        Ok(Self { roots, revocations, of_endpoints, of_clients: Default::default() })
+    }
+
+    /// Who judges endpoints' chains.
+    pub(super) fn of_endpoints(&self) -> &Arc<WebPkiServerVerifier> {
+        &self.of_endpoints
+    }
+
+    /// Who judges clients' certificates, and whether they must show any; made when it is first needed.
+    pub(super) fn of_clients(&self, required: bool) -> Result<Arc<dyn ClientCertVerifier>, Fault> {
+        let place = &self.of_clients[usize::from(required)];
+        if let Some(made) = place.get() {
+            return Ok(Arc::clone(made));
+        }
+        let made = verify::of_clients(&self.roots, &self.revocations, required).map_err(Fault::Judge)?;
+        Ok(Arc::clone(place.get_or_init(|| made)))
     }
 
     /// The roots that this host trusts: read once, when they are first needed.
@@ -110,8 +143,8 @@ impl Trust {
             let why = found.errors.first().map_or_else(String::new, |fault| format!(": {fault}"));
             return Err(Fault::SystemRoots(why));
         }
-        let roots = Self { roots: Arc::new(roots), revocations: Vec::new() };
-        Ok(Arc::clone(SYSTEM_ROOTS.get_or_init(|| Arc::new(roots))))
+        let roots = Arc::new(Self::new(roots, Vec::new())?);
+        Ok(Arc::clone(SYSTEM_ROOTS.get_or_init(|| roots)))
     }
 }
 
@@ -157,9 +190,10 @@ fn covered(leaf: &X509Certificate<'_>) -> Vec<String> {
     }
 }
 
-fn parse_fault(fault: x509_parser::nom::Err<x509_parser::error::X509Error>) -> x509_parser::error::X509Error {
-    match fault {
-        x509_parser::nom::Err::Error(fault) | x509_parser::nom::Err::Failure(fault) => fault,
-        x509_parser::nom::Err::Incomplete(_) => x509_parser::error::X509Error::InvalidCertificate,
+fn parsed<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Fault> {
+    match X509Certificate::from_der(certificate) {
+        Ok((_, certificate)) => Ok(certificate),
+        Err(nom::Err::Error(fault) | nom::Err::Failure(fault)) => Err(Fault::Certificate(fault)),
+        Err(nom::Err::Incomplete(_)) => Err(Fault::Certificate(X509Error::InvalidCertificate)),
     }
 }

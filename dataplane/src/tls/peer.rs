@@ -300,6 +300,30 @@ mod tests {
         assert_eq!(hash.len(), 64);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_certificate_holds_its_texts_are_visible_ascii(at in 0..400usize, byte: u8, cut in 0..400usize) {
+            let der = TEMPLATE.get_or_init(|| {
+                let mut params = CertificateParams::new(["device.test".to_owned()]).unwrap();
+                params.distinguished_name.push(DnType::OrganizationName, "Example");
+                params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+            });
+            let mut damaged = der.clone();
+            damaged[at % der.len()] = byte;
+            damaged.truncate(der.len() - cut % 3 * cut % der.len());
+            let der = CertificateDer::from(damaged);
+            let words = in_words(&der);
+            proptest::prop_assert!(words.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{words}");
+            if let Some(read) = ClientCertificate::read(&der) {
+                let forwarded = read.forwarded();
+                proptest::prop_assert!(forwarded.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{forwarded}");
+                proptest::prop_assert!(forwarded.matches('"').count() % 2 == 0, "{forwarded}");
+            }
+        }
+    }
+
+    static TEMPLATE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+
     #[test]
     fn what_is_too_long_or_too_much_is_left_out() {
         let long = "x".repeat(CERTIFICATE_TEXT_BYTES_MAX);

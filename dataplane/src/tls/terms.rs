@@ -16,7 +16,7 @@ use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoClientAuth, NoServerSessionStorage, ProducesTickets, VerifierBuilderError};
+use rustls::server::{NoClientAuth, NoServerSessionStorage, ProducesTickets};
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 
@@ -55,8 +55,6 @@ enum TermsError {
     Keys,
     #[error(transparent)]
     Material(#[from] Fault),
-    #[error("its authorities cannot be used")]
-    Authorities(#[from] VerifierBuilderError),
     #[error("{0:?} is neither a name nor an address that TLS can ask for")]
     ServerName(String),
     #[error("there is no randomness for ticket keys")]
@@ -242,7 +240,7 @@ impl ServerTerms {
         }
         let mode = tls.client_certificates.mode;
         let clients = match &trust {
-            Some(trust) => verify::of_clients(mode, trust)?,
+            Some(trust) => Some(trust.of_clients(mode == ClientCertificateMode::Required)?),
             None => None,
         };
         let tickets = match held {
@@ -330,7 +328,7 @@ impl ClientTerms {
         names: usize,
     ) -> Result<Self, TermsError> {
         let verified = match &trust {
-            Some(trust) => verify::OfEndpoints::trusting(trust, &tls.pins)?,
+            Some(trust) => verify::OfEndpoints::trusting(trust, &tls.pins),
             None => verify::OfEndpoints::refusing(),
         };
         let config = |verifier| client_config(tls, identity.as_deref(), verifier, tickets::memory(names));

@@ -547,6 +547,13 @@ fn what_cannot_be_made_says_why_and_of_whom() {
         ),
         (
             Box::new(|config| {
+                let list = "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n";
+                config.authorities[0].revocations = vec![Pem::new(list.into())];
+            }),
+            r#"authorities "servers": they cannot be judged by: "#,
+        ),
+        (
+            Box::new(|config| {
                 listener_tls(config).cipher_suites = vec![CipherSuite::TlsEcdheRsaWithAes128GcmSha256];
             }),
             r#"listener "public": none of its cipher suites can be used with the keys"#,

@@ -7,31 +7,39 @@
 use std::fmt;
 use std::sync::Arc;
 
-use proto::snapshot::{ClientCertificateMode, Pin};
+use proto::snapshot::Pin;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, OtherError, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
 
 use super::material::{PROVIDER, Trust};
 use super::peer;
 
-/// Who judges clients' certificates; nobody if they are not asked for any.
+/// Who judges clients' certificates, and whether they must show any.
 pub(super) fn of_clients(
-    mode: ClientCertificateMode,
-    trust: &Trust,
-) -> Result<Option<Arc<dyn ClientCertVerifier>>, VerifierBuilderError> {
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&trust.roots), Arc::clone(&PROVIDER))
-        .with_crls(trust.revocations.iter().cloned())
+    roots: &Arc<RootCertStore>,
+    revocations: &[CertificateRevocationListDer<'static>],
+    required: bool,
+) -> Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError> {
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(&PROVIDER))
+        .with_crls(revocations.iter().cloned())
         .enforce_revocation_expiration();
-    match mode {
-        ClientCertificateMode::Off => Ok(None),
-        ClientCertificateMode::Optional => builder.allow_unauthenticated().build().map(Some),
-        ClientCertificateMode::Required => builder.build().map(Some),
-    }
+    if required { builder.build() } else { builder.allow_unauthenticated().build() }
+}
+
+/// Who judges endpoints' chains and names.
+pub(super) fn of_endpoints(
+    roots: &Arc<RootCertStore>,
+    revocations: &[CertificateRevocationListDer<'static>],
+) -> Result<Arc<WebPkiServerVerifier>, VerifierBuilderError> {
+    WebPkiServerVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(&PROVIDER))
+        .with_crls(revocations.iter().cloned())
+        .enforce_revocation_expiration()
+        .build()
 }
 
 /// Who judges the certificates of an upstream's endpoints.
@@ -53,12 +61,8 @@ enum Chains {
 
 impl OfEndpoints {
     /// By authorities.
-    pub(super) fn trusting(trust: &Trust, pins: &[Pin]) -> Result<Self, VerifierBuilderError> {
-        let chains = WebPkiServerVerifier::builder_with_provider(Arc::clone(&trust.roots), Arc::clone(&PROVIDER))
-            .with_crls(trust.revocations.iter().cloned())
-            .enforce_revocation_expiration()
-            .build()?;
-        Ok(Self { chains: Chains::Trusted(chains), pins: pins.to_vec() })
+    pub(super) fn trusting(trust: &Trust, pins: &[Pin]) -> Self {
+        Self { chains: Chains::Trusted(Arc::clone(trust.of_endpoints())), pins: pins.to_vec() }
     }
 
     /// By pins at most: whoever has the key of the certificate that it shows is believed.

@@ -48,6 +48,9 @@ pub struct Welcome {
     /// How often a [`Report`] is wanted, in milliseconds; 0: only when asked.
     #[serde(default)]
     pub report_every_ms: u64,
+    /// Why the control plane ends the connection now; `None`: it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 /// Control plane to node: a whole generation. Exactly one [`Ack`] or [`Reject`] answers it. Kind 3.
