@@ -20,6 +20,8 @@ pub struct Compiled {
     pub outcome: Result<Snapshot, Vec<Diagnostic>>,
     /// What is no error, and should be looked after.
     pub warnings: Vec<Diagnostic>,
+    /// When some of what is wrong will be right by itself.
+    pub again: Option<SystemTime>,
 }
 
 /// Reads the file, what it includes, and the certificates and keys that they name, and checks all of it. `known` is what
@@ -29,7 +31,7 @@ pub fn compile(file: &Path, environment: Lookup<'_>, known: &Known, now: SystemT
     let document = match outcome {
         Ok(document) => document,
         Err(diagnostics) => {
-            return Compiled { files, directories, outcome: Err(diagnostics), warnings: Vec::new() };
+            return Compiled { files, directories, outcome: Err(diagnostics), warnings: Vec::new(), again: None };
         }
     };
     let material = material::load(&document, known, now);
@@ -37,7 +39,7 @@ pub fn compile(file: &Path, environment: Lookup<'_>, known: &Known, now: SystemT
     directories.extend(material.directories);
     let warnings = document.diagnose(&material.warnings);
     let outcome = check(&document, material.config, material.problems);
-    Compiled { files, directories, outcome, warnings }
+    Compiled { files, directories, outcome, warnings, again: material.again }
 }
 
 fn check(

@@ -2,17 +2,19 @@
 //!
 //! Plain functions of a snapshot and a time; when somebody asks, and where it is said, is decided elsewhere.
 
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use proto::snapshot::{Pem, Snapshot};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::answer::{AuthoritiesStanding, CertificateStanding};
 use crate::material::certificate::{certificates, name, names, not_after};
 use crate::material::{Moment, within};
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Every certificate of the snapshot, in the order of names.
 pub fn certificate_standings(snapshot: &Snapshot, now: SystemTime) -> Vec<CertificateStanding> {
+    let mut users = users_of_certificates(snapshot);
     let standing = |one: &proto::snapshot::Certificate| {
         let chain = contents(&one.chain);
         let chain: Vec<_> = chain.iter().filter_map(|bytes| parsed(bytes)).collect();
@@ -25,7 +27,7 @@ pub fn certificate_standings(snapshot: &Snapshot, now: SystemTime) -> Vec<Certif
             issuer: name(leaf.issuer()),
             not_after: Moment(end).to_string(),
             days_left: days(now, end),
-            used_by: users_of_certificate(snapshot, &one.name),
+            used_by: users.remove(one.name.as_str()).unwrap_or_default(),
         })
     };
     let mut standings: Vec<_> = snapshot.certificates().filter_map(standing).collect();
@@ -35,6 +37,7 @@ pub fn certificate_standings(snapshot: &Snapshot, now: SystemTime) -> Vec<Certif
 
 /// Every group of authorities of the snapshot, in the order of names.
 pub fn authorities_standings(snapshot: &Snapshot, now: SystemTime) -> Vec<AuthoritiesStanding> {
+    let mut users = users_of_authorities(snapshot);
     let standing = |one: &proto::snapshot::Authorities| {
         let contents = contents(&one.certificates);
         let all: Vec<_> = contents.iter().filter_map(|bytes| parsed(bytes)).collect();
@@ -46,7 +49,7 @@ pub fn authorities_standings(snapshot: &Snapshot, now: SystemTime) -> Vec<Author
             first_to_end: name(first.subject()),
             not_after: Moment(not_after(first)).to_string(),
             days_left: days(now, not_after(first)),
-            used_by: users_of_authorities(snapshot, &one.name),
+            used_by: users.remove(one.name.as_str()).unwrap_or_default(),
         })
     };
     snapshot.authorities().iter().filter_map(standing).collect()
@@ -84,22 +87,32 @@ pub fn first(pem: &Pem) -> Option<String> {
     Some(format!("{} until {}", name(first.subject()), Moment(not_after(&first))))
 }
 
-fn users_of_certificate(snapshot: &Snapshot, wanted: &str) -> Vec<String> {
-    let shows = |listener: &&proto::snapshot::Listener| {
-        listener.tls.as_ref().is_some_and(|tls| tls.certificates.iter().any(|name| name == wanted))
-    };
-    let listeners = snapshot.listeners().iter().filter(shows).map(|listener| format!("listener {}", listener.name));
-    let upstreams = snapshot.upstreams().filter(|upstream| upstream.tls.certificate.as_deref() == Some(wanted));
-    listeners.chain(upstreams.map(|upstream| format!("upstream {}", upstream.name))).collect()
+/// `listener NAME` and `upstream NAME`, by what they name.
+type Users<'s> = HashMap<&'s str, Vec<String>>;
+
+fn users_of_certificates(snapshot: &Snapshot) -> Users<'_> {
+    let shown = snapshot.listeners().iter().filter_map(|listener| Some((listener, listener.tls.as_ref()?)));
+    let shown = shown.flat_map(|(listener, tls)| tls.certificates.iter().map(move |name| (name.as_str(), listener)));
+    let shown = shown.map(|(name, listener)| (name, format!("listener {}", listener.name)));
+    let used = snapshot.upstreams().filter_map(|one| Some((one.tls.certificate.as_deref()?, one)));
+    gathered(shown.chain(used.map(|(name, one)| (name, format!("upstream {}", one.name)))))
 }
 
-fn users_of_authorities(snapshot: &Snapshot, wanted: &str) -> Vec<String> {
-    let asks = |listener: &&proto::snapshot::Listener| {
-        listener.tls.as_ref().and_then(|tls| tls.client_certificates.authorities.as_deref()) == Some(wanted)
-    };
-    let listeners = snapshot.listeners().iter().filter(asks).map(|listener| format!("listener {}", listener.name));
-    let upstreams = snapshot.upstreams().filter(|upstream| upstream.tls.authorities.as_deref() == Some(wanted));
-    listeners.chain(upstreams.map(|upstream| format!("upstream {}", upstream.name))).collect()
+fn users_of_authorities(snapshot: &Snapshot) -> Users<'_> {
+    let asking = snapshot.listeners().iter().filter_map(|listener| {
+        let name = listener.tls.as_ref()?.client_certificates.authorities.as_deref()?;
+        Some((name, format!("listener {}", listener.name)))
+    });
+    let used = snapshot.upstreams().filter_map(|one| Some((one.tls.authorities.as_deref()?, one)));
+    gathered(asking.chain(used.map(|(name, one)| (name, format!("upstream {}", one.name)))))
+}
+
+fn gathered<'s>(pairs: impl Iterator<Item = (&'s str, String)>) -> Users<'s> {
+    let mut users = Users::new();
+    for (name, user) in pairs {
+        users.entry(name).or_default().push(user);
+    }
+    users
 }
 
 fn contents(pem: &Pem) -> Vec<Vec<u8>> {

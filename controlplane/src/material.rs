@@ -10,7 +10,7 @@ mod ocsp;
 pub(crate) mod pem;
 mod places;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -42,6 +42,8 @@ pub struct Material {
     pub problems: Vec<Problem>,
     /// What should be looked after.
     pub warnings: Vec<Problem>,
+    /// When some of what is wrong will be right by itself: the first certificate that is not valid yet becomes so.
+    pub again: Option<SystemTime>,
 }
 
 /// What has been published before, byte for byte: there, a date that has passed is no reason to refuse everything else.
@@ -79,8 +81,9 @@ pub fn load(document: &Document, known: &Known, now: SystemTime) -> Material {
         loader.authorities(at, authorities);
     }
     loader.unverified(&config);
-    let Loader { files, directories, problems, warnings, .. } = loader;
-    Material { config, files, directories, problems, warnings }
+    loader.unusable(&config);
+    let Loader { files, directories, problems, warnings, again, .. } = loader;
+    Material { config, files, directories, problems, warnings, again }
 }
 
 struct Loader<'d> {
@@ -92,6 +95,7 @@ struct Loader<'d> {
     directories: BTreeSet<PathBuf>,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
+    again: Option<SystemTime>,
 }
 
 /// A field that holds a content, and how to speak of it.
@@ -113,6 +117,7 @@ pub(crate) struct Findings<'f> {
     field: &'f Field,
     problems: &'f mut Vec<Problem>,
     warnings: &'f mut Vec<Problem>,
+    again: &'f mut Option<SystemTime>,
 }
 
 impl Findings<'_> {
@@ -124,6 +129,12 @@ impl Findings<'_> {
     fn warning(&mut self, message: String) {
         let message = self.field.sentence(&message);
         self.warnings.push(Problem { place: self.field.place.clone(), message });
+    }
+
+    /// What is too early now is looked at again then.
+    fn early(&mut self, from: SystemTime, message: String) {
+        *self.again = Some(self.again.map_or(from, |again| again.min(from)));
+        self.date(message);
     }
 
     fn date(&mut self, message: String) {
@@ -158,6 +169,7 @@ impl<'d> Loader<'d> {
             directories: BTreeSet::new(),
             problems: Vec::new(),
             warnings: Vec::new(),
+            again: None,
         }
     }
 
@@ -295,6 +307,32 @@ impl<'d> Loader<'d> {
         }
     }
 
+    /// Certificates for whose kind of key a listener speaks no suite. Those of TLS 1.3 go with every key.
+    fn unusable(&mut self, config: &Config) {
+        if config.listeners.iter().flat_map(|listener| &listener.tls).all(|tls| tls.cipher_suites.is_empty()) {
+            return;
+        }
+        let kind = |one: &Certificate| Some((one.name.clone(), certificate::is_rsa(one.chain.text()?)?));
+        let kinds: HashMap<String, bool> = config.certificates.iter().filter_map(kind).collect();
+        for (at, listener) in config.listeners.iter().enumerate() {
+            let Some(tls) = listener.tls.as_ref().filter(|tls| !tls.cipher_suites.is_empty()) else { continue };
+            for (index, name) in tls.certificates.iter().enumerate() {
+                let Some(&is_rsa) = kinds.get(name) else { continue };
+                if tls.cipher_suites.iter().any(|suite| suite.is_rsa().is_none_or(|wanted| wanted == is_rsa)) {
+                    continue;
+                }
+                let (kind, suites) =
+                    if is_rsa { ("RSA", "TLS_ECDHE_RSA_…") } else { ("EC or Ed25519", "TLS_ECDHE_ECDSA_…") };
+                let place = format!("/listeners/{at}/tls/certificates/{index}");
+                let message = format!(
+                    "certificate {name:?} has a key of the kind {kind}, and none of cipher_suites goes with that; nobody \
+                     can be shown it before a suite of TLS 1.3 or one of {suites} is added"
+                );
+                self.warnings.push(Problem { place, message });
+            }
+        }
+    }
+
     fn findings<'f>(&'f mut self, field: &'f Field, dates_are_warnings: bool) -> Findings<'f> {
         Findings {
             now: self.now,
@@ -303,6 +341,7 @@ impl<'d> Loader<'d> {
             field,
             problems: &mut self.problems,
             warnings: &mut self.warnings,
+            again: &mut self.again,
         }
     }
 }

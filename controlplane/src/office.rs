@@ -264,7 +264,8 @@ impl Office {
         last.diagnostics = diagnostics;
         last.warnings = told(&compiled.warnings);
         drop(last);
-        let watched = Watched { files: compiled.files.clone(), directories: compiled.directories.clone() };
+        let (files, directories) = (compiled.files.clone(), compiled.directories.clone());
+        let watched = Watched { files, directories, again: compiled.again };
         self.watched.send_if_modified(|present| {
             let is_news = *present != watched;
             *present = watched;

@@ -1,4 +1,4 @@
-//! Tells when a file that the configuration consists of has changed.
+//! Tells when a file that the configuration consists of has changed, or the time has come to look at it again.
 //!
 //! Watches directories, because editors and Kubernetes replace files by renaming; what a change means is
 //! [`office`](crate::office)'s business.
@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
@@ -16,6 +16,8 @@ use crate::office::Office;
 
 /// How long after a change the file is read: a save is often several changes.
 const SETTLES_WITHIN: Duration = Duration::from_millis(200);
+/// The longest sleep before a look at the clock, which may be set.
+const NAP: Duration = Duration::from_secs(60);
 
 /// What is watched.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub struct Watched {
     pub files: Vec<PathBuf>,
     /// The directories in which they stand, and in which further ones may appear.
     pub directories: BTreeSet<PathBuf>,
+    /// When to read them again although nothing has changed.
+    pub again: Option<SystemTime>,
 }
 
 /// Refreshes the office's source whenever it changes on disk. Without the kernel's help it says so, and ends.
@@ -58,7 +62,17 @@ pub async fn follow(office: Arc<Office>) {
                 tokio::time::sleep(SETTLES_WITHIN).await;
                 while changes.try_recv().is_ok() {}
             }
+            () = come(now.again) => office.refresh("the time has come").await,
         }
+    }
+}
+
+/// Waits for a time of the wall clock, or for ever.
+async fn come(time: Option<SystemTime>) {
+    let Some(time) = time else { return std::future::pending().await };
+    while let Ok(left) = time.duration_since(SystemTime::now()) {
+        // A certificate counts whole seconds; a moment later it is valid for sure.
+        tokio::time::sleep((left + Duration::from_millis(10)).min(NAP)).await;
     }
 }
 

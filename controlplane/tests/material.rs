@@ -8,6 +8,8 @@ mod authority;
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use authority::{Authority, is_available};
@@ -15,6 +17,7 @@ use controlplane::compile::{Compiled, compile};
 use controlplane::expiry;
 use controlplane::material::Known;
 use controlplane::office::{Office, remembered_certificates};
+use controlplane::watch;
 use proto::snapshot::Snapshot;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -162,7 +165,7 @@ const ROWS: &[Row] = &[
     (
         |h| {
             std::fs::remove_file(h.path("edge.pem")).unwrap();
-            assert!(std::process::Command::new("mkfifo").arg(h.path("edge.pem")).status().unwrap().success());
+            assert!(Command::new("mkfifo").arg(h.path("edge.pem")).status().unwrap().success());
         },
         "gateway.yaml:4:12",
         "is not a file",
@@ -261,7 +264,7 @@ fn everything_that_can_be_wrong_is_told_where_it_is_named() {
         for (name, file) in [("rsa.key", "../rsa.key"), ("edge.key", "edge.key"), ("edge.pem", "edge.pem")] {
             std::fs::write(directory.path().join("copies").join(name), template.read(file)).unwrap();
         }
-        let status = std::process::Command::new("cp").arg("-a").args([&template.path(""), &copy]).status();
+        let status = Command::new("cp").arg("-a").args([&template.path(""), &copy]).status();
         assert!(status.unwrap().success());
         let house = Authority::at(&copy);
         spoil(&house);
@@ -365,6 +368,7 @@ fn dates_are_errors_for_what_is_new_and_warnings_for_what_is_published() {
     assert!(compiled(&house, &known, 26 * DAY).outcome.is_err(), "another one is new");
 
     let early = compile(&house.path("gateway.yaml"), &|_| None, &nothing, SystemTime::now() - DAY);
+    assert!(early.again.is_some_and(|again| again <= SystemTime::now()), "{:?}", early.again);
     assert!(early.outcome.unwrap_err().iter().any(|one| one.message.contains("is not valid before")));
 
     house.write("gateway.yaml", &format!("{DOCUMENT}settings: {{ certificate_expiry_warning: 0 }}\n"));
@@ -387,6 +391,7 @@ fn what_is_no_error_is_a_warning_with_its_place() {
         "upstreams:\n  - { name: test, endpoints: [{ url: \"wss://a/?token=hunter2\", verify_certificate: false }] }\n";
     house.write("gateway.yaml", &format!("{DOCUMENT}{upstreams}"));
     let warned = warned(&compiled(&house, &Known::default(), Duration::ZERO));
+    assert_eq!(warned.len(), 5, "{warned:#?}");
     for (place, sentence) in [
         ("gateway.yaml:5:10", "edge.key: this private key's file is open to everybody (mode 644)"),
         ("gateway.yaml:4:12", "covers no server name"),
@@ -399,7 +404,27 @@ fn what_is_no_error_is_a_warning_with_its_place() {
             "{place} {sentence}: {warned:#?}"
         );
     }
-    assert!(warned.len() == 5 && warned.iter().all(|one| !one.contains("hunter2")), "{warned:#?}");
+    assert!(warned.iter().all(|one| !one.contains("hunter2")), "{warned:#?}");
+}
+
+#[test]
+fn a_certificate_that_no_suite_goes_with_is_warned_about() {
+    if !is_available() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let house = house(directory.path());
+    for (suites, is_warned) in [
+        ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", true),
+        ("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", false),
+        ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, TLS_AES_128_GCM_SHA256", false),
+    ] {
+        let tls = format!("tls: {{ cipher_suites: [{suites}], ");
+        house.write("gateway.yaml", &DOCUMENT.replace("tls: { ", &tls));
+        let warned = warned(&compiled(&house, &Known::default(), Duration::ZERO));
+        assert_eq!(warned.len(), usize::from(is_warned), "{suites}: {warned:?}");
+        assert!(warned.iter().all(|one| one.contains("none of cipher_suites goes with that")), "{warned:?}");
+    }
 }
 
 #[test]
@@ -447,4 +472,30 @@ fn what_was_published_is_remembered_over_a_restart() {
     assert_eq!(remembered_certificates(&state), Known::of(&snapshot(&house)));
     let text = std::fs::read_to_string(state.join("controlplane-certificates.json")).unwrap();
     assert!(house.read("edge.key").lines().all(|line| !text.contains(line)));
+}
+
+#[test]
+fn a_certificate_that_comes_too_early_is_published_when_its_time_comes() {
+    if !is_available() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let house = house(directory.path());
+    let day = Command::new("date").args(["-u", "-d", "+3 seconds", "+%Y%m%d%H%M%SZ"]).output().unwrap().stdout;
+    let from = String::from_utf8(day).unwrap();
+    let dates = format!("-startdate {} -days 25", from.trim());
+    house.openssl(&format!(
+        "ca -batch -notext -config openssl.cnf -name register -cert ca.pem -keyfile ca.key -in edge.csr -extfile edge.cnf {dates} -out edge.pem"
+    ));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (file, state) = (house.path("gateway.yaml"), directory.path().join("state"));
+        let office = Arc::new(Office::new(file, state, "run".into(), Instant::now()));
+        let mut published = office.publisher().watch();
+        assert!(office.reload("a test asked").await.generation.is_none(), "it is not valid yet");
+        let following = tokio::spawn(watch::follow(Arc::clone(&office)));
+        let waited = tokio::time::timeout(Duration::from_secs(20), published.wait_for(Option::is_some)).await;
+        assert!(waited.is_ok(), "nobody looked again");
+        following.abort();
+    });
 }

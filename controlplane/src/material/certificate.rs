@@ -10,6 +10,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
 use x509_parser::error::X509Error;
 use x509_parser::extensions::GeneralName;
+use x509_parser::oid_registry::OID_PKCS1_RSAENCRYPTION;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::{X509Name, X509Version};
 
@@ -150,7 +151,8 @@ pub fn check_dates(certificate: &X509Certificate<'_>, which: &str, found: &mut F
     let validity = certificate.validity();
     let (from, until) = (moment(validity.not_before), moment(validity.not_after));
     if from.0 > found.now {
-        found.date(format!("{which} ({subject}) is not valid before {from}; is the clock right?"));
+        let message = format!("{which} ({subject}) is not valid before {from}; is the clock right?");
+        found.early(from.0, message);
     } else if until.0 < found.now {
         found.date(format!("{which} ({subject}) ran out at {until}; put a renewed one in its place"));
     } else if let Some(days) = within(found.now, until.0, found.warn_within) {
@@ -166,6 +168,13 @@ pub fn parse(bytes: &[u8]) -> Result<X509Certificate<'_>, String> {
         Ok(_) => Err("has bytes behind its end".into()),
         Err(_) => Err("is damaged, or no certificate".into()),
     }
+}
+
+/// Whether the key of the first certificate of a text is an RSA key.
+pub fn is_rsa(text: &str) -> Option<bool> {
+    let chain = certificates(text.as_bytes()).ok()?;
+    let leaf = parse(chain.first()?).ok()?;
+    Some(leaf.public_key().algorithm.algorithm == OID_PKCS1_RSAENCRYPTION)
 }
 
 /// The server names that a certificate covers.

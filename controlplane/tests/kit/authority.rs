@@ -36,6 +36,11 @@ subjectKeyIdentifier = hash
 database = index.txt
 crlnumber = crlnumber
 default_md = sha256
+new_certs_dir = .
+rand_serial = yes
+policy = anything
+[anything]
+commonName = supplied
 ";
 
 impl Authority {

@@ -265,6 +265,19 @@ impl CipherSuite {
             | Self::TlsEcdheRsaWithChacha20Poly1305Sha256 => TlsVersion::Tls12,
         }
     }
+
+    /// Whether the suite wants a certificate with an RSA key, or one without; none: it goes with both.
+    pub const fn is_rsa(self) -> Option<bool> {
+        match self {
+            Self::TlsAes256GcmSha384 | Self::TlsAes128GcmSha256 | Self::TlsChacha20Poly1305Sha256 => None,
+            Self::TlsEcdheEcdsaWithAes256GcmSha384
+            | Self::TlsEcdheEcdsaWithAes128GcmSha256
+            | Self::TlsEcdheEcdsaWithChacha20Poly1305Sha256 => Some(false),
+            Self::TlsEcdheRsaWithAes256GcmSha384
+            | Self::TlsEcdheRsaWithAes128GcmSha256
+            | Self::TlsEcdheRsaWithChacha20Poly1305Sha256 => Some(true),
+        }
+    }
 }
 
 /// As the configuration writes it.
