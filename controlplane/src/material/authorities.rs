@@ -78,7 +78,10 @@ pub fn check_lists(
             continue;
         }
         if let Some(next) = list.next_update().map(moment).filter(|next| next.0 < found.now) {
-            found.warning(format!("the revocation list of {issuer} should have been replaced at {next}"));
+            found.warning(format!(
+                "the revocation list of {issuer} ran out at {next}; until a newer one is in its place, certificates of \
+                 that issuer are refused"
+            ));
         }
         sound.push(CertificateRevocationListDer::from(bytes.clone()));
     }
