@@ -120,7 +120,8 @@ impl Stream {
             let mut bytes = vec![0; READ_BYTES];
             let received = self.socket.receive(&mut bytes).await?;
             if received == 0 {
-                return Ok(0);
+                // Who ends a TLS session says so first; all else may be somebody on the way (RFC 8446 §6.1).
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
             if let Some(secure) = self.secure.borrow_mut().as_mut() {
                 secure.open(&mut bytes[..received]);

@@ -1,8 +1,8 @@
 //! The two TLS handshakes: with a client, and as a client of an endpoint. rustls decides, a socket is awaited here.
 //!
 //! rustls is given one record at a time, and none once the handshake is complete: what comes behind it is opened by
-//! [`Records`], and nothing is lost between the two. What rustls has to say last (tickets to a client, our Finished to an
-//! endpoint) waits for the first bytes that are sent, and goes in one segment with them.
+//! [`Records`], and nothing is lost between the two. What rustls has to say last goes in one segment with the first bytes that are sent:
+//! our Finished to an endpoint, and tickets to a client whose request is there already.
 
 use std::io;
 use std::sync::Arc;
@@ -70,6 +70,10 @@ pub async fn accept(socket: &Socket, config: &Arc<ServerConfig>, received: Vec<u
     let mut connection = Box::new(UnbufferedServerConnection::new(Arc::clone(config))?);
     let mut flight = Flight { received: received.len(), incoming: received, ..Flight::default() };
     shake(socket, &mut *connection, &mut flight).await?;
+    if flight.incoming.is_empty() {
+        // Nobody knows when the answer goes.
+        socket.send_all(&std::mem::take(&mut flight.outgoing)).await?;
+    }
     let agreed = agreed(&connection, hello::server_name(&flight.first))?;
     if agreed.version == ProtocolVersion::TLSv1_2 && !flight.outgoing.is_empty() {
         // Our Finished: the client waits for it before it says a word.
