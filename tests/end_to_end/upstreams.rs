@@ -23,6 +23,7 @@ on_both_drivers!(
     frames_cut_by_the_end_of_the_handshake_are_whole,
     a_client_that_leaves_releases_an_endpoint_that_has_not_answered,
     a_client_that_leaves_ends_the_dialling,
+    a_host_without_roots_takes_no_configuration_that_needs_them,
 );
 
 /// A configuration's upstream `pool` with these endpoints, and an API at `/pool` that leads to it.
@@ -455,5 +456,25 @@ fn a_client_that_leaves_ends_the_dialling(variant: Variant) {
     drop(clients);
     until("nobody is dialled for", || gateway.metric("framegate_handshakes_active", &[]) == 0.0);
     gateway.expect_descriptors_back_to(before);
+    gateway.probe();
+}
+
+fn a_host_without_roots_takes_no_configuration_that_needs_them(variant: Variant) {
+    let mut gateway = Setup::new(variant)
+        .environment("dataplane", "SSL_CERT_FILE", "/nonexistent")
+        .environment("dataplane", "SSL_CERT_DIR", "")
+        .start();
+    let with = |endpoint: &str| {
+        let upstream = format!("name: far, endpoints: [{{ {endpoint} }}]");
+        gateway.setup().yaml_with(&[], &[upstream], &[])
+    };
+    let rejected = gateway.apply(&with("url: \"wss://far.test/\""));
+    assert_eq!(rejected.code, 1, "{rejected:?}");
+    let reason = "upstream \"far\": the roots of this host cannot be read: ";
+    assert!(rejected.stdout.contains(reason) && rejected.stdout.contains("/nonexistent"), "{rejected:?}");
+    assert_eq!(gateway.metric("framegate_generations_rejected_total", &[]), 1.0);
+    // Who is not verified needs no roots.
+    let taken = gateway.apply(&with("url: \"wss://far.test/\", verify_certificate: false"));
+    assert_eq!(taken.code, 0, "{taken:?}");
     gateway.probe();
 }
