@@ -71,15 +71,10 @@ pub async fn accept(socket: &Socket, config: &Arc<ServerConfig>, received: Vec<u
     let mut flight = Flight { received: received.len(), incoming: received, ..Flight::default() };
     shake(socket, &mut *connection, &mut flight).await?;
     if flight.incoming.is_empty() {
-        // Nobody knows when the answer goes.
+        // Nobody knows when the answer goes; and with TLS 1.2 it is our Finished, for which the client waits.
         socket.send_all(&std::mem::take(&mut flight.outgoing)).await?;
     }
     let agreed = agreed(&connection, hello::server_name(&flight.first))?;
-    if agreed.version == ProtocolVersion::TLSv1_2 && !flight.outgoing.is_empty() {
-        // Our Finished: the client waits for it before it says a word.
-        socket.send_all(&flight.outgoing).await?;
-        flight.outgoing.clear();
-    }
     let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
     let records = Records::of_server(secrets, kernel).map_err(|_| unusable())?;
     Ok((Secure::new(records, flight.outgoing, flight.incoming), agreed))
