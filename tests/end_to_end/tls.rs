@@ -6,6 +6,7 @@
 
 mod clients;
 mod doors;
+mod example;
 mod hostile;
 mod names;
 mod renewal;
