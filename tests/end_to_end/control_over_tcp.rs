@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use crate::kit::gateway::{FRAMEGATE, die_with_parent, framegate, http_get, kill};
 use crate::kit::pki::{self, Authority, Identity, Leaf, Valid};
-use crate::kit::{Outcome, Port, Setup, Upgrade, Variant, until};
+use crate::kit::{Frame, Opcode, Outcome, Peer, Port, Setup, Variant, tls, until};
 
 /// A control plane with a control port, and the authority of its certificates.
 struct Office {
     setup: Setup,
+    /// Of the listener whose private key the nodes are sent.
+    secure: Port,
     authority: Authority,
     own: Identity,
     port: Port,
@@ -29,10 +31,13 @@ struct Node {
 
 impl Office {
     fn open() -> Self {
-        let setup = Setup::new(Variant::Automatic);
+        let secure = Port::free();
+        let setup = Setup::new(Variant::Automatic).certificate(&pki::shared().edge.entry("edge")).another_listener(
+            &format!("name: secure, bind: \"{}\", tls: {{ certificates: [edge] }}", secure.address()),
+        );
         let authority = Authority::root(setup.directory(), "control");
         let own = authority.issue(&Leaf::new("office").names(&["DNS:localhost"]));
-        let mut office = Self { setup, authority, own, port: Port::free(), process: None };
+        let mut office = Self { setup, secure, authority, own, port: Port::free(), process: None };
         std::fs::write(office.path("config.yaml"), office.setup.yaml()).expect("a file can be written");
         office.start();
         office
@@ -140,10 +145,15 @@ fn spawn(mut command: Command, log: &Path) -> Child {
     command.spawn().expect("the executable runs")
 }
 
-fn echoes(office: &Office) {
-    let mut client = crate::kit::Peer::connect(office.setup.public_address());
-    client.send(&Upgrade::to("/probe").encode());
-    client.upgraded();
+/// In clear, and with the private key that came over the link.
+#[track_caller]
+fn serves(office: &Office) {
+    let clients = [Peer::connect(office.setup.public_address()), tls::client().connect(office.secure.address())];
+    for mut client in clients {
+        client.upgrade("/probe");
+        client.send_frame(&Frame::text("are you well?"));
+        client.expect(Opcode::TEXT, b"are you well?");
+    }
 }
 
 #[test]
@@ -165,7 +175,7 @@ fn nodes_come_in_by_their_certificates_and_again_when_the_control_plane_is_back(
     // The others say that its address is taken: all are on this host.
     until("one of the nodes is ready", || nodes.iter().any(Node::is_ready));
     until("the office has them all", || office.said().matches("a node has connected").count() == 3);
-    echoes(&office);
+    serves(&office);
 
     let operator = office.authority.issue(&Leaf::new("operator").names(&["URI:framegate:operator"]));
     let status = office.verb("status", &operator);
@@ -185,7 +195,7 @@ fn nodes_come_in_by_their_certificates_and_again_when_the_control_plane_is_back(
     let connected = |node: &Node| node.said().matches("connected to the control plane").count();
     until("all nodes are back", || nodes.iter().all(|node| connected(node) == 2));
     until("the office has them all", || office.said().matches("a node has connected").count() == 3);
-    echoes(&office);
+    serves(&office);
 }
 
 #[test]
