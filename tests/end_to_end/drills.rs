@@ -18,8 +18,9 @@ use crate::kit::{
 
 on_every_variant!(a_thousand_sessions_do_not_notice_what_happens_to_the_configuration);
 
-/// Descriptors of this process for a thousand sessions: a client's and a backend's each, and room for the rest.
-const DESCRIPTORS: u64 = 4096;
+/// Descriptors of this process for a thousand sessions, in each of two stories at a time: a client's and a backend's each, and
+/// room for the rest.
+const DESCRIPTORS: u64 = 8192;
 
 /// How much of it: all where the gateway is as an operator starts it.
 struct Size {

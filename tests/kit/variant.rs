@@ -42,8 +42,15 @@ pub fn told() -> Variant {
 }
 
 impl Variant {
-    /// Tells a story on it.
+    /// Tells a story on it. The next on this thread is another one, however this one ends.
     pub fn tell(self, story: impl FnOnce(Self)) {
+        struct Told;
+        impl Drop for Told {
+            fn drop(&mut self) {
+                TOLD.set(Variant::Automatic);
+            }
+        }
+        let _told = Told;
         TOLD.set(self);
         story(self);
     }
