@@ -493,7 +493,9 @@ pub async fn dismiss(shard: &Rc<Shard>, downstream: Downstream, stop: Stop) {
         Stop::Healthy => say(&downstream, 200, &[], "ok").await,
         Stop::Refused(refusal) => {
             shard.record.refused(refusal);
-            let detail = downstream.seen.detail.take();
+            // What was said of an endpoint is no reason for what came after another was found.
+            let of_tls = matches!(refusal, Refusal::TlsFailed | Refusal::UpstreamTls);
+            let detail = downstream.seen.detail.take().filter(|_| of_tls);
             log(shard, &downstream, |record| Refused::new(record, refusal).with_detail(detail));
             if refusal == Refusal::TlsFailed {
                 // The alert has been sent; it is read, if nothing of ours resets the connection.
