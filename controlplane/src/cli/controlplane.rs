@@ -143,6 +143,8 @@ fn start_log() {
     use std::io::IsTerminal;
     let filter = tracing_subscriber::EnvFilter::try_from_env("FRAMEGATE_LOG_LEVEL")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // A log beside the configuration is among what is watched: a line for each event would be the next event.
+    let filter = filter.add_directive("notify=warn".parse().expect("it is a directive"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
