@@ -27,8 +27,8 @@ pub enum Farewell {
     Frame,
     /// It ends the connection without a word.
     None,
-    /// It asks for nothing: it leaves when it has made the TLS handshake and got a ticket.
-    Ticket,
+    /// It asks for nothing: when it has made the TLS handshake it says that it leaves, and awaits the end.
+    AtOnce,
 }
 
 /// The loops and what they have done.
@@ -73,7 +73,8 @@ enum Dress {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Step {
-    Ticket,
+    /// Nothing was asked for: the end comes, with tickets or without.
+    Leave,
     Switch,
     Echo,
     End,
@@ -159,9 +160,9 @@ impl Handshakes {
         *(if shaken.resumed { &mut self.resumed } else { &mut self.full }) += 1;
         one.dress = Dress::Sealed(Box::new(shaken.channel));
         match self.farewell {
-            Farewell::Ticket => {
-                one.step = Step::Ticket;
-                Ok(())
+            Farewell::AtOnce => {
+                one.step = Step::Leave;
+                one.leave()
             }
             _ => one.say(&self.words.request),
         }
@@ -171,7 +172,7 @@ impl Handshakes {
     fn step(&mut self, index: usize) -> Outcome<()> {
         let one = &mut self.loops[index];
         let Some(stream) = &one.stream else { return Ok(()) };
-        let said_goodbye = one.step == Step::End && one.received == self.words.goodbye;
+        let said_goodbye = one.step == Step::Leave || one.step == Step::End && one.received == self.words.goodbye;
         let mut room = [0; 40 << 10];
         let lead = if let Dress::Sealed(channel) = &mut one.dress { channel.lead(&mut room) } else { 0 };
         let count = match receive_or_end(stream.as_raw_fd(), &mut room[lead..]) {
@@ -189,35 +190,33 @@ impl Handshakes {
             return if said_goodbye { self.end(index) } else { Err(unexpected("an early end after", &one.received)) };
         }
         let room = &mut room[..lead + count];
-        let mut ticket = false;
         match &mut one.dress {
             Dress::Plain => one.received.extend_from_slice(room),
             Dress::Shaking(_) => return self.shake(index, room),
             Dress::Sealed(channel) => {
-                let tickets = self.door.tls.as_ref().map_or(0, |terms| terms.tickets());
                 let mut at = 0;
                 while let Some(opened) = channel.open(&mut room[at..])? {
                     one.received.extend_from_slice(&room[at + opened.data.start..at + opened.data.end]);
                     at += opened.record_bytes;
                     if opened.last {
-                        let done = one.step == Step::End && one.received == self.words.goodbye;
+                        let done =
+                            one.step == Step::Leave || one.step == Step::End && one.received == self.words.goodbye;
                         return if done { self.end(index) } else { Err(unexpected("a farewell after", &one.received)) };
                     }
                 }
                 channel.keep(&room[at..]);
-                ticket = self.door.tls.as_ref().map_or(0, |terms| terms.tickets()) > tickets;
             }
         }
         match one.step {
-            Step::Ticket if ticket => self.end(index),
-            Step::Ticket => Ok(()),
+            // haproxy answers with a 400 to those who ask for nothing.
+            Step::Leave => Ok(()),
             _ if one.received.is_empty() => Ok(()),
             Step::Switch if !one.received.ends_with(b"\r\n\r\n") => Ok(()),
             Step::Switch if !one.received.starts_with(b"HTTP/1.1 101 ") => Err(unexpected("no 101:", &one.received)),
             Step::Switch => self.advance(index, Step::Echo),
             Step::Echo if one.received == self.words.echo => match self.farewell {
                 Farewell::Frame => self.advance(index, Step::End),
-                Farewell::None | Farewell::Ticket => self.end(index),
+                Farewell::None | Farewell::AtOnce => self.end(index),
             },
             Step::Echo if self.words.echo.starts_with(&one.received) => Ok(()),
             Step::End if self.words.goodbye.starts_with(&one.received) => Ok(()),
@@ -248,13 +247,9 @@ impl Handshakes {
     /// One life is over; another begins.
     fn end(&mut self, index: usize) -> Outcome<()> {
         let one = &mut self.loops[index];
-        if let (Some(stream), Dress::Sealed(channel)) = (&one.stream, &mut one.dress)
-            && self.farewell != Farewell::None
-        {
-            let mut farewell = Vec::new();
-            channel.seal_close_notify(&mut farewell);
+        if self.farewell == Farewell::Frame {
             // The other side may have gone already.
-            let _ = send(stream.as_raw_fd(), &farewell);
+            let _ = one.leave();
         }
         one.stream = None;
         self.lives.record(one.born.elapsed().as_nanos() as u64);
@@ -273,6 +268,14 @@ impl Loop {
             return send(stream.as_raw_fd(), &sealed).map(|_| ());
         }
         send(stream.as_raw_fd(), bytes).map(|_| ())
+    }
+
+    /// Says that nothing more comes, where there is a word for it.
+    fn leave(&mut self) -> Outcome<()> {
+        let (Some(stream), Dress::Sealed(channel)) = (&self.stream, &mut self.dress) else { return Ok(()) };
+        let mut farewell = Vec::new();
+        channel.seal_close_notify(&mut farewell);
+        send(stream.as_raw_fd(), &farewell).map(|_| ())
     }
 }
 

@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -51,11 +50,10 @@ const APPLICATION_DATA: u8 = 23;
 const NEW_SESSION_TICKET: u8 = 4;
 const CLOSE_NOTIFY: u8 = 0;
 
-/// How a client speaks, and what servers have given it.
+/// How a client speaks, and the tickets that servers have given it.
 #[derive(Clone)]
 pub struct Terms {
     config: Arc<ClientConfig>,
-    tickets: Arc<Tickets>,
 }
 
 /// What a client does to believe a server.
@@ -71,7 +69,7 @@ impl Terms {
     /// With servers that show this certificate. With `resumption` each ticket is used, once.
     pub fn new(chain: &Path, trust: Trust, resumption: bool) -> Outcome<Self> {
         let certificate = CertificateDer::from_pem_file(chain).map_err(say)?;
-        let tickets = Arc::new(Tickets { kept: Mutex::default(), taken_in: AtomicU64::new(0), resumption });
+        let tickets: Arc<dyn ClientSessionStore> = Arc::new(Tickets { kept: Mutex::default(), resumption });
         let provider = provider();
         let known = Known { certificate, trust, provider: Arc::clone(&provider) };
         let mut config = ClientConfig::builder_with_provider(provider)
@@ -80,20 +78,15 @@ impl Terms {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(known))
             .with_no_client_auth();
-        config.resumption = Resumption::store(Arc::clone(&tickets) as Arc<dyn ClientSessionStore>);
+        config.resumption = Resumption::store(tickets);
         config.enable_secret_extraction = true;
-        Ok(Self { config: Arc::new(config), tickets })
+        Ok(Self { config: Arc::new(config) })
     }
 
     /// Begins a handshake as a client.
     pub fn begin(&self) -> Outcome<Shaking<UnbufferedClientConnection>> {
         let name = ServerName::try_from(SERVER_NAME).map_err(say)?;
         UnbufferedClientConnection::new(Arc::clone(&self.config), name).map(Shaking::new).map_err(say)
-    }
-
-    /// Tickets that servers have given so far.
-    pub fn tickets(&self) -> u64 {
-        self.tickets.taken_in.load(Ordering::Relaxed)
     }
 }
 
@@ -380,7 +373,6 @@ impl Direction {
 /// Tickets of servers, of which each is used once.
 struct Tickets {
     kept: Mutex<VecDeque<Tls13ClientSessionValue>>,
-    taken_in: AtomicU64,
     resumption: bool,
 }
 
@@ -406,7 +398,6 @@ impl ClientSessionStore for Tickets {
     fn remove_tls12_session(&self, _: &ServerName<'static>) {}
 
     fn insert_tls13_ticket(&self, _: ServerName<'static>, value: Tls13ClientSessionValue) {
-        self.taken_in.fetch_add(1, Ordering::Relaxed);
         if self.resumption {
             let mut kept = self.kept.lock().expect("nobody has panicked with it");
             kept.truncate(TICKETS_MAX - 1);

@@ -41,7 +41,7 @@ pub enum Work {
     Sparse { connections: usize, messages_per_second: u32 },
 }
 
-pub const CELLS: [Cell; 33] = [
+pub const CELLS: [Cell; 32] = [
     echo("64B-c1-d1", 64, 1, 1),
     Cell { quick: true, on_unix_too: true, ..echo("64B-c64-d1", 64, 64, 1) },
     echo("64B-c64-d16", 64, 64, 16),
@@ -68,10 +68,9 @@ pub const CELLS: [Cell; 33] = [
     on_both_legs(echo("wss-wss-16KiB-c64-d1", 16 << 10, 64, 1)),
     on_both_legs(echo("wss-wss-256KiB-c8-d1", 256 << 10, 8, 1)),
     Cell { quick: true, ..wss(lives("wss-handshake")) },
-    resumed(wss(lives("wss-handshake-resumed"))),
+    Cell { quick: true, ..resumed(wss(lives("wss-handshake-resumed"))) },
     with_rsa(wss(lives("wss-handshake-rsa"))),
     Cell { quick: true, ..wss(shakes("tls-handshake")) },
-    Cell { quick: true, ..resumed(wss(shakes("tls-handshake-resumed"))) },
     with_rsa(wss(shakes("tls-handshake-rsa"))),
     wss(cell("wss-idle-4000", Work::Idle { sessions: 4000 })),
     on_both_legs(cell("wss-wss-idle-4000", Work::Idle { sessions: 4000 })),
@@ -86,7 +85,7 @@ const fn lives(name: &'static str) -> Cell {
 }
 
 const fn shakes(name: &'static str) -> Cell {
-    cell(name, Work::Handshakes { loops: 32, farewell: Farewell::Ticket })
+    cell(name, Work::Handshakes { loops: 32, farewell: Farewell::AtOnce })
 }
 
 const fn cell(name: &'static str, work: Work) -> Cell {
@@ -157,8 +156,8 @@ impl Cell {
             Work::Handshakes { loops, farewell: Farewell::None } => {
                 format!("connect, upgrade, one echo, cut without a close frame; {loops} loops")
             }
-            Work::Handshakes { loops, farewell: Farewell::Ticket } => {
-                format!("connect, the TLS handshake up to its first ticket, close_notify; {loops} loops")
+            Work::Handshakes { loops, farewell: Farewell::AtOnce } => {
+                format!("connect, TLS handshake, close_notify, the end; {loops} loops")
             }
             Work::Idle { sessions } => format!("{sessions} sessions that have echoed 1 KiB each, and then nothing"),
             Work::Sparse { connections, messages_per_second } => {
