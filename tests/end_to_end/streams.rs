@@ -40,8 +40,9 @@ on_single_legs![
     both_directions_at_once,
 ];
 
-/// Control frames come as fast as the test can send them.
-const LIMITS: &str = "limits: { control_frames_per_second: 0 }";
+/// Control frames come as fast as the test can send them, and none from the gateway, however long it takes.
+const LIMITS: &str = "limits: { control_frames_per_second: 0 }, \
+                      session: { ping: { client: { interval: 0ms }, upstream: { interval: 0ms } } }";
 
 /// A gateway with Unix sockets on both sides, or where there is TLS on a side with TCP.
 struct Local {
