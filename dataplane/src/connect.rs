@@ -17,6 +17,7 @@ use proto::http::{BodyLength, ChunkTracker, Chunked, ResponseHead, ResponseScan,
 use proto::parse::Parse;
 use proto::snapshot::{Balance, Compression, Place};
 use proto::ws::handshake::{Agreed, Key, Offer, SwitchFault, UpgradeRequest, check_switch, write_upgrade_request};
+use rustls::AlertDescription;
 
 use crate::handshake::{Downstream, Request, Stop};
 use crate::refusal::Refusal;
@@ -29,6 +30,7 @@ use crate::tables::{EndpointEntry, Tables, UpstreamEntry};
 use crate::tls;
 use crate::tls::failure::{self, Reason};
 use crate::tls::handshake::Fault;
+use crate::tls::records::End;
 
 /// Endpoints that are tried for one client before it is told that the service cannot be reached.
 const ENDPOINTS_TRIED_MAX: usize = 4;
@@ -91,7 +93,9 @@ pub async fn open(
             read_response(&stream).await
         });
         let answer = while_waited_for(&downstream.stream, timeout, asking).await?;
-        answer.ok_or(Refusal::UpstreamHandshakeTimeout)??
+        let answer = answer.ok_or(Refusal::UpstreamHandshakeTimeout)?;
+        answer
+            .map_err(|refusal| why_without_an_answer(shard, route, &endpoint, &stream, downstream).unwrap_or(refusal))?
     };
     drop(head);
     match check_switch(&response.view(&bytes), &key, &offer) {
@@ -246,10 +250,41 @@ async fn agree_on_tls(
         Ok(Err(Fault::Gone)) => (Reason::Abandoned, "it ended its TLS handshake".into()),
         Err(_) => (Reason::Timeout, "its TLS handshake was not over in time".into()),
     };
+    Err(tell_failure(shard, upstream, endpoint, downstream, reason, &detail))
+}
+
+/// With TLS 1.3 an endpoint judges the gateway's certificate when the gateway's side is over: its refusal comes where its
+/// answer was awaited.
+fn why_without_an_answer(
+    shard: &Shard,
+    route: &Route,
+    endpoint: &EndpointEntry,
+    stream: &Stream,
+    downstream: &Downstream,
+) -> Option<Refusal> {
+    let (reason, detail) = match stream.end()? {
+        End::Closed => return None,
+        End::GivenUp(alert) => {
+            let alert = AlertDescription::from(alert);
+            (failure::alerted(alert), format!("it ended the TLS session with the alert {alert:?}"))
+        }
+        End::Broken(alert) => (Reason::BadRecord, format!("its TLS records are not in order ({alert:?})")),
+    };
+    Some(tell_failure(shard, &route.upstream, endpoint, downstream, reason, &detail))
+}
+
+fn tell_failure(
+    shard: &Shard,
+    upstream: &UpstreamEntry,
+    endpoint: &EndpointEntry,
+    downstream: &Downstream,
+    reason: Reason,
+    detail: &str,
+) -> Refusal {
     shard.record.upstream_tls_failed(&upstream.config.name, reason);
     tracing::debug!(upstream = upstream.config.name, reason = reason.word(), detail, "there is no TLS session");
     downstream.seen.because(format!("{}: {detail}", endpoint.name));
-    Err(Refusal::UpstreamTls)
+    Refusal::UpstreamTls
 }
 
 /// What an attempt to connect came to, if it came to anything in time.

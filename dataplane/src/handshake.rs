@@ -46,6 +46,7 @@ use crate::stream::Stream;
 use crate::tables::{ApiEntry, EndpointEntry, Tables, UpstreamEntry};
 use crate::tls::failure::{self, Reason};
 use crate::tls::handshake::Fault;
+use crate::tls::records::Alert;
 use crate::tls::{self, Facts};
 
 /// Bytes asked of the socket at a time; most heads fit.
@@ -294,12 +295,18 @@ async fn agree_on_tls(shard: &Shard, downstream: &mut Downstream) -> Result<(), 
     };
     let received = std::mem::take(&mut downstream.bytes);
     let agreed = match tls::handshake::accept(downstream.stream.socket(), terms.config(), received).await {
-        Ok((secure, agreed)) => {
-            downstream.stream.secure(secure);
-            // A ticket says that its bearer was let in once, and not that it would be today.
-            let trusted = if agreed.resumed { terms.still_trusts(&agreed.chain) } else { Ok(()) };
-            trusted.map(|()| agreed).map_err(Fault::Tls)
-        }
+        // A ticket says that its bearer was let in once, and not that it would be today.
+        Ok((secure, agreed)) => match if agreed.resumed { terms.still_trusts(&agreed.chain) } else { Ok(()) } {
+            Ok(()) => {
+                downstream.stream.secure(secure);
+                Ok(agreed)
+            }
+            Err(error) => {
+                let farewell = secure.refuse(Alert::AccessDenied);
+                let _ = downstream.stream.socket().send_all(farewell.as_bytes()).await;
+                Err(Fault::Tls(error))
+            }
+        },
         Err(fault) => Err(fault),
     };
     match agreed {

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use crate::socket::Socket;
-use crate::tls::records::{Alert, End, Records, sealed_max};
+use crate::tls::records::{Alert, End, Farewell, Records, sealed_max};
 
 /// Bytes received at a time from a TLS session: most heads, and no more than is worth having for a moment.
 const READ_BYTES: usize = 4096;
@@ -38,9 +38,16 @@ pub struct Parts {
     pub records: Option<Box<Records>>,
     /// What has come, plain, and has not been taken.
     pub early: Vec<u8>,
+    /// How the peer's side has ended behind that, if it has.
+    pub end: Option<End>,
 }
 
 impl Parts {
+    /// A plain connection from which nothing has come.
+    pub fn plain(fd: OwnedFd) -> Self {
+        Self { fd, records: None, early: Vec::new(), end: None }
+    }
+
     /// With what had been taken before, which comes first.
     pub fn behind(self, mut taken: Vec<u8>) -> Self {
         taken.extend_from_slice(&self.early);
@@ -54,6 +61,11 @@ impl Secure {
         let mut this = Self { records: Box::new(records), plain: Vec::new(), unsent, end: None };
         this.open(&mut received);
         this
+    }
+
+    /// The session is over before it has begun: the alert to send, and nothing else.
+    pub fn refuse(mut self, alert: Alert) -> Farewell {
+        self.records.goodbye(alert)
     }
 
     fn open(&mut self, bytes: &mut [u8]) {
@@ -148,6 +160,11 @@ impl Stream {
         self.socket.send_all(sealed.as_deref().unwrap_or(bytes)).await
     }
 
+    /// How the peer has ended the TLS session, if it has.
+    pub fn end(&self) -> Option<End> {
+        self.secure.borrow().as_ref().and_then(|secure| secure.end)
+    }
+
     /// Whether the other end has ended its stream, or the connection; what it sent before that may still be there.
     pub fn is_hung_up(&self) -> bool {
         self.socket.is_hung_up()
@@ -168,10 +185,10 @@ impl Stream {
     pub fn into_parts(self) -> Parts {
         let fd = self.socket.into_fd();
         match self.secure.into_inner() {
-            None => Parts { fd, records: None, early: Vec::new() },
+            None => Parts::plain(fd),
             Some(secure) => {
                 debug_assert!(secure.unsent.is_empty(), "it goes with what is sent first");
-                Parts { fd, records: Some(secure.records), early: secure.plain }
+                Parts { fd, records: Some(secure.records), early: secure.plain, end: secure.end }
             }
         }
     }

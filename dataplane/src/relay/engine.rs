@@ -159,7 +159,7 @@ impl Engine {
             (self.entries.len() - 1) as u32
         });
         let Handover { session, client, upstream, resident } = handover;
-        let early = [(Leg::Client, client.early), (Leg::Upstream, upstream.early)];
+        let early = [(Leg::Client, client.early, client.end), (Leg::Upstream, upstream.early, upstream.end)];
         let legs = [Wire::new(client.fd, client.records), Wire::new(upstream.fd, upstream.records)];
         let slot = &mut self.entries[index as usize];
         slot.entry = Some(Box::new(Entry { session, legs, resident }));
@@ -168,8 +168,11 @@ impl Engine {
         for leg in Leg::BOTH {
             self.watch(Key { index, epoch, leg }, now_ms);
         }
-        for (leg, mut early) in early {
-            self.with_entry(index, |engine, entry| engine.process(entry, leg, &mut early, now_ms));
+        for (leg, mut early, end) in early {
+            self.with_entry(index, |engine, entry| {
+                engine.process(entry, leg, &mut early, now_ms);
+                engine.session_of_tls_ended(entry, leg, end, now_ms);
+            });
         }
         self.judge(index, now_ms);
         self.source.submit();
@@ -356,7 +359,12 @@ impl Engine {
         let Some(records) = wire.tls.as_mut().filter(|_| !wire.ended && wire.fd.is_some()) else { return };
         let opened = records.open(bytes);
         self.process(entry, from, &mut bytes[..opened.plain], now_ms);
-        match opened.end {
+        self.session_of_tls_ended(entry, from, opened.end, now_ms);
+    }
+
+    /// The peer's side of a TLS session has ended so, if it has.
+    fn session_of_tls_ended(&mut self, entry: &mut Entry, from: Leg, end: Option<End>, now_ms: u64) {
+        match end {
             None => {}
             Some(End::Closed) => entry.ended(from, self, now_ms),
             Some(End::GivenUp(_)) => entry.gave_up(from, self, now_ms),
@@ -452,7 +460,12 @@ impl Engine {
                 entry.with_facts(engine, now_ms, |session, facts| {
                     session.close(CloseCode::RESTART, Cause::Killed, "service restart", facts);
                 });
-                Leg::BOTH.into_iter().for_each(|leg| entry.drain(leg, engine, now_ms));
+                for leg in Leg::BOTH {
+                    entry.drain(leg, engine, now_ms);
+                    if entry.session.leg(leg) != LegState::Severed {
+                        entry.wire(leg).say_goodbye(Alert::CloseNotify);
+                    }
+                }
             });
             self.end(index, now_ms);
         }

@@ -177,7 +177,8 @@ fn incompatible(fault: &PeerIncompatible) -> Reason {
     }
 }
 
-fn alerted(alert: AlertDescription) -> Reason {
+/// Why a handshake failed, by the alert of the peer.
+pub fn alerted(alert: AlertDescription) -> Reason {
     match alert {
         AlertDescription::ProtocolVersion => Reason::NoCommonVersion,
         AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity => Reason::NoCommonSuite,

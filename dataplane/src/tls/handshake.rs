@@ -129,8 +129,8 @@ async fn shake(socket: &Socket, side: &mut impl Shaking, flight: &mut Flight) ->
             Ok(true) => return Ok(()),
             Ok(false) => flight.exchange(socket).await?,
             Err(fault) => {
-                // The alert that says so.
-                socket.send_all(&flight.outgoing).await?;
+                // The alert that says so; who has gone already is not told.
+                let _ = socket.send_all(&flight.outgoing).await;
                 return Err(fault);
             }
         }
@@ -246,7 +246,7 @@ impl Flight {
         if given > left.len() {
             return Ok(false);
         }
-        if header[0] == HANDSHAKE && !self.has_answered {
+        if header[0] == HANDSHAKE && !self.has_answered && self.first.len() + given <= RECORD_MAX {
             self.first.extend_from_slice(&left[..given]);
         }
         self.given += given;

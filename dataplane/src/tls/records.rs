@@ -6,7 +6,8 @@
 //! updates them, and keeps the tickets that an endpoint sends.
 //!
 //! Budget: no allocation and no system call for records that come whole. Of one that comes in pieces the part that is
-//! there is copied, and kept until the rest comes: the only buffer that an idle leg may have, for at most [`RECORD_MAX`].
+//! there is copied, and kept until the rest comes, at most [`RECORD_MAX`]; likewise a ticket of an endpoint, at most 64 KiB. An idle
+//! leg has no other buffer.
 //! What is kept beside it is the two keys in the form in which they are used, about 0.5 KiB each.
 
 use std::fmt;
@@ -42,6 +43,8 @@ const QUIET_MS: u32 = 1000;
 const FRUITLESS_MAX: u8 = 32;
 /// Bytes of a handshake message after the handshake: tickets, mostly of a few hundred.
 const MESSAGE_MAX: usize = 1 << 16;
+/// Kind and length of a handshake message.
+const MESSAGE_HEADER: usize = 4;
 /// Records sealed under one key of TLS 1.3 before the next is used: AES-GCM is good for 2^24.5 of them (RFC 8446 §5.5).
 const UPDATE_AFTER: u64 = 1 << 23;
 
@@ -67,6 +70,7 @@ pub enum Alert {
     UnexpectedMessage = 10,
     BadRecordMac = 20,
     RecordOverflow = 22,
+    AccessDenied = 49,
     DecodeError = 50,
     InternalError = 80,
     NoRenegotiation = 100,
@@ -221,6 +225,10 @@ impl Records {
                 }
             };
             let content = match self.open_one(&mut bytes[plain..at + length], at - plain) {
+                // RFC 8446 §5.1: nothing stands between the parts of a message.
+                Ok((kind, _)) if kind != HANDSHAKE && self.is_inside_message() => {
+                    Err(End::Broken(Alert::UnexpectedMessage))
+                }
                 Ok((DATA, count)) if count > 0 => {
                     self.fruitless = 0;
                     plain += count;
@@ -263,6 +271,14 @@ impl Records {
         farewell
     }
 
+    /// A record of any kind and content, sealed in its order: for tests and fuzzers, which play peers that break rules.
+    pub fn forge(&mut self, kind: u8, content: &[u8]) -> Vec<u8> {
+        let mut room = vec![0; content.len() + OVERHEAD_MAX];
+        let length = self.seal_one(kind, content, &mut room);
+        room.truncate(length);
+        room
+    }
+
     /// The length of the record that begins here, header included; `None` while the header is not whole.
     fn record_length(&self, bytes: &[u8]) -> Option<Result<usize, Alert>> {
         let header = bytes.get(..HEADER)?;
@@ -282,6 +298,10 @@ impl Records {
         })
     }
 
+    fn is_inside_message(&self) -> bool {
+        self.successor.as_ref().is_some_and(|successor| !successor.message.is_empty())
+    }
+
     /// What a record that is sealed has at least, beside its header.
     fn expansion(&self) -> usize {
         match self.version {
@@ -292,8 +312,10 @@ impl Records {
     }
 
     fn hold(&mut self, bytes: &[u8], wanted: usize) {
-        // Exactly what the record takes: it is of a kilobyte or sixteen, and there may be one for each session.
-        self.held.reserve_exact(wanted.max(bytes.len()).saturating_sub(self.held.len()));
+        // First what has come, and what was announced only when more of it comes: a header alone commits nothing. Exactly, for
+        // there may be one for each session.
+        let whole = if self.held.is_empty() { bytes.len() } else { wanted.max(self.held.len() + bytes.len()) };
+        self.held.reserve_exact(whole - self.held.len());
         self.held.extend_from_slice(bytes);
     }
 
@@ -309,6 +331,9 @@ impl Records {
                 let nonce = opening.nonce();
                 let opened = opening.key.open_within(nonce, Aad::from(header), bytes, body..);
                 let plain = opened.map_err(|_| Alert::BadRecordMac)?;
+                if plain.len() > PLAIN_MAX + 1 {
+                    return Err(Alert::RecordOverflow);
+                }
                 let last = plain.iter().rposition(|byte| *byte != 0).ok_or(Alert::UnexpectedMessage)?;
                 (last, plain[last])
             }
@@ -356,35 +381,36 @@ impl Records {
     /// Handshake messages after the handshake. Those of TLS 1.2 would begin another.
     fn message(&mut self, content: &[u8]) -> Result<(), Alert> {
         let Some(successor) = &mut self.successor else { return Err(Alert::NoRenegotiation) };
-        let joint = !successor.message.is_empty();
-        if joint {
-            if successor.message.len() + content.len() > MESSAGE_MAX {
-                return Err(Alert::DecodeError);
-            }
-            successor.message.extend_from_slice(content);
+        let mut gathered = std::mem::take(&mut successor.message);
+        if gathered.len() + content.len() > MESSAGE_MAX {
+            return Err(Alert::DecodeError);
         }
-        let gathered = std::mem::take(&mut successor.message);
-        let mut left = if joint { gathered.as_slice() } else { content };
-        while let [kind, a, b, c, rest @ ..] = left {
-            let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
-            if length > MESSAGE_MAX {
-                return Err(Alert::DecodeError);
-            }
-            let Some((body, behind)) = rest.split_at_checked(length) else { break };
-            match (*kind, body, &mut successor.kernel) {
+        let is_part = !gathered.is_empty();
+        if is_part {
+            gathered.extend_from_slice(content);
+        }
+        let messages = if is_part { gathered.as_slice() } else { content };
+        let mut at = 0;
+        while let Some((kind, body, end)) = successor.kernel.message(&messages[at..])? {
+            at += end;
+            match (kind, body, &mut successor.kernel) {
                 (NEW_SESSION_TICKET, _, Kernel::Client(kernel)) => {
                     kernel.handle_new_session_ticket(body).map_err(|_| Alert::DecodeError)?;
                 }
                 // The next record is under other keys: nothing can be behind this in its own.
-                (KEY_UPDATE, [requested @ 0..=1], kernel) if behind.is_empty() => {
+                (KEY_UPDATE, [requested @ 0..=1], kernel) if at == messages.len() => {
                     self.opening = Direction::new(kernel.next_rx()?).map_err(|_| Alert::InternalError)?;
                     self.update_due |= *requested == 1;
                 }
                 _ => return Err(Alert::UnexpectedMessage),
             }
-            left = behind;
         }
-        successor.message = left.to_vec();
+        successor.message = if is_part {
+            gathered.drain(..at);
+            gathered
+        } else {
+            content[at..].to_vec()
+        };
         Ok(())
     }
 
@@ -474,7 +500,27 @@ impl Direction {
     }
 }
 
+/// A handshake message: its kind, its body, and where it ends.
+type Message<'a> = (u8, &'a [u8], usize);
+
 impl Kernel {
+    /// The first handshake message; `None` while it is not whole. One that cannot be
+    /// in order is not waited for.
+    fn message<'a>(&self, bytes: &'a [u8]) -> Result<Option<Message<'a>>, Alert> {
+        let Some(&kind) = bytes.first() else { return Ok(None) };
+        let length_max = match (kind, self) {
+            (KEY_UPDATE, _) => 1,
+            (NEW_SESSION_TICKET, Self::Client(_)) => MESSAGE_MAX - MESSAGE_HEADER,
+            _ => return Err(Alert::UnexpectedMessage),
+        };
+        let Some([_, a, b, c]) = bytes.first_chunk::<MESSAGE_HEADER>() else { return Ok(None) };
+        let end = MESSAGE_HEADER + u32::from_be_bytes([0, *a, *b, *c]) as usize;
+        if end > MESSAGE_HEADER + length_max {
+            return Err(Alert::DecodeError);
+        }
+        Ok(bytes.get(MESSAGE_HEADER..end).map(|body| (kind, body, end)))
+    }
+
     fn next_rx(&mut self) -> Result<(u64, ConnectionTrafficSecrets), Alert> {
         let next = match self {
             Self::Server(kernel) => kernel.update_rx_secret(),

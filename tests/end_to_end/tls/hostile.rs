@@ -13,6 +13,8 @@ use crate::kit::{
 
 on_both_drivers_securely!(
     what_is_truncated_is_lost_and_not_finished,
+    an_end_that_comes_with_the_request_is_an_end,
+    a_message_in_pieces_has_nothing_between_them,
     a_goodbye_of_tls_ends_a_direction,
     records_that_are_too_long_are_cut,
     records_that_nobody_sealed_are_cut,
@@ -82,6 +84,43 @@ fn expect_end_by(variant: Variant, what: &str, attack: impl Fn(&mut Forger, bool
     let grown = gateway.rss_bytes().saturating_sub(memory);
     assert!(grown < GROWTH_BYTES_MAX, "{what}: {grown} bytes");
     gateway
+}
+
+/// In one segment with the request, before the session is the engine's.
+fn an_end_that_comes_with_the_request_is_an_end(variant: Variant) {
+    for version in VERSIONS {
+        for (what, kind, content, broken) in [
+            ("a record that nobody sealed", None, vec![], 1.0),
+            ("a goodbye", Some(ALERT), vec![1, 0], 0.0),
+            ("a fatal alert", Some(ALERT), vec![2, 80], 0.0),
+            ("a message that has no place", Some(HANDSHAKE), vec![1, 0, 0, 0], 1.0),
+        ] {
+            let (mut gateway, upstream) = chat(variant);
+            let mut forger = Forger::connect(&Terms::default().version(version).client(), gateway.address());
+            let mut bytes = forger.sealed(DATA, &Upgrade::to("/chat").encode());
+            match kind {
+                Some(kind) => bytes.extend(forger.sealed(kind, &content)),
+                None => bytes.extend([DATA, 3, 3, 0, 40].iter().chain(&[7; 40])),
+            }
+            forger.send(&bytes);
+            let mut backend = upstream.accept();
+            backend.agree();
+            expect_cut(&mut forger, &mut backend, what);
+            until(what, || gateway.metric("framegate_tls_broken_total", &[]) == broken);
+            gateway.probe();
+        }
+    }
+}
+
+fn a_message_in_pieces_has_nothing_between_them(variant: Variant) {
+    let (mut gateway, upstream) = chat(variant);
+    for piece in [&[24, 0][..], &[24, 0, 255, 255]] {
+        let (mut forger, mut backend) = forged(&gateway, &upstream, &version::TLS13);
+        forger.say(HANDSHAKE, piece);
+        forger.say(DATA, &word("between"));
+        expect_cut(&mut forger, &mut backend, "a message in pieces");
+    }
+    gateway.probe();
 }
 
 fn what_is_truncated_is_lost_and_not_finished(variant: Variant) {

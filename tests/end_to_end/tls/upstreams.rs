@@ -144,7 +144,10 @@ fn the_gateway_shows_its_own_certificate(variant: Variant) {
     let backend = expect_session(&gateway, "shown", &upstream);
     assert!(Agreed::on(&backend).shows(&identity));
     for name in ["hidden", "wrong"] {
-        expect_failure(&gateway, name, &upstream);
+        let line = expect_failure(&gateway, name, &upstream);
+        assert!(line.contains("upstream_tls") && line.contains("alert"), "{line}");
+        let labels = [("upstream", name), ("reason", "certificate_refused_by_peer")];
+        assert_eq!(gateway.metric("framegate_upstream_tls_failures_total", &labels), 1.0, "{line}");
     }
     gateway.probe();
 }

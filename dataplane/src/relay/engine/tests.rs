@@ -85,7 +85,7 @@ impl Stage {
             api,
         };
         let session = Session::new(birth);
-        let [client, upstream] = [client, upstream].map(|fd| Parts { fd, records: None, early: Vec::new() });
+        let [client, upstream] = [client, upstream].map(Parts::plain);
         self.engine.begin(Handover { session, client, upstream, resident }, 1);
     }
 

@@ -338,24 +338,17 @@ fn whole(side: &mut impl Shaking, incoming: &mut Vec<u8>, outgoing: &mut Vec<u8>
     }
 }
 
-fn sealed(far: &mut Records, kind: u8, content: &[u8]) -> Vec<u8> {
-    let mut room = vec![0; content.len() + OVERHEAD_MAX];
-    let length = far.seal_one(kind, content, &mut room);
-    room.truncate(length);
-    room
-}
-
 #[test]
 fn records_that_bring_nothing_are_borne_for_a_while() {
     for suite in SUITES {
         let (mut far, mut session) = two(suite);
         for _ in 0..FRUITLESS_MAX {
-            let bytes = sealed(&mut far, DATA, b"");
+            let bytes = far.forge(DATA, b"");
             assert_eq!(session.hear(vec![bytes]), (Vec::new(), None));
         }
-        let bytes = sealed(&mut far, DATA, b"x");
+        let bytes = far.forge(DATA, b"x");
         assert_eq!(session.hear(vec![bytes]), (b"x".to_vec(), None));
-        let flood: Vec<u8> = (0..=FRUITLESS_MAX).flat_map(|_| sealed(&mut far, DATA, b"")).collect();
+        let flood: Vec<u8> = (0..=FRUITLESS_MAX).flat_map(|_| far.forge(DATA, b"")).collect();
         assert_eq!(session.broken_by(flood), Alert::UnexpectedMessage);
     }
 }
@@ -371,16 +364,17 @@ fn messages_that_have_no_place_after_the_handshake_end_it() {
             (HANDSHAKE, vec![KEY_UPDATE, 0, 0, 1, 0, 1, 0, 0, 0], renegotiation),
             (HANDSHAKE, vec![NEW_SESSION_TICKET, 0, 0, 0], renegotiation),
             (HANDSHAKE, vec![KEY_UPDATE, 0, 0, 1, 2], renegotiation),
+            (HANDSHAKE, vec![1], renegotiation),
             (HANDSHAKE, vec![], Alert::UnexpectedMessage),
             (ALERT, vec![1], Alert::DecodeError),
             (ALERT, vec![], Alert::DecodeError),
         ] {
             let (mut far, mut session) = two(suite);
-            let bytes = sealed(&mut far, kind, &content);
+            let bytes = far.forge(kind, &content);
             assert_eq!(session.broken_by(bytes), alert, "{kind} {content:?}");
         }
         let (mut far, mut session) = two(suite);
-        let bytes = sealed(&mut far, ALERT, &[2, 40]);
+        let bytes = far.forge(ALERT, &[2, 40]);
         assert_eq!(session.hear(vec![bytes]), (Vec::new(), Some(End::GivenUp(40))));
     }
 }
@@ -389,16 +383,41 @@ fn messages_that_have_no_place_after_the_handshake_end_it() {
 fn a_message_may_come_in_pieces_but_not_without_end() {
     let (mut far, mut session) = two(SUITES[0]);
     for byte in [KEY_UPDATE, 0, 0, 1] {
-        let bytes = sealed(&mut far, HANDSHAKE, &[byte]);
+        let bytes = far.forge(HANDSHAKE, &[byte]);
         assert_eq!(session.hear(vec![bytes]), (Vec::new(), None));
     }
     let before = session.here.opening.sequence;
-    let bytes = sealed(&mut far, HANDSHAKE, &[0]);
+    let bytes = far.forge(HANDSHAKE, &[0]);
     assert_eq!(session.hear(vec![bytes]), (Vec::new(), None));
     assert!(session.here.opening.sequence < before, "the keys are new");
+    // No longer than it can be, and with nothing between its parts.
     let (mut far, mut session) = two(SUITES[0]);
-    let bytes = sealed(&mut far, HANDSHAKE, &[NEW_SESSION_TICKET, 1, 0, 1]);
+    let bytes = far.forge(HANDSHAKE, &[KEY_UPDATE, 0, 255, 255]);
     assert_eq!(session.broken_by(bytes), Alert::DecodeError);
+    for (kind, content) in [(DATA, b"x".as_slice()), (DATA, b""), (ALERT, &[1, 0])] {
+        let (mut far, mut session) = two(SUITES[0]);
+        let bytes = [far.forge(HANDSHAKE, &[KEY_UPDATE, 0]), far.forge(kind, content)].concat();
+        assert_eq!(session.broken_by(bytes), Alert::UnexpectedMessage);
+    }
+}
+
+#[test]
+fn padding_counts_towards_the_length_of_a_record() {
+    for suite in &SUITES[..3] {
+        let (mut far, mut session) = two(*suite);
+        // Zeros behind the kind, of which the last zero but one passes for it.
+        let bytes = far.forge(0, &[b"x".as_slice(), &[DATA], &vec![0; PLAIN_MAX - 2]].concat());
+        assert!(session.hear(vec![bytes]) == (b"x".to_vec(), None));
+        let bytes = far.forge(0, &[b"x".as_slice(), &[DATA], &vec![0; PLAIN_MAX - 1]].concat());
+        assert_eq!(session.broken_by(bytes), Alert::RecordOverflow);
+    }
+}
+
+#[test]
+fn a_header_alone_commits_no_memory() {
+    let mut session = with_client(SUITES[0]);
+    assert_eq!(session.hear(vec![vec![DATA, 3, 3, 0x40, 0]]), (Vec::new(), None));
+    assert!(session.here.held.capacity() < 64, "{}", session.here.held.capacity());
 }
 
 #[test]
