@@ -7,12 +7,14 @@
 //! STATE/lock               held for as long as a data plane uses the directory
 //! STATE/sections/DIGEST    a section's bytes, under their own SHA-256; those with private keys only if that is wanted
 //! STATE/current            one line of JSON (generation, checksum, list of sections), then the SHA-256 of that line
+//! STATE/unusable/          what could not be used when it was last loaded, without the sections with private keys
 //! ```
 //!
 //! Sections are written first, then `current` is replaced by a rename, then sections that it does not name are removed:
 //! a crash at any point leaves either the old snapshot or the new one.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -65,7 +67,6 @@ pub enum StoreError {
 }
 
 /// A state directory that is ours.
-#[derive(Debug)]
 pub struct Store {
     directory: PathBuf,
     /// Sections that hold private keys are stored too.
@@ -74,6 +75,15 @@ pub struct Store {
     unsaved: HashMap<Digest, Vec<u8>>,
     /// Holds the lock until it is closed.
     _lock: File,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The bytes have private keys among them.
+        let mut shown = f.debug_struct("Store");
+        shown.field("directory", &self.directory).field("keeps_keys", &self.keeps_keys);
+        shown.field("unsaved", &self.unsaved.keys()).finish_non_exhaustive()
+    }
 }
 
 /// What `current` says.
@@ -88,7 +98,7 @@ struct Current {
 
 impl Store {
     /// Opens the directory, making it if need be, and keeps other data planes out of it. Without `keeps_keys` no private
-    /// key is written there.
+    /// key is written there, and those that an earlier run left are removed.
     pub fn open(directory: &Path, keeps_keys: bool) -> Result<Self, StoreError> {
         let sections = directory.join("sections");
         DirBuilder::new().recursive(true).mode(0o700).create(&sections).map_err(io_error("making", &sections))?;
@@ -112,7 +122,13 @@ impl Store {
                     // Nobody can say what is in there.
                     fs::remove_dir_all(&aside).map_err(io_error("removing", &aside))?;
                 }
-                Ok(Self { directory: directory.into(), keeps_keys, unsaved: HashMap::new(), _lock: lock })
+                let store = Self { directory: directory.into(), keeps_keys, unsaved: HashMap::new(), _lock: lock };
+                if !keeps_keys {
+                    // Also what a crash left there under no name that counts.
+                    let stored = store.read_current()?.and_then(Result::ok);
+                    store.remove_others(&plain_sections(stored.as_ref()));
+                }
+                Ok(store)
             }
             Err(TryLockError::WouldBlock) => Err(StoreError::InUse(directory.into())),
             Err(TryLockError::Error(source)) => Err(StoreError::Io { doing: "locking", path, source }),
@@ -121,18 +137,13 @@ impl Store {
 
     /// The stored snapshot, if there is one. One that cannot be used is set aside, and the store is empty then.
     pub fn load(&mut self) -> Result<Option<(Generation, Snapshot)>, StoreError> {
-        let path = self.current();
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(io_error("reading", &path)(error)),
-        };
-        let read = Current::parse(&text).map_err(|reason| vec![reason]);
+        let Some(read) = self.read_current()? else { return Ok(None) };
         if let Ok(current) = &read
             && self.lacks_keys(current)
         {
             return Err(StoreError::WithoutKeys);
         }
+        let plain = plain_sections(read.as_ref().ok());
         let assembled = match read {
             Ok(current) => match self.bodies(&current)? {
                 Ok(bodies) => {
@@ -141,11 +152,11 @@ impl Store {
                 }
                 Err(reason) => Err(vec![reason]),
             },
-            Err(reasons) => Err(reasons),
+            Err(reason) => Err(vec![reason]),
         };
         match assembled {
             Ok(stored) => Ok(Some(stored)),
-            Err(reasons) => Err(StoreError::Unusable { aside: self.set_aside()?, reasons }),
+            Err(reasons) => Err(StoreError::Unusable { aside: self.set_aside(&plain)?, reasons }),
         }
     }
 
@@ -173,24 +184,22 @@ impl Store {
         self.keeps_keys || !name.is_secret()
     }
 
-    /// Whether the snapshot has private keys that are not to be had here. Those that an earlier run left, and that this
-    /// one does not keep, are removed.
+    /// What `current` says, if it is there; the inner error is one of content.
+    fn read_current(&self) -> Result<Option<Result<Current, String>>, StoreError> {
+        let path = self.current();
+        match fs::read(&path) {
+            Ok(text) => Ok(Some(Current::parse(&text))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io_error("reading", &path)(error)),
+        }
+    }
+
+    /// Whether the snapshot has private keys that are not to be had here.
     fn lacks_keys(&self, current: &Current) -> bool {
         let secret = current.sections.iter().filter(|(name, _)| name.is_secret());
         let mut paths = secret.map(|(_, digest)| self.sections().join(digest.to_string())).peekable();
         let has_keys = paths.peek().is_some();
-        if self.keeps_keys {
-            return has_keys && paths.all(|path| !path.exists());
-        }
-        for path in paths {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::error!(path = %path.display(), %error, "a stored private key cannot be removed");
-                }
-                _ => {}
-            }
-        }
-        has_keys
+        has_keys && (!self.keeps_keys || paths.all(|path| !path.exists()))
     }
 
     fn current(&self) -> PathBuf {
@@ -247,19 +256,25 @@ impl Store {
         sync_directory(&directory)
     }
 
-    /// Removes what nothing refers to any more. What cannot be removed is in nobody's way and goes next time.
+    /// Removes all sections but these, with what a crash left. What cannot be removed is in nobody's way and goes next
+    /// time; but it may have keys, so it is told.
     fn remove_others(&self, wanted: &HashSet<Digest>) {
         let Ok(entries) = fs::read_dir(self.sections()) else { return };
         for entry in entries.flatten() {
             let digest = entry.file_name().to_str().and_then(|name| name.parse::<Digest>().ok());
             if !digest.is_some_and(|digest| wanted.contains(&digest)) {
-                let _ = fs::remove_file(entry.path());
+                let path = entry.path();
+                if let Err(error) = fs::remove_file(&path) {
+                    tracing::error!(path = %path.display(), %error, "a stored section that is not needed cannot be removed");
+                }
             }
         }
     }
 
-    /// Moves what cannot be used to `unusable/`, in place of what was moved there before.
-    fn set_aside(&self) -> Result<PathBuf, StoreError> {
+    /// Moves what cannot be used to `unusable/`, in place of what was moved there before: of the sections those in which
+    /// there is no private key for sure, for nobody tidies up there.
+    fn set_aside(&self, plain: &HashSet<Digest>) -> Result<PathBuf, StoreError> {
+        self.remove_others(plain);
         let aside = self.directory.join("unusable");
         match fs::remove_dir_all(&aside) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("removing", &aside)(error)),
@@ -296,6 +311,12 @@ impl Current {
             other => Err(format!("current: it has form {other}; this build reads form {FORM}")),
         }
     }
+}
+
+/// The sections without private keys; none where nobody can say which they are.
+fn plain_sections(current: Option<&Current>) -> HashSet<Digest> {
+    let listed = current.into_iter().flat_map(|current| &current.sections);
+    listed.filter(|(name, _)| !name.is_secret()).map(|(_, digest)| *digest).collect()
 }
 
 fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {

@@ -44,7 +44,7 @@ impl From<handshake::Agreed> for Facts {
             suite: suite(agreed.suite.suite()),
             server_name: agreed.server_name,
             resumed: agreed.resumed,
-            client: agreed.chain.first().and_then(ClientCertificate::read).map(Box::new),
+            client: agreed.chain.first().map(ClientCertificate::of).map(Box::new),
         }
     }
 }

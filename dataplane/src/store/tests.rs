@@ -249,3 +249,75 @@ fn where_private_keys_are_not_wanted_none_is_written_and_the_rest_is_not_served(
     assert!(matches!(store.load(), Err(StoreError::WithoutKeys)));
     assert_eq!(stands_in(directory.path(), "hunter2"), (false, false), "switched off, it takes away what was there");
 }
+
+/// The file of the section with the key.
+fn key_file(directory: &Path, secret: &Snapshot) -> PathBuf {
+    let (_, (digest, _)) = secret.sections().iter().find(|(name, _)| name.is_secret()).unwrap();
+    directory.join("sections").join(digest.to_string())
+}
+
+#[test]
+fn what_a_crash_left_goes_at_the_opening_where_private_keys_are_not_wanted() {
+    let (plain, secret) = (snapshot(&["a"]), with_key("hunter2"));
+    // With a snapshot, with one that is damaged, and with none.
+    for current in [Some(None), Some(Some("half of")), None] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = Store::open(directory.path(), true).unwrap();
+        save(&mut store, 1, &plain, &[]).unwrap();
+        drop(store);
+        match current {
+            Some(None) => {}
+            Some(Some(text)) => fs::write(directory.path().join("current"), text).unwrap(),
+            None => fs::remove_file(directory.path().join("current")).unwrap(),
+        }
+        let left = key_file(directory.path(), &secret);
+        fs::write(temporary(&left), "hunter2").unwrap();
+        fs::write(left, "hunter2").unwrap();
+        let mut store = Store::open(directory.path(), false).unwrap();
+        assert_eq!(stands_in(directory.path(), "hunter2"), (false, false), "{current:?}");
+        match current {
+            Some(None) => assert_eq!(loaded(&mut store), Some((1, plain.checksum())), "the rest is whole"),
+            Some(Some(_)) => assert!(matches!(store.load(), Err(StoreError::Unusable { .. }))),
+            None => assert_eq!(loaded(&mut store), None),
+        }
+    }
+}
+
+#[test]
+fn private_keys_are_not_set_aside() {
+    let secret = with_key("hunter2");
+    for damaged in ["current", "section"] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = Store::open(directory.path(), true).unwrap();
+        save(&mut store, 1, &secret, &[]).unwrap();
+        let path = match damaged {
+            "current" => directory.path().join("current"),
+            _ => {
+                let plain = secret.sections().iter().find(|(name, _)| !name.is_secret()).unwrap();
+                directory.path().join("sections").join(plain.1.0.to_string())
+            }
+        };
+        fs::write(path, "half of").unwrap();
+        assert_eq!(stands_in(directory.path(), "hunter2"), (true, false));
+        assert!(matches!(store.load(), Err(StoreError::Unusable { .. })));
+        assert!(directory.path().join("unusable/current").exists());
+        assert_eq!(stands_in(directory.path(), "hunter2"), (false, false), "{damaged}");
+        let kept = fs::read_dir(directory.path().join("unusable/sections")).unwrap().count();
+        assert_eq!(kept > 0, damaged == "section", "what is known to hold no key can be looked at");
+    }
+}
+
+#[test]
+fn a_store_that_is_printed_shows_no_private_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(directory.path(), true).unwrap();
+    let secret = with_key("hunter2");
+    fs::create_dir(directory.path().join("current.tmp")).unwrap();
+    assert!(save(&mut store, 1, &secret, &[]).is_err());
+    let held = store.unsaved.values().any(|bytes| bytes.windows(7).any(|window| window == b"hunter2"));
+    assert!(held, "what could not be saved is kept");
+    let printed = format!("{store:?}");
+    let as_numbers = format!("{:?}", b"hunter2");
+    assert!(!printed.contains("hunter2") && !printed.contains(as_numbers.trim_matches(['[', ']'])), "{printed}");
+    assert!(printed.contains("unsaved"), "{printed}");
+}

@@ -31,12 +31,28 @@ pub struct ClientCertificate {
     pub addresses: Vec<String>,
     /// SHA-256 of the certificate.
     pub fingerprint: [u8; 32],
-    /// When it expires, in seconds since 1970.
+    /// When it expires, in seconds since 1970; 0 if that cannot be read.
     pub not_after: i64,
 }
 
 impl ClientCertificate {
-    /// Of a certificate's DER; `None` if it is none.
+    /// Of the DER of a certificate that has been found good. Whoever judged it may read what is not read here: then it is
+    /// known by its fingerprint alone.
+    pub fn of(der: &CertificateDer<'_>) -> Self {
+        Self::read(der).unwrap_or_else(|| Self {
+            subject: String::new(),
+            issuer: String::new(),
+            serial: String::new(),
+            uris: Vec::new(),
+            dns_names: Vec::new(),
+            mail_addresses: Vec::new(),
+            addresses: Vec::new(),
+            fingerprint: fingerprint(der),
+            not_after: 0,
+        })
+    }
+
+    /// Of a certificate's DER; `None` if it cannot be read.
     pub fn read(der: &CertificateDer<'_>) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let mut read = Self {
@@ -47,7 +63,7 @@ impl ClientCertificate {
             dns_names: Vec::new(),
             mail_addresses: Vec::new(),
             addresses: Vec::new(),
-            fingerprint: digest(&SHA256, der).as_ref().try_into().expect("SHA-256 has 32 bytes"),
+            fingerprint: fingerprint(der),
             not_after: certificate.validity().not_after.timestamp(),
         };
         let alternatives = certificate.subject_alternative_name().ok().flatten();
@@ -94,6 +110,10 @@ impl ClientCertificate {
         }
         element
     }
+}
+
+fn fingerprint(der: &CertificateDer<'_>) -> [u8; 32] {
+    digest(&SHA256, der).as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 /// A certificate as the log tells of it: subject, issuer and names.
@@ -320,6 +340,20 @@ mod tests {
                 proptest::prop_assert!(forwarded.matches('"').count() % 2 == 0, "{forwarded}");
             }
         }
+    }
+
+    #[test]
+    fn a_certificate_that_cannot_be_read_is_known_by_its_fingerprint() {
+        let der = CertificateDer::from(vec![0x30, 0x03, 1, 2]);
+        assert_eq!(ClientCertificate::read(&der), None);
+        let known = ClientCertificate::of(&der);
+        // The digest of those four bytes, by sha256sum.
+        assert_eq!(known.fingerprint_hex(), "272e238992195fa42f37abee7b9ca8259550d3205ae74b968be8dbce86ef337d");
+        assert_eq!(known.forwarded(), format!("Hash={}", known.fingerprint_hex()));
+        assert!(known.subject.is_empty() && known.serial.is_empty() && known.dns_names.is_empty());
+        let readable = CertificateParams::new(["device.test".to_owned()]).unwrap();
+        let readable = readable.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        assert_eq!(Some(ClientCertificate::of(readable.der())), ClientCertificate::read(readable.der()));
     }
 
     static TEMPLATE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
