@@ -3,19 +3,25 @@
 //! Watches directories, because editors and Kubernetes replace files by renaming; what a change means is
 //! [`office`](crate::office)'s business.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 use crate::office::Office;
 
-/// How long after a change the file is read: a save is often several changes.
-const SETTLES_WITHIN: Duration = Duration::from_millis(200);
+/// For how long nothing may have changed before the files are read: a save is often several changes.
+const QUIET: Duration = Duration::from_millis(200);
+/// When they are read at the latest, though they go on changing.
+const SETTLES_WITHIN: Duration = Duration::from_secs(1);
+/// How often they are looked at in that time.
+const LOOK_EVERY: Duration = Duration::from_millis(40);
+/// When a directory that was not there is looked for again.
+const MISSED_AGAIN: Duration = Duration::from_secs(1);
 /// The longest sleep before a look at the clock, which may be set.
 const NAP: Duration = Duration::from_secs(60);
 
@@ -44,11 +50,12 @@ pub async fn follow(office: Arc<Office>) {
         Ok(watcher) => watcher,
         Err(error) => return tracing::warn!(%error, "files cannot be watched; SIGHUP and reload still work"),
     };
-    let mut directories = BTreeSet::new();
+    let mut directories = BTreeMap::new();
     let mut seen = Vec::new();
     loop {
         let now = watched.borrow_and_update().clone();
         aim(&mut watcher, &mut directories, &now.directories);
+        let misses_some = directories.values().any(Option::is_none);
         // The directory may hold much that is nobody's configuration. What is compared is taken before the file is
         // read, so that a change during the reading is seen at the next look.
         let print = fingerprint(&now);
@@ -58,11 +65,24 @@ pub async fn follow(office: Arc<Office>) {
         }
         tokio::select! {
             result = watched.changed() => if result.is_err() { return },
-            Some(()) = changes.recv() => {
-                tokio::time::sleep(SETTLES_WITHIN).await;
-                while changes.try_recv().is_ok() {}
-            }
+            Some(()) = changes.recv() => settle(&mut changes, &now).await,
+            () = tokio::time::sleep(MISSED_AGAIN), if misses_some => {}
             () = come(now.again) => office.refresh("the time has come").await,
+        }
+    }
+}
+
+/// Waits until nothing changes any more. Who writes beside the configuration, such as into a log, does not prolong it.
+async fn settle(changes: &mut mpsc::Receiver<()>, watched: &Watched) {
+    let begun = Instant::now();
+    let (mut print, mut changed) = (fingerprint(watched), begun);
+    while changed.elapsed() < QUIET && begun.elapsed() < SETTLES_WITHIN {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if changes.try_recv().is_ok() {
+            let now = fingerprint(watched);
+            if now != print {
+                (print, changed) = (now, Instant::now());
+            }
         }
     }
 }
@@ -76,21 +96,42 @@ async fn come(time: Option<SystemTime>) {
     }
 }
 
-fn aim(watcher: &mut RecommendedWatcher, present: &mut BTreeSet<PathBuf>, wanted: &BTreeSet<PathBuf>) {
-    for gone in present.difference(wanted) {
-        let _ = watcher.unwatch(gone);
-    }
-    let mut watching = BTreeSet::new();
-    for directory in wanted {
-        let is_watched = present.contains(directory) || {
-            let result = watcher.watch(directory, RecursiveMode::NonRecursive);
-            result.inspect_err(|error| tracing::warn!(%error, "a directory cannot be watched")).is_ok()
-        };
-        if is_watched {
-            watching.insert(directory.clone());
+/// Which directory stands under a path: device, inode, and when it was made, for inodes are used again. `None` where
+/// none could be watched.
+type Place = Option<(u64, u64, Option<SystemTime>)>;
+
+/// Watches what is wanted and nothing else. A directory that another one has replaced is watched anew: the kernel watches
+/// what had the name, wherever it is now.
+fn aim(watcher: &mut RecommendedWatcher, present: &mut BTreeMap<PathBuf, Place>, wanted: &BTreeSet<PathBuf>) {
+    present.retain(|path, _| {
+        let stays = wanted.contains(path);
+        if !stays {
+            let _ = watcher.unwatch(path);
         }
+        stays
+    });
+    for path in wanted {
+        // Before it is watched, so that a replacement in between is seen as one at the next look.
+        let place = path.metadata().ok().map(|found| (found.dev(), found.ino(), found.created().ok()));
+        let before = present.get(path).copied();
+        if place.is_some() && before == Some(place) {
+            continue;
+        }
+        if before.is_some() {
+            let _ = watcher.unwatch(path);
+        }
+        let is_watched = match watcher.watch(path, RecursiveMode::NonRecursive) {
+            Ok(()) => place.is_some(),
+            Err(error) => {
+                // Once, and not at each look.
+                if before != Some(None) {
+                    tracing::warn!(%error, "a directory cannot be watched");
+                }
+                false
+            }
+        };
+        present.insert(path.clone(), place.filter(|_| is_watched));
     }
-    *present = watching;
 }
 
 /// Device, inode, time of change in seconds and nanoseconds, and length; none of what is only a name, or is not there.

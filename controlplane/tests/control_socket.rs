@@ -422,6 +422,34 @@ fn a_second_control_plane_is_refused_and_a_stale_socket_is_not() {
 }
 
 #[test]
+fn a_directory_that_is_replaced_again_and_again_is_watched_each_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let part = |api: &str| config(&[api]).replace("listeners: [{name: public, bind: \"127.0.0.1:8080\"}]\n", "");
+    // The parts stand where nobody watches what is around them.
+    let parts = directory.path().join("deep/conf.d");
+    std::fs::create_dir_all(&parts).unwrap();
+    std::fs::write(parts.join("part.yaml"), part("b")).unwrap();
+    let text = format!("include: deep/conf.d\n{}", config(&["a"]));
+    std::fs::write(directory.path().join("gateway.yaml"), text).unwrap();
+    let plane = Plane::start_in(directory, "run-1");
+    plane.runtime.spawn(controlplane::watch::follow(Arc::clone(&plane.office)));
+    let mut node = plane.node(None, vec![]);
+    let push = node.push();
+    node.ack(&push);
+    // The watch may not be set up yet: it looks once when it is.
+    for (number, api) in [(2, "c"), (3, "d"), (4, "e")] {
+        let new = plane.path("deep/new");
+        std::fs::create_dir(&new).unwrap();
+        std::fs::write(new.join("part.yaml"), part(api)).unwrap();
+        std::fs::rename(&parts, plane.path(&format!("deep/old-{number}"))).unwrap();
+        std::fs::rename(new, &parts).unwrap();
+        let push = node.push();
+        assert_eq!(push.generation.number, number);
+        node.ack(&push);
+    }
+}
+
+#[test]
 fn a_change_on_disk_is_published_also_when_an_editor_renames_and_in_an_included_directory() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::create_dir(directory.path().join("conf.d")).unwrap();
