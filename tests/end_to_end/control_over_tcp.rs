@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 use crate::kit::gateway::{FRAMEGATE, die_with_parent, framegate, http_get, kill};
 use crate::kit::pki::{self, Authority, Identity, Leaf, Valid};
@@ -255,6 +257,30 @@ fn strangers_at_the_control_port_are_cut_and_keep_nobody_out() {
         ends(stream, Duration::from_secs(20).saturating_sub(begun.elapsed()));
     }
     until("the office says so", || office.said().contains("did not come to an end in time"));
+}
+
+#[test]
+fn silent_strangers_of_one_address_keep_no_other_out() {
+    if !pki::is_available() {
+        return;
+    }
+    let office = Office::open();
+    let operator = office.authority.issue(&Leaf::new("operator").names(&["URI:framegate:operator"]));
+    let begun = Instant::now();
+    // More than there may be handshakes at a time; each would keep its place for five seconds.
+    let silent: Vec<_> = (0..80).map(|_| connect_from([127, 0, 0, 2], office.port.address())).collect();
+    let status = office.verb("status", &operator);
+    assert_eq!(status.code, 0, "{status:?}");
+    assert!(begun.elapsed() < Duration::from_secs(4), "it waited for the strangers: {:?}", begun.elapsed());
+    until("the office says so", || office.said().contains("too many from its address"));
+    drop(silent);
+}
+
+fn connect_from(source: [u8; 4], to: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from((source, 0)).into()).expect("an address of this host");
+    socket.connect(&to.into()).expect("the port is open");
+    socket.into()
 }
 
 /// The other side ends it in time.

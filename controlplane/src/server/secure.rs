@@ -2,8 +2,9 @@
 //!
 //! Makes handshakes, few at a time and each within a deadline; what is said after that is the same as on the Unix socket.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -22,6 +23,8 @@ use crate::office::Office;
 
 /// Connections that have not shown a good certificate yet.
 const HANDSHAKES_MAX: usize = 64;
+/// And how many of them from one address; of IPv6, from one network of 64 bits.
+const HANDSHAKES_PER_SOURCE_MAX: usize = 8;
 /// How long one may take for that.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
 /// How long the reason of a refusal waits to be read, and how much of what its reader still sends is read.
@@ -74,10 +77,16 @@ impl SecureServer {
     pub async fn serve(mut self, office: Arc<Office>) {
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let sources = Arc::<Sources>::default();
         loop {
             let permit = Arc::clone(&handshakes).acquire_owned().await.expect("the semaphore is never closed");
             match self.listener.accept().await {
                 Ok((stream, from)) => {
+                    // At once, so that whoever is silent does not take the place of others.
+                    let Some(place) = sources.admit(from.ip()) else {
+                        self.refusals.tell(from, "too many from its address have not shown a good certificate yet");
+                        continue;
+                    };
                     let newcomer = Newcomer {
                         stream,
                         from,
@@ -86,7 +95,7 @@ impl SecureServer {
                         refusals: Arc::clone(&self.refusals),
                     };
                     let office = Arc::clone(&office);
-                    tokio::spawn(async move { newcomer.serve(permit, &office).await });
+                    tokio::spawn(async move { newcomer.serve((permit, place), &office).await });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection to the control port cannot be accepted");
@@ -106,7 +115,7 @@ struct Newcomer {
 }
 
 impl Newcomer {
-    async fn serve(self, handshaking: OwnedSemaphorePermit, office: &Arc<Office>) {
+    async fn serve(self, handshaking: (OwnedSemaphorePermit, SourcePlace), office: &Arc<Office>) {
         let Self { stream, from, config, connections, refusals } = self;
         let _ = stream.set_nodelay(true);
         let accepting = TlsAcceptor::from(config).accept(stream).into_fallible();
@@ -133,6 +142,49 @@ impl Newcomer {
         let (reader, writer) = tokio::io::split(stream);
         let (reader, writer) = (Reader::new(Box::new(reader)), Writer::new(Box::new(writer)));
         converse(reader, writer, Peer::Remote { from, identity }, office).await;
+    }
+}
+
+/// How many handshakes are going on with each source.
+#[derive(Default)]
+struct Sources(Mutex<HashMap<IpAddr, usize>>);
+
+/// A handshake that counts for its source until this is dropped.
+struct SourcePlace {
+    sources: Arc<Sources>,
+    source: IpAddr,
+}
+
+impl Sources {
+    fn admit(self: &Arc<Self>, from: IpAddr) -> Option<SourcePlace> {
+        let source = source(from);
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(source).or_default();
+        if *count == HANDSHAKES_PER_SOURCE_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(SourcePlace { sources: Arc::clone(self), source })
+    }
+}
+
+impl Drop for SourcePlace {
+    fn drop(&mut self) {
+        let mut counts = self.sources.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.source) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.source);
+            }
+        }
+    }
+}
+
+/// Whoever has an address of IPv6 has a whole network of them.
+fn source(from: IpAddr) -> IpAddr {
+    match from.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() & (!0 << 64)).into()),
+        address => address,
     }
 }
 
@@ -200,4 +252,25 @@ fn stamps(files: &Files) -> Option<Stamps> {
         *stamp = (metadata.modified().ok()?, metadata.len());
     }
     Some(stamps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_source_has_few_handshakes_and_takes_no_place_of_others() {
+        let sources = Arc::<Sources>::default();
+        let admit = |address: &str| sources.admit(address.parse().unwrap());
+        let mut places: Vec<_> = (0..HANDSHAKES_PER_SOURCE_MAX).map(|_| admit("192.0.2.1").unwrap()).collect();
+        assert!(admit("192.0.2.1").is_none() && admit("::ffff:192.0.2.1").is_none());
+        assert!(admit("192.0.2.2").is_some());
+        places.extend((0..HANDSHAKES_PER_SOURCE_MAX).map(|host| admit(&format!("2001:db8::{host:x}")).unwrap()));
+        assert!(admit("2001:db8::ffff:1").is_none(), "the same network");
+        assert!(admit("2001:db8:0:1::1").is_some());
+        places.remove(0);
+        assert!(admit("192.0.2.1").is_some(), "one has come to its end");
+        places.clear();
+        assert!(sources.0.lock().unwrap().is_empty(), "and nothing is remembered");
+    }
 }
