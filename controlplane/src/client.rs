@@ -1,4 +1,5 @@
-//! An operator's end of the control link: one request, one answer, with deadlines.
+//! An operator's end of the control link: one request, one answer, with deadlines. How long a name may take to become
+//! addresses is the host's resolver's to say (`timeout` and `attempts` in resolv.conf).
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -6,7 +7,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::control::envelope::{self, EnvelopeError, PREFIX_BYTES};
 use proto::control::message::{Request, Response};
@@ -19,6 +20,8 @@ use crate::credentials::{CredentialsError, Files};
 
 /// How long a connection over TCP may take to be made.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// How long its part of the TLS handshake may take.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
 /// How long the control plane may take: it reads a large file, and waits for nodes, within this.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
@@ -102,11 +105,13 @@ impl Control {
                 let config = files.client_config().map_err(Box::new)?;
                 let name = ServerName::try_from(host.clone()).map_err(|error| failed(io::Error::other(error)))?;
                 let stream = dial(host, *port).map_err(failed)?;
-                stream.set_read_timeout(Some(ANSWER_WITHIN)).map_err(failed)?;
                 stream.set_write_timeout(Some(ANSWER_WITHIN)).map_err(failed)?;
                 let connection = ClientConnection::new(Arc::new(config), name);
                 let connection = connection.map_err(|error| failed(io::Error::other(error)))?;
-                Ok(Box::new(StreamOwned::new(connection, stream)))
+                let mut stream = StreamOwned::new(connection, stream);
+                shake(&mut stream, Instant::now() + HANDSHAKE_WITHIN).map_err(failed)?;
+                stream.sock.set_read_timeout(Some(ANSWER_WITHIN)).map_err(failed)?;
+                Ok(Box::new(stream))
             }
         }
     }
@@ -122,6 +127,35 @@ fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
         }
     }
     Err(last)
+}
+
+/// The TLS handshake, as a whole in time.
+fn shake(stream: &mut StreamOwned<ClientConnection, TcpStream>, deadline: Instant) -> io::Result<()> {
+    let StreamOwned { conn, sock } = stream;
+    while conn.is_handshaking() || conn.wants_write() {
+        if conn.wants_write() {
+            conn.write_tls(sock)?;
+            continue;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let late = "the TLS handshake did not come to an end in time; is this the control port?";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, late));
+        }
+        sock.set_read_timeout(Some(left))?;
+        match conn.read_tls(sock) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) => return Err(error),
+        }
+        if let Err(error) = conn.process_new_packets() {
+            // The other side is told why; it may have gone.
+            let _ = conn.write_tls(sock);
+            return Err(io::Error::other(error));
+        }
+    }
+    Ok(())
 }
 
 /// Asks the control plane.
@@ -153,6 +187,40 @@ pub fn ask(control: &Control, request: Request) -> Result<Response, ClientError>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_handshake_that_is_not_answered_ends_in_time_however_slowly_bytes_come() {
+        let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let config = Arc::new(config);
+        for trickles in [false, true] {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let stream = dial("127.0.0.1", listener.local_addr().unwrap().port()).unwrap();
+            let (mut silent, _) = listener.accept().unwrap();
+            let name = ServerName::try_from("control.test").unwrap();
+            let connection = ClientConnection::new(Arc::clone(&config), name).unwrap();
+            let mut stream = StreamOwned::new(connection, stream);
+            let begun = Instant::now();
+            let trickling = std::thread::spawn(move || {
+                // The head of a record that announces 4 KiB, and those one by one.
+                for byte in [22, 3, 3, 16, 0].into_iter().chain(std::iter::repeat_n(2, 200)) {
+                    if trickles && silent.write_all(&[byte]).is_err() {
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            });
+            let error = shake(&mut stream, begun + Duration::from_millis(300)).unwrap_err();
+            let took = begun.elapsed();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+            assert!(took >= Duration::from_millis(300) && took < Duration::from_millis(1500), "{took:?}");
+            drop(stream);
+            trickling.join().unwrap();
+        }
+    }
 
     #[test]
     fn a_socket_that_nobody_answers_on_says_what_to_do() {

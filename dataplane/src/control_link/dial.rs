@@ -1,7 +1,8 @@
 //! How the control plane is reached: a Unix socket whose owner is believed, or TCP with certificates on both sides.
 //!
-//! Opens connections, with deadlines; what is said on them is not known here. The files of the certificates are read at
-//! each dial, so new ones count from the next connection.
+//! Opens connections. Each address has a deadline, and so has the TLS handshake; how long a name may take to become
+//! addresses is the host's resolver's to say. What is said on connections is not known here. The files of the certificates
+//! are read at each dial, so new ones count from the next connection.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
