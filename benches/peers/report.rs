@@ -173,14 +173,19 @@ impl Table {
 
     /// One of ours against every peer, where there is a bar.
     pub fn bars(&self, cells: &[&Cell], ours: &str, peers: &[&'static str]) -> Option<String> {
-        let mut rows =
-            vec![[&["CPU, ratio to"][..], peers].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()];
+        let mut rows = vec![
+            [&["CPU (idle: memory), ratio to"][..], peers].concat().into_iter().map(str::to_owned).collect::<Vec<_>>(),
+        ];
         for cell in cells {
-            let Some(mine) = self.spread(cell.name, ours, Measure::Cpu) else { continue };
+            let lead = cell.measures()[0];
+            let Some(mine) = self.spread(cell.name, ours, lead) else { continue };
             let against = |peer: &&str| {
-                let Some(theirs) = self.spread(cell.name, peer, Measure::Cpu) else { return "-".into() };
+                let Some(theirs) = self.spread(cell.name, peer, lead) else { return "-".into() };
                 let ratio = mine.median / theirs.median;
                 match bar(cell.name, peer) {
+                    Some(bar) if lead == Measure::PerSession => {
+                        format!("{ratio:.2} (< {bar:.2}) {}", if ratio < bar { "met" } else { "SHORT" })
+                    }
                     Some(bar) => format!("{ratio:.2} ({bar:.2}) {}", verdict(ratio, bar)),
                     None => format!("{ratio:.2}"),
                 }
