@@ -149,3 +149,49 @@ fn fingerprint(watched: &Watched) -> Vec<(PathBuf, Stamp)> {
     print.sort();
     print
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long it takes to settle while something is written into this file, one more byte every 50 ms, so many times.
+    fn settling(name: &str, times: usize) -> Duration {
+        let directory = tempfile::tempdir().unwrap();
+        let own = directory.path().join("gateway.yaml");
+        let beside = directory.path().join("gateway.log");
+        std::fs::write(&own, "").unwrap();
+        std::fs::write(&beside, "").unwrap();
+        let watched =
+            Watched { files: vec![own], directories: BTreeSet::from([directory.path().to_owned()]), again: None };
+        let written = directory.path().join(name);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (changed, mut changes) = mpsc::channel(1);
+            let writing = tokio::spawn(async move {
+                for length in 1..=times {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    std::fs::write(&written, "x".repeat(length)).unwrap();
+                    let _ = changed.try_send(());
+                }
+                // Nobody who watches goes away.
+                std::future::pending::<()>().await;
+            });
+            let begun = Instant::now();
+            settle(&mut changes, &watched).await;
+            writing.abort();
+            begun.elapsed()
+        })
+    }
+
+    #[test]
+    fn files_are_read_when_they_have_been_left_alone_for_a_while_or_after_a_second() {
+        let alone = settling("gateway.yaml", 0);
+        assert!(alone >= QUIET && alone < SETTLES_WITHIN, "{alone:?}");
+        let saved = settling("gateway.yaml", 8);
+        assert!(saved >= Duration::from_millis(400) + QUIET, "{saved:?}");
+        let endless = settling("gateway.yaml", 60);
+        assert!(endless >= SETTLES_WITHIN && endless < 2 * SETTLES_WITHIN, "{endless:?}");
+        let beside = settling("gateway.log", 60);
+        assert!(beside < SETTLES_WITHIN, "a log beside it prolongs nothing: {beside:?}");
+    }
+}
