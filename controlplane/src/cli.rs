@@ -83,13 +83,10 @@ pub struct Asking {
 impl Asking {
     fn control(&self) -> Result<Control, ClientError> {
         let address = self.control.clone().unwrap_or_else(|| Address::Unix(default_control()));
-        let files = (&self.control_certificate, &self.control_key, &self.control_authorities);
+        let files = Files::of_options([&self.control_certificate, &self.control_key, &self.control_authorities]);
         match (address, files) {
             (Address::Unix(path), _) => Ok(Control::Unix(path)),
-            (Address::Tls { host, port }, (Some(certificate), Some(key), Some(authorities))) => {
-                let (certificate, key, authorities) = (certificate.clone(), key.clone(), authorities.clone());
-                Ok(Control::Tls { host, port, files: Files { certificate, key, authorities } })
-            }
+            (Address::Tls { host, port }, Some(files)) => Ok(Control::Tls { host, port, files }),
             (address, _) => Err(ClientError::NoCertificates(address.to_string())),
         }
     }

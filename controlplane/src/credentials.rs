@@ -61,6 +61,12 @@ pub enum CredentialsError {
 }
 
 impl Files {
+    /// Those of a command line: all three, or none.
+    pub fn of_options([certificate, key, authorities]: [&Option<PathBuf>; 3]) -> Option<Self> {
+        let (certificate, key, authorities) = (certificate.clone()?, key.clone()?, authorities.clone()?);
+        Some(Self { certificate, key, authorities })
+    }
+
     /// The terms of a server whose clients show certificates.
     pub fn server_config(&self) -> Result<ServerConfig, CredentialsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());

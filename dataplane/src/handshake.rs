@@ -47,7 +47,7 @@ use crate::tables::{ApiEntry, EndpointEntry, Tables, UpstreamEntry};
 use crate::tls::failure::{self, Reason};
 use crate::tls::handshake::Fault;
 use crate::tls::records::Alert;
-use crate::tls::{self, Facts};
+use crate::tls::{self, Facts, ServerTerms};
 
 /// Bytes asked of the socket at a time; most heads fit.
 const READ_BYTES: usize = 2048;
@@ -176,7 +176,29 @@ impl Downstream {
 
     /// For the session log.
     pub fn record(&self, shard: &Shard, agreed: &Agreed, secrets: &[String]) -> SessionRecord {
-        self.seen.record(shard, self, agreed, secrets)
+        let seen = &self.seen;
+        let api = seen.api.as_ref().map(|entry| &entry.api);
+        let parts = SessionParts {
+            session: seen.session,
+            trace_id: seen.trace.as_ref().map_or([0; 16], |trace| trace.trace_id),
+            request_id: &seen.request_id,
+            client: seen.client.map_or(Peer::Unix, Peer::Ip),
+            listener: &self.listener.name,
+            tls: self.tls.as_deref(),
+            host: &seen.host,
+            target: &seen.target,
+            api: api.map_or("", |api| &api.name),
+            version: api.map_or("", |api| &api.version),
+            environment: seen.environment,
+            subprotocol: agreed.subprotocol.as_deref().unwrap_or(""),
+            extensions: agreed.extensions.as_deref().unwrap_or(""),
+            upstream: seen.upstream.as_ref().map_or("", |entry| &entry.config.name),
+            endpoint: seen.endpoint.as_ref().map_or("", |entry| &entry.name),
+            upstream_tls: seen.upstream_tls.get(),
+            time_ms: wall_clock_ms(),
+            handshake: seen.accepted.elapsed(),
+        };
+        SessionRecord::new(&parts, &mut shard.names.borrow_mut(), secrets)
     }
 
     fn trusts(&self, address: std::net::IpAddr) -> bool {
@@ -214,31 +236,6 @@ impl Seen {
         self.api = Some(Arc::clone(&route.api));
         self.upstream = Some(Arc::clone(&route.upstream));
         self.environment = route.environment;
-    }
-
-    fn record(&self, shard: &Shard, downstream: &Downstream, agreed: &Agreed, secrets: &[String]) -> SessionRecord {
-        let api = self.api.as_ref().map(|entry| &entry.api);
-        let parts = SessionParts {
-            session: self.session,
-            trace_id: self.trace.as_ref().map_or([0; 16], |trace| trace.trace_id),
-            request_id: &self.request_id,
-            client: self.client.map_or(Peer::Unix, Peer::Ip),
-            listener: &downstream.listener.name,
-            tls: downstream.tls.as_deref(),
-            host: &self.host,
-            target: &self.target,
-            api: api.map_or("", |api| &api.name),
-            version: api.map_or("", |api| &api.version),
-            environment: self.environment,
-            subprotocol: agreed.subprotocol.as_deref().unwrap_or(""),
-            extensions: agreed.extensions.as_deref().unwrap_or(""),
-            upstream: self.upstream.as_ref().map_or("", |entry| &entry.config.name),
-            endpoint: self.endpoint.as_ref().map_or("", |entry| &entry.name),
-            upstream_tls: self.upstream_tls.get(),
-            time_ms: wall_clock_ms(),
-            handshake: self.accepted.elapsed(),
-        };
-        SessionRecord::new(&parts, &mut shard.names.borrow_mut(), secrets)
     }
 }
 
@@ -294,24 +291,8 @@ async fn agree_on_tls(shard: &Shard, downstream: &mut Downstream) -> Result<(), 
         return Err(Refusal::TlsFailed.into());
     };
     let received = std::mem::take(&mut downstream.bytes);
-    let agreed = match tls::handshake::accept(downstream.stream.socket(), terms.config(), received).await {
-        // A ticket says that its bearer was let in once, and not that it would be today.
-        Ok((secure, agreed)) => match if agreed.resumed { terms.still_trusts(&agreed.chain) } else { Ok(()) } {
-            Ok(()) => {
-                downstream.stream.secure(secure);
-                Ok(agreed)
-            }
-            Err(error) => {
-                let farewell = secure.refuse(Alert::AccessDenied);
-                let _ = downstream.stream.socket().send_all(farewell.as_bytes()).await;
-                Err(Fault::Tls(error))
-            }
-        },
-        Err(fault) => Err(fault),
-    };
-    match agreed {
-        Ok(agreed) => {
-            let facts = Facts::from(agreed);
+    match shake(&terms, &downstream.stream, received).await {
+        Ok(facts) => {
             shard.record.listener(&downstream.listener.name).tls_handshake(facts.version, facts.resumed);
             downstream.tls = Some(Box::new(facts));
             Ok(())
@@ -333,6 +314,21 @@ async fn agree_on_tls(shard: &Shard, downstream: &mut Downstream) -> Result<(), 
             Err(stop)
         }
     }
+}
+
+/// The handshake, and what it came to. From then on the stream is under TLS.
+async fn shake(terms: &ServerTerms, stream: &Stream, received: Vec<u8>) -> Result<Facts, Fault> {
+    let (secure, agreed) = tls::handshake::accept(stream.socket(), terms.config(), received).await?;
+    // A ticket says that its bearer was let in once, and not that it would be today.
+    if agreed.resumed
+        && let Err(error) = terms.still_trusts(&agreed.chain)
+    {
+        let farewell = secure.refuse(Alert::AccessDenied);
+        let _ = stream.socket().send_all(farewell.as_bytes()).await;
+        return Err(error.into());
+    }
+    stream.secure(secure);
+    Ok(Facts::from(agreed))
 }
 
 fn tell_failure(shard: &Shard, downstream: &Downstream, reason: Reason) {

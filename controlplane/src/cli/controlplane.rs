@@ -52,13 +52,10 @@ impl Options {
     /// The control port and its files, if one is wanted. The error is a sentence for the operator.
     fn port(&self) -> Result<Option<(SocketAddr, Files)>, &'static str> {
         let Some(address) = self.control_tcp else { return Ok(None) };
-        match (&self.control_certificate, &self.control_key, &self.control_authorities) {
-            (Some(certificate), Some(key), Some(authorities)) => {
-                let (certificate, key, authorities) = (certificate.clone(), key.clone(), authorities.clone());
-                Ok(Some((address, Files { certificate, key, authorities })))
-            }
-            _ => Err("--control-tcp wants --control-certificate, --control-key and --control-authorities"),
-        }
+        let files = Files::of_options([&self.control_certificate, &self.control_key, &self.control_authorities]);
+        let files =
+            files.ok_or("--control-tcp wants --control-certificate, --control-key and --control-authorities")?;
+        Ok(Some((address, files)))
     }
 }
 

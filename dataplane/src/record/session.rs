@@ -498,14 +498,8 @@ pub(super) mod tests {
     pub(in crate::record) fn facts() -> Facts {
         let certificate = ClientCertificate {
             subject: "CN=device 7".into(),
-            issuer: String::new(),
-            serial: String::new(),
-            uris: Vec::new(),
-            dns_names: Vec::new(),
-            mail_addresses: Vec::new(),
-            addresses: Vec::new(),
             fingerprint: [0xab; 32],
-            not_after: 0,
+            ..ClientCertificate::default()
         };
         Facts {
             version: "tls1.3",

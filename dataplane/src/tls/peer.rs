@@ -13,7 +13,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 
 /// A client's certificate that has been found good.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientCertificate {
     /// The subject, as RFC 4514 writes it; empty if there is none, or none that is written in so many bytes.
     pub subject: String,
@@ -39,17 +39,7 @@ impl ClientCertificate {
     /// Of the DER of a certificate that has been found good. Whoever judged it may read what is not read here: then it is
     /// known by its fingerprint alone.
     pub fn of(der: &CertificateDer<'_>) -> Self {
-        Self::read(der).unwrap_or_else(|| Self {
-            subject: String::new(),
-            issuer: String::new(),
-            serial: String::new(),
-            uris: Vec::new(),
-            dns_names: Vec::new(),
-            mail_addresses: Vec::new(),
-            addresses: Vec::new(),
-            fingerprint: fingerprint(der),
-            not_after: 0,
-        })
+        Self::read(der).unwrap_or_else(|| Self { fingerprint: fingerprint(der), ..Self::default() })
     }
 
     /// Of a certificate's DER; `None` if it cannot be read.
@@ -59,12 +49,9 @@ impl ClientCertificate {
             subject: distinguished_name(certificate.subject()),
             issuer: distinguished_name(certificate.issuer()),
             serial: hex(certificate.raw_serial()),
-            uris: Vec::new(),
-            dns_names: Vec::new(),
-            mail_addresses: Vec::new(),
-            addresses: Vec::new(),
             fingerprint: fingerprint(der),
             not_after: certificate.validity().not_after.timestamp(),
+            ..Self::default()
         };
         let alternatives = certificate.subject_alternative_name().ok().flatten();
         let names = alternatives.iter().flat_map(|names| &names.value.general_names);

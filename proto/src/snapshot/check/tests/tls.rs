@@ -50,7 +50,7 @@ fn tls(config: &mut Config) -> &mut ListenerTls {
 }
 
 #[test]
-fn everything_of_tls_that_can_be_wrong_is_found_where_it_is() {
+fn everything_of_certificates_and_tls_listeners_that_can_be_wrong_is_found_where_it_is() {
     finds(
         secure,
         &[
@@ -121,7 +121,15 @@ fn everything_of_tls_that_can_be_wrong_is_found_where_it_is() {
                 "a suite of tls1.3, which is not among versions",
             ),
             (|c| tls(c).cipher_suites.truncate(1), "/listeners/0/tls/versions/0", "is one of tls1.2"),
-            // Upstreams.
+        ],
+    );
+}
+
+#[test]
+fn everything_of_tls_upstreams_that_can_be_wrong_is_found_where_it_is() {
+    finds(
+        secure,
+        &[
             (
                 |c| c.upstreams[1].tls.authorities = Some("edge".into()),
                 "/upstreams/1/tls/authorities",
