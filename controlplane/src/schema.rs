@@ -5,7 +5,7 @@
 
 mod defaults;
 
-use proto::snapshot::{Bind, Cidr, Config, Duration, EndpointUrl, Pin, Size};
+use proto::snapshot::{Bind, Cidr, Config, Duration, EndpointUrl, Pin, Revoked, Size, Timestamp};
 use schemars::Schema;
 use schemars::generate::SchemaSettings;
 use schemars::transform::{Transform, transform_subschemas};
@@ -71,13 +71,23 @@ pub(crate) fn complaint(format: &str, text: &str) -> Option<&'static str> {
         "framegate-duration" => text.parse::<Duration>().err(),
         "framegate-size" => text.parse::<Size>().err(),
         "framegate-pin" => text.parse::<Pin>().err(),
+        "framegate-time" => text.parse::<Timestamp>().err(),
+        "framegate-revoked" => text.parse::<Revoked>().err(),
         _ => None,
     }
 }
 
 /// The formats that [`complaint`] knows.
-pub(crate) const FORMATS: [&str; 6] =
-    ["framegate-bind", "framegate-cidr", "framegate-endpoint", "framegate-duration", "framegate-size", "framegate-pin"];
+pub(crate) const FORMATS: [&str; 8] = [
+    "framegate-bind",
+    "framegate-cidr",
+    "framegate-endpoint",
+    "framegate-duration",
+    "framegate-size",
+    "framegate-pin",
+    "framegate-time",
+    "framegate-revoked",
+];
 
 /// Takes away what makes errors vague: a block that may be left out need not also allow `null`, and integers say how
 /// large they may be.

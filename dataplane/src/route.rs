@@ -142,7 +142,7 @@ mod tests {
     }
 
     fn topic(topic: &str, mapping: &str) -> Topic {
-        Topic { topic: topic.into(), mapping: (!mapping.is_empty()).then(|| mapping.into()) }
+        Topic { topic: topic.into(), mapping: (!mapping.is_empty()).then(|| mapping.into()), scopes: Vec::new() }
     }
 
     fn tables(apis: Vec<Api>) -> Tables {

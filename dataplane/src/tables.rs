@@ -420,7 +420,7 @@ impl CompiledTopic {
 
 /// What an API without topics has: `/*`.
 static ANY_TOPIC: LazyLock<Arc<Topics>> =
-    LazyLock::new(|| Arc::new(Topics::of(&[Topic { topic: "/*".into(), mapping: None }])));
+    LazyLock::new(|| Arc::new(Topics::of(&[Topic { topic: "/*".into(), mapping: None, scopes: Vec::new() }])));
 
 impl Topics {
     fn compile(topics: &[Topic]) -> Arc<Self> {

@@ -74,10 +74,47 @@ pub const TOPICS_MAX: usize = 1024;
 pub const NAME_BYTES_MAX: usize = 128;
 /// Bytes of a context or a topic.
 pub const PATH_BYTES_MAX: usize = 1024;
-/// Sections in one snapshot: settings, listeners, authorities, and three families of buckets.
-pub const SECTIONS_MAX: usize = 3 + 3 * BUCKETS;
+/// Sections in one snapshot: settings, listeners, authorities, issuers, assertions, and eight families of buckets.
+pub const SECTIONS_MAX: usize = 5 + 8 * BUCKETS;
 /// Buckets that APIs, and upstreams, are spread over by the hash of their name.
 pub const BUCKETS: usize = 256;
+
+/// Issuers in a configuration.
+pub const ISSUERS_MAX: usize = 256;
+/// Assertions in a configuration.
+pub const ASSERTIONS_MAX: usize = 256;
+/// Applications in a configuration.
+pub const APPLICATIONS_MAX: usize = 1_000_000;
+/// Subscriptions in a configuration.
+pub const SUBSCRIPTIONS_MAX: usize = 2_000_000;
+/// API keys in a configuration.
+pub const API_KEYS_MAX: usize = 2_000_000;
+/// Users in a configuration.
+pub const USERS_MAX: usize = 1_000_000;
+/// Revocations in a configuration.
+pub const REVOKED_MAX: usize = 1_000_000;
+/// OAuth2 clients of one application.
+pub const CLIENTS_MAX: usize = 64;
+/// Scopes in one list, and audiences of one issuer.
+pub const SCOPES_MAX: usize = 256;
+/// Bytes of a scope, of a claim's name, and of a URL that is called.
+pub const WORD_BYTES_MAX: usize = 1024;
+/// Bytes of the subject of a token or certificate, and of what is revoked.
+pub const SUBJECT_BYTES_MAX: usize = 1024;
+/// Bytes of a set of public keys, RFC 7517.
+pub const JWKS_BYTES_MAX: usize = 256 * 1024;
+/// Keys of one issuer.
+pub const JWKS_KEYS_MAX: usize = 100;
+/// Bytes of a token or key that a client presents; a longer one is not looked at.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// Steps of one on-upgrade policy.
+pub const STEPS_MAX: usize = 256;
+/// Conditions, values and routes of one step.
+pub const STEP_ENTRIES_MAX: usize = 1024;
+/// Bytes of a template, and of what comes of it.
+pub const TEMPLATE_BYTES_MAX: usize = 2 * 1024;
+/// Nesting of a token's claims.
+pub const CLAIM_DEPTH_MAX: usize = 16;
 
 /// Hosts of one API version; also its listeners are bounded, by [`LISTENERS_MAX`].
 pub const HOSTS_MAX: usize = 256;

@@ -40,9 +40,14 @@ macro_rules! text_form {
 use text_form;
 
 mod api;
+mod authentication;
 mod check;
+mod identity;
+mod issuer;
 mod listener;
+mod lookup;
 mod path;
+mod policy;
 mod section;
 mod settings;
 mod tls;
@@ -53,9 +58,18 @@ pub use api::{
     Api, Compression, ContextMatch, Endpoints, Environment, IdleBy, LegPings, MessageLimits, PeerPings, Pings,
     SessionOptions, Target, Topic,
 };
+pub use authentication::{Authentication, CredentialForm, WhenUnreachable};
 pub use check::{ListenerSet, Problem, Snapshot};
+pub use identity::{
+    ApiKey, Application, GrantType, KeyRestrictions, OAuthClient, PasswordHash, Revocation, Revoked, RevokedKind,
+    SecretHash, Subscription, Timestamp, UNLIMITED_PLAN, User,
+};
+pub use issuer::{
+    Assertion, ClaimNames, Introspection, Issuer, Jwks, OWN_ISSUER, Secret, SigningAlgorithm, TokenEndpoint,
+};
 pub use listener::{Bind, Cidr, Listener};
 pub use path::{Captures, Mapping, Pattern, has_dot_segment};
+pub use policy::{Conditions, ForwardAuth, Match, RenameHeader, Router, Routing, SetHeader, Step, TargetTemplate};
 pub(crate) use section::checksum as list_checksum;
 pub use section::{Digest, Section, SectionList, SectionName, Sections, bucket};
 pub use settings::Settings;
@@ -93,6 +107,31 @@ pub struct Config {
     /// The published APIs, one entry for each version.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub apis: Vec<Api>,
+    /// Who subscribes to APIs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub applications: Vec<Application>,
+    /// Which application may use which API.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subscriptions: Vec<Subscription>,
+    /// API keys of applications.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<ApiKey>,
+    /// Who proves who they are by a password or a certificate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<User>,
+    /// What is not good any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revocations: Vec<Revocation>,
+    /// Whose tokens are believed, beside the gateway's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub issuers: Vec<Issuer>,
+    /// Who tells backends, signed, who a client is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub assertions: Vec<Assertion>,
+    /// Where the gateway itself issues tokens. Left out: it issues none.
+    #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(with = "TokenEndpoint")]
+    pub token_endpoint: Option<TokenEndpoint>,
 }
 
 /// For `skip_serializing_if`: a field at its default is not sent.

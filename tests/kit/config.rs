@@ -8,10 +8,10 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use proto::limits::{SEND_BUDGET_MAX, SEND_BUDGET_MIN};
 use proto::snapshot::{
-    Api, Authorities, Balance, Certificate, CipherSuite, ClientCertificateMode, ClientCertificates, Compression,
-    Config, ContextMatch, Duration, Endpoint, Endpoints, Environment, IdleBy, LegPings, Listener, ListenerTls, Mask,
-    MessageLimits, PeerPings, Pem, Pin, Pings, Problem, SessionOptions, Settings, Size, Snapshot, Target, TlsVersion,
-    Topic, Upstream, UpstreamTls,
+    Api, Authentication, Authorities, Balance, Certificate, CipherSuite, ClientCertificateMode, ClientCertificates,
+    Compression, Config, ContextMatch, Duration, Endpoint, Endpoints, Environment, IdleBy, LegPings, Listener,
+    ListenerTls, Mask, MessageLimits, PeerPings, Pem, Pin, Pings, Problem, SessionOptions, Settings, Size, Snapshot,
+    Target, TlsVersion, Topic, Upstream, UpstreamTls,
 };
 
 const LISTENERS: [&str; 3] = ["public", "inside", "test"];
@@ -96,6 +96,7 @@ fn settings() -> impl Strategy<Value = Settings> {
             certificate_expiry_warning,
             request_id_header: if other_header { "X-Correlation-Id".into() } else { "X-Request-Id".into() },
             secret_query_parameters: secrets.into_iter().map(Into::into).collect(),
+            ..Settings::default()
         },
     )
 }
@@ -244,6 +245,8 @@ fn api() -> impl Strategy<Value = Api> {
                 topics: if exact { Vec::new() } else { topics },
                 endpoints,
                 origins: if exact { vec!["https://*.example.com".into()] } else { Vec::new() },
+                authentication: Authentication::default(),
+                on_upgrade: Vec::new(),
                 compression: if exact { Compression::Off } else { Compression::Pass },
                 session,
                 limits,
@@ -296,7 +299,7 @@ fn topic_of(segments: &[&str], open: bool, mapped: bool) -> Topic {
     } else if topic.is_empty() {
         topic.push('/');
     }
-    Topic { topic, mapping: mapped.then_some(mapping) }
+    Topic { topic, mapping: mapped.then_some(mapping), scopes: Vec::new() }
 }
 
 fn endpoints() -> impl Strategy<Value = Endpoints> {

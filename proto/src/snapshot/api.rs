@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, Size, is_default, is_true, yes};
+use super::{Authentication, Duration, Size, Step, is_default, is_true, yes};
 
 /// One version of a published WebSocket API.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -36,9 +36,16 @@ pub struct Api {
     pub topics: Vec<Topic>,
     /// Where its sessions lead.
     pub endpoints: Endpoints,
-    /// Origins (RFC 6454: scheme, host and port) that browsers may connect from. None: not checked.
+    /// Origins (RFC 6454: scheme, host and port) that browsers may connect from, in place of those of the settings; `*`
+    /// alone is every origin. None: those of the settings.
     #[serde(default, skip_serializing_if = "is_default")]
     pub origins: Vec<String>,
+    /// How its clients prove who they are. Left out: it is open.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub authentication: Authentication,
+    /// What is decided when a client asks for the upgrade, step by step.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_upgrade: Vec<Step>,
     /// Whether permessage-deflate is negotiated end to end.
     #[serde(default, skip_serializing_if = "is_default")]
     pub compression: Compression,
@@ -70,6 +77,8 @@ impl Api {
             topics: Vec::new(),
             endpoints: Endpoints { production: Some(production), sandbox: None },
             origins: Vec::new(),
+            authentication: Authentication::default(),
+            on_upgrade: Vec::new(),
             compression: Compression::default(),
             session: SessionOptions::default(),
             limits: MessageLimits::default(),
@@ -98,6 +107,9 @@ pub struct Topic {
     /// None: the endpoint's URL as configured.
     #[serde(default, skip_serializing_if = "is_default")]
     pub mapping: Option<String>,
+    /// Scopes of which a client must have one. None: any client may.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub scopes: Vec<String>,
 }
 
 /// Where an API leads, by environment.

@@ -5,6 +5,7 @@
 
 mod api;
 mod entry;
+mod identity;
 mod reach;
 mod tls;
 mod words;
@@ -16,9 +17,13 @@ pub use reach::ListenerSet;
 
 use super::path::Label;
 use super::section::{self, SectionList, Sections};
-use super::{Api, Authorities, Certificate, Config, Digest, Listener, Section, SectionName, Settings, Upstream};
+use super::{
+    Api, Assertion, Authorities, Certificate, Config, Digest, Issuer, Listener, Section, SectionName, Settings,
+    Upstream,
+};
 use crate::limits::{
-    APIS_MAX, AUTHORITIES_MAX, CERTIFICATES_MAX, DURATION_MS_MAX, LISTENERS_MAX, PROBLEMS_MAX, UPSTREAMS_MAX,
+    APIS_MAX, ASSERTIONS_MAX, AUTHORITIES_MAX, CERTIFICATES_MAX, DURATION_MS_MAX, ISSUERS_MAX, LISTENERS_MAX,
+    PROBLEMS_MAX, UPSTREAMS_MAX,
 };
 
 /// The version of the document's form that this build reads.
@@ -60,8 +65,12 @@ impl Snapshot {
             listeners: config.listeners.iter().collect(),
             upstreams: config.upstreams.iter().collect(),
             apis: config.apis.iter().collect(),
+            issuers: config.issuers.iter().collect(),
+            assertions: config.assertions.iter().collect(),
         };
         parts.check(&mut problems);
+        identity::People::of(&config).check(&config.apis, &mut problems);
+        identity::token_endpoint(&config, &mut problems);
         problems.into_result()?;
         Ok(Self { sections: section::split(config) })
     }
@@ -69,7 +78,9 @@ impl Snapshot {
     /// Checks the sections of a push, each of which has been decoded from bytes of its digest.
     ///
     /// Beside everything that [`check`](Self::check) looks at, every section must hold what its name says, in the
-    /// order that [`SectionName`] gives, and settings and listeners must be there.
+    /// order that [`SectionName`] gives, and settings and listeners must be there. What applications, subscriptions, keys,
+    /// users and revocations refer to is not looked for: there may be a million of them, and what refers to nothing opens
+    /// nothing.
     pub fn from_sections(sections: Sections) -> Result<Self, Vec<Problem>> {
         let mut problems = Problems::new(Places::Names);
         for name in [SectionName::Settings, SectionName::Listeners] {
@@ -93,6 +104,8 @@ impl Snapshot {
             listeners: snapshot.listeners().iter().collect(),
             upstreams: snapshot.upstreams().collect(),
             apis: snapshot.apis().collect(),
+            issuers: snapshot.issuers().iter().collect(),
+            assertions: snapshot.assertions().iter().collect(),
         };
         parts.check(&mut problems);
         problems.into_result()?;
@@ -172,12 +185,41 @@ impl Snapshot {
             listeners: self.listeners().to_vec(),
             upstreams: self.upstreams().cloned().collect(),
             apis: self.apis().cloned().collect(),
+            applications: self.applications().cloned().collect(),
+            subscriptions: self.subscriptions().cloned().collect(),
+            keys: self.keys().cloned().collect(),
+            users: self.users().cloned().collect(),
+            revocations: self.revocations().cloned().collect(),
+            issuers: self.issuers().to_vec(),
+            assertions: self.assertions().to_vec(),
+            token_endpoint: None,
         };
         section::sort(&mut config);
         config
     }
 
-    fn section(&self, name: SectionName) -> Option<&Section> {
+    /// The same with other sections in some places, or with none there: for families whose entries do not depend on each
+    /// other, of which a few buckets have changed among many. What is given must be what its name says.
+    pub fn with(
+        &self,
+        changes: impl IntoIterator<Item = (SectionName, Option<(Digest, std::sync::Arc<Section>)>)>,
+    ) -> Result<Self, Problem> {
+        let mut sections = self.sections.clone();
+        for (name, change) in changes {
+            match change {
+                Some((digest, section)) => {
+                    section.belongs_in(name)?;
+                    sections.insert(name, (digest, section));
+                }
+                None => {
+                    sections.remove(&name);
+                }
+            }
+        }
+        Ok(Self { sections })
+    }
+
+    pub(super) fn section(&self, name: SectionName) -> Option<&Section> {
         self.sections.get(&name).map(|(_, section)| &**section)
     }
 }
@@ -190,14 +232,19 @@ struct Parts<'a> {
     listeners: Vec<&'a Listener>,
     upstreams: Vec<&'a Upstream>,
     apis: Vec<&'a Api>,
+    issuers: Vec<&'a Issuer>,
+    assertions: Vec<&'a Assertion>,
 }
 
 /// What entries refer to by name.
+#[derive(Default)]
 struct Names<'a> {
     certificates: HashSet<&'a str>,
     authorities: HashSet<&'a str>,
     listeners: HashMap<&'a str, usize>,
     upstreams: HashSet<&'a str>,
+    issuers: HashSet<&'a str>,
+    assertions: HashSet<&'a str>,
 }
 
 impl Parts<'_> {
@@ -208,11 +255,15 @@ impl Parts<'_> {
             authorities: self.authorities.iter().map(|authorities| authorities.name.as_str()).collect(),
             listeners: self.listeners.iter().enumerate().map(|(at, listener)| (listener.name.as_str(), at)).collect(),
             upstreams: self.upstreams.iter().map(|upstream| upstream.name.as_str()).collect(),
+            issuers: self.issuers.iter().map(|issuer| issuer.name.as_str()).collect(),
+            assertions: self.assertions.iter().map(|assertion| assertion.name.as_str()).collect(),
         };
         entry::settings(self.settings, problems);
         tls::material(&self.certificates, &self.authorities, problems);
         entry::listeners(&self.listeners, self.settings, &names, problems);
         entry::upstreams(&self.upstreams, &names, problems);
+        identity::issuers(&self.issuers, &names, problems);
+        identity::assertions(&self.assertions, problems);
         api::apis(&self.apis, &names, problems);
         reach::clashes(&self.apis, &names, problems);
     }
@@ -224,6 +275,8 @@ impl Parts<'_> {
             ("listeners", self.listeners.len(), LISTENERS_MAX),
             ("upstreams", self.upstreams.len(), UPSTREAMS_MAX),
             ("apis", self.apis.len(), APIS_MAX),
+            ("issuers", self.issuers.len(), ISSUERS_MAX),
+            ("assertions", self.assertions.len(), ASSERTIONS_MAX),
         ] {
             problems.ceiling(format_args!("/{family}"), family, count, ceiling);
         }

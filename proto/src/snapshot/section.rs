@@ -1,8 +1,8 @@
 //! How a snapshot travels: a list of sections, each named by the SHA-256 of its bytes.
 //!
-//! Sections are `settings`, `listeners`, `authorities`, and up to [`BUCKETS`](crate::limits::BUCKETS) buckets each of
-//! `upstreams`, `apis` and `certificates`, an entry's bucket being the first byte of the SHA-256 of its name. A section's
-//! bytes are the MessagePack, with named fields, of its part of the model. Two nodes that hold a section of the same name
+//! Sections are `settings`, `listeners`, `authorities`, `issuers`, `assertions`, and up to [`BUCKETS`](crate::limits::BUCKETS) buckets each of
+//! `upstreams`, `apis`, `certificates` and the families of identity, an entry's bucket being the first byte of the SHA-256
+//! of its name; of a key, that of its hash. A section's bytes are the MessagePack, with named fields, of its part of the model. Two nodes that hold a section of the same name
 //! and digest hold the same bytes.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,10 @@ use serde::{Deserialize as _, Serialize};
 use sha2::Digest as _;
 
 use super::path::Label;
-use super::{Api, Authorities, Certificate, Config, Listener, Problem, Settings, Upstream};
+use super::{
+    Api, ApiKey, Application, Assertion, Authorities, Certificate, Config, Issuer, Listener, Problem, Revocation,
+    Settings, Subscription, Upstream, User,
+};
 use crate::limits::SECTION_DEPTH_MAX;
 
 /// SHA-256 of a section's bytes. Travels as 64 lower-case hexadecimal digits.
@@ -55,7 +58,7 @@ impl FromStr for Digest {
 super::text_form!(Digest);
 
 /// Which part of the configuration a section is. Travels as `settings`, `listeners`, `upstreams/00`, `apis/ff`,
-/// `authorities`, `certificates/00`.
+/// `authorities`, `certificates/00`, `applications/00`, `keys/00`, and so on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SectionName {
     /// [`Settings`].
@@ -70,24 +73,85 @@ pub enum SectionName {
     Authorities,
     /// A list of [`Certificate`] whose names fall in this bucket, in the order of their names. Holds private keys.
     Certificates(u8),
+    /// A list of [`Application`] whose names fall in this bucket, in the order of their names.
+    Applications(u8),
+    /// A list of [`Subscription`] whose applications' names fall in this bucket, in the order of (application, api).
+    Subscriptions(u8),
+    /// A list of [`ApiKey`] whose hashes begin with this byte, in the order of their hashes.
+    Keys(u8),
+    /// A list of [`User`] whose names fall in this bucket, in the order of their names. Holds password hashes.
+    Users(u8),
+    /// A list of [`Revocation`] whose subjects fall in this bucket, in the order of (kind, subject).
+    Revocations(u8),
+    /// A list of [`Issuer`], in the order of their names. Not sent if there are none. May hold clients' secrets.
+    Issuers,
+    /// A list of [`Assertion`], in the order of their names. Not sent if there are none. Holds private keys.
+    Assertions,
 }
+
+/// The families of sections and their words: one section each, or a bucket each.
+const SINGLE: [(&str, SectionName); 5] = [
+    ("settings", SectionName::Settings),
+    ("listeners", SectionName::Listeners),
+    ("authorities", SectionName::Authorities),
+    ("issuers", SectionName::Issuers),
+    ("assertions", SectionName::Assertions),
+];
+const BUCKETED: [(&str, fn(u8) -> SectionName); 8] = [
+    ("upstreams", SectionName::Upstreams),
+    ("apis", SectionName::Apis),
+    ("certificates", SectionName::Certificates),
+    ("applications", SectionName::Applications),
+    ("subscriptions", SectionName::Subscriptions),
+    ("keys", SectionName::Keys),
+    ("users", SectionName::Users),
+    ("revocations", SectionName::Revocations),
+];
 
 impl SectionName {
     /// Whether a section of this name holds what must not be read by others.
     pub const fn is_secret(self) -> bool {
-        matches!(self, Self::Certificates(_))
+        matches!(self, Self::Certificates(_) | Self::Users(_) | Self::Issuers | Self::Assertions)
+    }
+
+    /// Whether a section of this name says who may come in, and so reaches live sessions.
+    pub const fn is_of_identity(self) -> bool {
+        matches!(
+            self,
+            Self::Applications(_)
+                | Self::Subscriptions(_)
+                | Self::Keys(_)
+                | Self::Users(_)
+                | Self::Revocations(_)
+                | Self::Issuers
+        )
+    }
+
+    /// The family's word, and the bucket.
+    const fn parts(self) -> (&'static str, Option<u8>) {
+        match self {
+            Self::Settings => ("settings", None),
+            Self::Listeners => ("listeners", None),
+            Self::Upstreams(bucket) => ("upstreams", Some(bucket)),
+            Self::Apis(bucket) => ("apis", Some(bucket)),
+            Self::Authorities => ("authorities", None),
+            Self::Certificates(bucket) => ("certificates", Some(bucket)),
+            Self::Applications(bucket) => ("applications", Some(bucket)),
+            Self::Subscriptions(bucket) => ("subscriptions", Some(bucket)),
+            Self::Keys(bucket) => ("keys", Some(bucket)),
+            Self::Users(bucket) => ("users", Some(bucket)),
+            Self::Revocations(bucket) => ("revocations", Some(bucket)),
+            Self::Issuers => ("issuers", None),
+            Self::Assertions => ("assertions", None),
+        }
     }
 }
 
 impl fmt::Display for SectionName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Settings => f.write_str("settings"),
-            Self::Listeners => f.write_str("listeners"),
-            Self::Upstreams(bucket) => write!(f, "upstreams/{bucket:02x}"),
-            Self::Apis(bucket) => write!(f, "apis/{bucket:02x}"),
-            Self::Authorities => f.write_str("authorities"),
-            Self::Certificates(bucket) => write!(f, "certificates/{bucket:02x}"),
+        match self.parts() {
+            (family, None) => f.write_str(family),
+            (family, Some(bucket)) => write!(f, "{family}/{bucket:02x}"),
         }
     }
 }
@@ -96,19 +160,14 @@ impl FromStr for SectionName {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const FORM: &str = "a section is settings, listeners, authorities, upstreams/HH, apis/HH or certificates/HH";
-        let (family, bucket) = text.split_once('/').unwrap_or((text, ""));
-        let bucket = || match bucket.len() {
-            2 => u8::from_str_radix(bucket, 16).map_err(|_| FORM),
-            _ => Err(FORM),
+        const FORM: &str = "a section is settings, listeners, authorities, issuers, assertions, or one of upstreams/HH, \
+            apis/HH, certificates/HH, applications/HH, subscriptions/HH, keys/HH, users/HH and revocations/HH";
+        let Some((family, bucket)) = text.split_once('/') else {
+            return SINGLE.into_iter().find(|(word, _)| *word == text).map(|(_, name)| name).ok_or(FORM);
         };
-        match family {
-            "settings" if text == family => Ok(Self::Settings),
-            "listeners" if text == family => Ok(Self::Listeners),
-            "upstreams" => bucket().map(Self::Upstreams),
-            "apis" => bucket().map(Self::Apis),
-            "authorities" if text == family => Ok(Self::Authorities),
-            "certificates" => bucket().map(Self::Certificates),
+        let (_, name) = BUCKETED.into_iter().find(|(word, _)| *word == family).ok_or(FORM)?;
+        match bucket.len() {
+            2 => u8::from_str_radix(bucket, 16).map(name).map_err(|_| FORM),
             _ => Err(FORM),
         }
     }
@@ -134,6 +193,20 @@ pub enum Section {
     Authorities(Vec<Authorities>),
     /// See [`SectionName::Certificates`].
     Certificates(Vec<Certificate>),
+    /// See [`SectionName::Applications`].
+    Applications(Vec<Application>),
+    /// See [`SectionName::Subscriptions`].
+    Subscriptions(Vec<Subscription>),
+    /// See [`SectionName::Keys`].
+    Keys(Vec<ApiKey>),
+    /// See [`SectionName::Users`].
+    Users(Vec<User>),
+    /// See [`SectionName::Revocations`].
+    Revocations(Vec<Revocation>),
+    /// See [`SectionName::Issuers`].
+    Issuers(Vec<Issuer>),
+    /// See [`SectionName::Assertions`].
+    Assertions(Vec<Assertion>),
 }
 
 /// Sections of a generation, by name: digest and decoded content.
@@ -149,6 +222,13 @@ impl Section {
             Self::Apis(apis) => named(apis),
             Self::Authorities(authorities) => named(authorities),
             Self::Certificates(certificates) => named(certificates),
+            Self::Applications(all) => named(all),
+            Self::Subscriptions(all) => named(all),
+            Self::Keys(all) => named(all),
+            Self::Users(all) => named(all),
+            Self::Revocations(all) => named(all),
+            Self::Issuers(all) => named(all),
+            Self::Assertions(all) => named(all),
         }
     }
 
@@ -162,6 +242,13 @@ impl Section {
             SectionName::Apis(_) => read(bytes).map(Self::Apis),
             SectionName::Authorities => read(bytes).map(Self::Authorities),
             SectionName::Certificates(_) => read(bytes).map(Self::Certificates),
+            SectionName::Applications(_) => read(bytes).map(Self::Applications),
+            SectionName::Subscriptions(_) => read(bytes).map(Self::Subscriptions),
+            SectionName::Keys(_) => read(bytes).map(Self::Keys),
+            SectionName::Users(_) => read(bytes).map(Self::Users),
+            SectionName::Revocations(_) => read(bytes).map(Self::Revocations),
+            SectionName::Issuers => read(bytes).map(Self::Issuers),
+            SectionName::Assertions => read(bytes).map(Self::Assertions),
         };
         let section = section.map_err(|fault| {
             // What a reader says of a value that it did not expect holds the value, which may be a key.
@@ -185,6 +272,13 @@ impl Section {
             (Self::Apis(_), SectionName::Apis(_)) => true,
             (Self::Authorities(_), SectionName::Authorities) => true,
             (Self::Certificates(_), SectionName::Certificates(_)) => true,
+            (Self::Applications(_), SectionName::Applications(_)) => true,
+            (Self::Subscriptions(_), SectionName::Subscriptions(_)) => true,
+            (Self::Keys(_), SectionName::Keys(_)) => true,
+            (Self::Users(_), SectionName::Users(_)) => true,
+            (Self::Revocations(_), SectionName::Revocations(_)) => true,
+            (Self::Issuers(_), SectionName::Issuers) => true,
+            (Self::Assertions(_), SectionName::Assertions) => true,
             _ => false,
         };
         if !kind {
@@ -194,7 +288,7 @@ impl Section {
         for at in 0.. {
             let Some(entry) = self.entry(at) else { break };
             if let Some(before) = before.filter(|before| *before >= entry) {
-                let [before, entry] = [before, entry].map(|(name, version)| Label(name, version).to_string());
+                let [before, entry] = [before, entry].map(called);
                 let fault = format!("holds {before:?} before {entry:?}; entries rise by name, then version");
                 return Err(misplaced(name, fault));
             }
@@ -203,34 +297,60 @@ impl Section {
         match (name, self.entry(0)) {
             (SectionName::Settings | SectionName::Listeners, None) => Ok(()),
             (_, None) => Err(misplaced(name, "is empty; an empty section is left out".into())),
-            (_, Some(first)) => in_bucket(name, first.0),
+            (_, Some(first)) => in_bucket(name, first),
         }
     }
 
     fn is_of_one_bucket(&self, name: SectionName) -> Result<(), Problem> {
-        (1..).map_while(|at| self.entry(at)).try_for_each(|(entry, _)| in_bucket(name, entry))
+        (1..).map_while(|at| self.entry(at)).try_for_each(|entry| in_bucket(name, entry))
     }
 
-    /// Name and version of an entry.
-    fn entry(&self, at: usize) -> Option<(&str, &str)> {
+    /// By what an entry is found: name and version, or what stands for them.
+    fn entry(&self, at: usize) -> Option<Key<'_>> {
+        fn plain(name: &str) -> Key<'_> {
+            (name.as_bytes(), b"")
+        }
         match self {
             Self::Settings(_) => None,
-            Self::Listeners(listeners) => listeners.get(at).map(|listener| (listener.name.as_str(), "")),
-            Self::Upstreams(upstreams) => upstreams.get(at).map(|upstream| (upstream.name.as_str(), "")),
-            Self::Apis(apis) => apis.get(at).map(|api| (api.name.as_str(), api.version.as_str())),
-            Self::Authorities(all) => all.get(at).map(|one| (one.name.as_str(), "")),
-            Self::Certificates(all) => all.get(at).map(|one| (one.name.as_str(), "")),
+            Self::Listeners(all) => all.get(at).map(|one| plain(&one.name)),
+            Self::Upstreams(all) => all.get(at).map(|one| plain(&one.name)),
+            Self::Apis(all) => all.get(at).map(|one| (one.name.as_bytes(), one.version.as_bytes())),
+            Self::Authorities(all) => all.get(at).map(|one| plain(&one.name)),
+            Self::Certificates(all) => all.get(at).map(|one| plain(&one.name)),
+            Self::Applications(all) => all.get(at).map(|one| plain(&one.name)),
+            Self::Subscriptions(all) => all.get(at).map(|one| (one.application.as_bytes(), one.api.as_bytes())),
+            Self::Keys(all) => all.get(at).map(|one| (one.sha256.0.as_slice(), b"".as_slice())),
+            Self::Users(all) => all.get(at).map(|one| plain(&one.name)),
+            Self::Revocations(all) => {
+                all.get(at).map(|one| (one.revoked.kind.word().as_bytes(), one.revoked.subject.as_bytes()))
+            }
+            Self::Issuers(all) => all.get(at).map(|one| plain(&one.name)),
+            Self::Assertions(all) => all.get(at).map(|one| plain(&one.name)),
         }
     }
 }
 
-fn in_bucket(name: SectionName, entry: &str) -> Result<(), Problem> {
-    match name {
-        SectionName::Upstreams(wanted) | SectionName::Apis(wanted) | SectionName::Certificates(wanted)
-            if bucket(entry) != wanted =>
-        {
-            let right = bucket(entry);
-            Err(misplaced(name, format!("holds {entry:?}, which belongs in bucket {right:02x}")))
+/// By what entries of a section are told apart and ordered.
+type Key<'a> = (&'a [u8], &'a [u8]);
+
+/// A key for people. That of an API key is a hash, which is no name.
+fn called((first, second): Key<'_>) -> String {
+    match [first, second].map(std::str::from_utf8) {
+        [Ok(first), Ok(second)] => Label(first, second).to_string(),
+        _ => "an API key".into(),
+    }
+}
+
+fn in_bucket(name: SectionName, key: Key<'_>) -> Result<(), Problem> {
+    let (first, second) = key;
+    let right = match name {
+        SectionName::Keys(_) => first.first().copied().unwrap_or_default(),
+        SectionName::Revocations(_) => bucket_of(second),
+        _ => bucket_of(first),
+    };
+    match name.parts() {
+        (_, Some(wanted)) if right != wanted => {
+            Err(misplaced(name, format!("holds {:?}, which belongs in bucket {right:02x}", called(key))))
         }
         _ => Ok(()),
     }
@@ -255,30 +375,60 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     }
 }
 
-/// The sections of a configuration, each list in its order. An empty bucket is no section.
+/// The sections of a configuration, each list in its order. An empty bucket is no section. The token endpoint is the
+/// control plane's own, and so are the secrets of its clients.
 pub(super) fn split(mut config: Config) -> Sections {
     sort(&mut config);
-    let Config { settings, listeners, authorities, .. } = config;
-    let authorities = Some(authorities).filter(|all| !all.is_empty());
-    let upstreams = buckets(config.upstreams, |upstream| &upstream.name);
-    let apis = buckets(config.apis, |api| &api.name);
-    let certificates = buckets(config.certificates, |certificate| &certificate.name);
-    [(SectionName::Settings, Section::Settings(settings)), (SectionName::Listeners, Section::Listeners(listeners))]
+    for client in config.applications.iter_mut().flat_map(|application| &mut application.clients) {
+        client.secret = None;
+    }
+    let single = [
+        (SectionName::Settings, Section::Settings(config.settings)),
+        (SectionName::Listeners, Section::Listeners(config.listeners)),
+        (SectionName::Authorities, Section::Authorities(config.authorities)),
+        (SectionName::Issuers, Section::Issuers(config.issuers)),
+        (SectionName::Assertions, Section::Assertions(config.assertions)),
+    ];
+    let is_sent = |(name, section): &(SectionName, Section)| {
+        matches!(name, SectionName::Settings | SectionName::Listeners) || section.entry(0).is_some()
+    };
+    single
         .into_iter()
-        .chain(upstreams.map(|(at, list)| (SectionName::Upstreams(at), Section::Upstreams(list))))
-        .chain(apis.map(|(at, list)| (SectionName::Apis(at), Section::Apis(list))))
-        .chain(authorities.map(|all| (SectionName::Authorities, Section::Authorities(all))))
-        .chain(certificates.map(|(at, list)| (SectionName::Certificates(at), Section::Certificates(list))))
+        .filter(is_sent)
+        .chain(family(config.upstreams, |one| bucket(&one.name), SectionName::Upstreams, Section::Upstreams))
+        .chain(family(config.apis, |one| bucket(&one.name), SectionName::Apis, Section::Apis))
+        .chain(family(config.certificates, |one| bucket(&one.name), SectionName::Certificates, Section::Certificates))
+        .chain(family(config.applications, |one| bucket(&one.name), SectionName::Applications, Section::Applications))
+        .chain(family(
+            config.subscriptions,
+            |one| bucket(&one.application),
+            SectionName::Subscriptions,
+            Section::Subscriptions,
+        ))
+        .chain(family(config.keys, |one| one.sha256.0[0], SectionName::Keys, Section::Keys))
+        .chain(family(config.users, |one| bucket(&one.name), SectionName::Users, Section::Users))
+        .chain(family(
+            config.revocations,
+            |one| bucket(&one.revoked.subject),
+            SectionName::Revocations,
+            Section::Revocations,
+        ))
         .map(|(name, section)| (name, (Digest::of(&section.encode()), Arc::new(section))))
         .collect()
 }
 
-fn buckets<T>(entries: Vec<T>, name: impl Fn(&T) -> &str) -> impl Iterator<Item = (u8, Vec<T>)> {
+/// Entries that are in order, in their buckets.
+fn family<T>(
+    entries: Vec<T>,
+    bucket: impl Fn(&T) -> u8,
+    name: fn(u8) -> SectionName,
+    section: fn(Vec<T>) -> Section,
+) -> impl Iterator<Item = (SectionName, Section)> {
     let mut buckets: BTreeMap<u8, Vec<T>> = BTreeMap::new();
     for entry in entries {
-        buckets.entry(bucket(name(&entry))).or_default().push(entry);
+        buckets.entry(bucket(&entry)).or_default().push(entry);
     }
-    buckets.into_iter()
+    buckets.into_iter().map(move |(at, entries)| (name(at), section(entries)))
 }
 
 /// Puts every list into the order that sections have.
@@ -288,6 +438,13 @@ pub(super) fn sort(config: &mut Config) {
     config.listeners.sort_by(|a, b| a.name.cmp(&b.name));
     config.upstreams.sort_by(|a, b| a.name.cmp(&b.name));
     config.apis.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
+    config.applications.sort_by(|a, b| a.name.cmp(&b.name));
+    config.subscriptions.sort_by(|a, b| (&a.application, &a.api).cmp(&(&b.application, &b.api)));
+    config.keys.sort_by_key(|key| key.sha256);
+    config.users.sort_by(|a, b| a.name.cmp(&b.name));
+    config.revocations.sort_by(|a, b| a.revoked.cmp(&b.revoked));
+    config.issuers.sort_by(|a, b| a.name.cmp(&b.name));
+    config.assertions.sort_by(|a, b| a.name.cmp(&b.name));
 }
 
 /// SHA-256 over the list: each section's name, a space, its digest and a line feed.
@@ -301,7 +458,11 @@ pub(crate) fn checksum(list: &[(SectionName, Digest)]) -> Digest {
 
 /// The bucket of an API or upstream of this name.
 pub fn bucket(name: &str) -> u8 {
-    Digest::of(name.as_bytes()).0[0]
+    bucket_of(name.as_bytes())
+}
+
+pub(super) fn bucket_of(name: &[u8]) -> u8 {
+    Digest::of(name).0[0]
 }
 
 #[cfg(test)]
@@ -357,7 +518,7 @@ mod tests {
             api.limits.max_fragments = 9;
             api.session.validate_utf8 = true;
             api.session.ping.client.interval = super::super::Duration::from_secs(7);
-            api.topics = vec![crate::snapshot::Topic { topic: "/a".into(), mapping: None }];
+            api.topics = vec![crate::snapshot::Topic { topic: "/a".into(), mapping: None, scopes: Vec::new() }];
             let mut value = serde_json::to_value([api]).unwrap();
             let at = value.pointer_mut(pointer).expect(pointer);
             at["deny_everything"] = true.into();

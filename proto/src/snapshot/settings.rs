@@ -15,6 +15,9 @@ pub struct Settings {
     /// The response and request header that carries the request id.
     #[serde(skip_serializing_if = "is_default_id_header")]
     pub request_id_header: String,
+    /// Origins (RFC 6454) that browsers may connect from, of APIs that name none of their own. None: not checked.
+    #[serde(skip_serializing_if = "is_default")]
+    pub origins: Vec<String>,
     /// Query parameters whose values never reach a log, beside `access_token` and `apikey`.
     #[serde(skip_serializing_if = "is_default")]
     pub secret_query_parameters: Vec<String>,
@@ -45,6 +48,7 @@ impl Default for Settings {
         Self {
             drain_window: DRAIN_WINDOW,
             request_id_header: REQUEST_ID_HEADER.into(),
+            origins: Vec::new(),
             secret_query_parameters: Vec::new(),
             certificate_expiry_warning: CERTIFICATE_EXPIRY_WARNING,
         }

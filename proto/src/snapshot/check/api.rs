@@ -6,7 +6,7 @@ use std::fmt;
 
 use super::entry::url_problem;
 use super::words::{host_problem, name_problem, origin_problem};
-use super::{Names, Problems, Spot, tls};
+use super::{Names, Problems, Spot, identity, tls};
 use crate::limits::{
     FRAME_PAYLOAD_MAX, HOSTS_MAX, LISTENERS_MAX, ORIGINS_MAX, SEND_BUDGET_MAX, SEND_BUDGET_MIN, TOPICS_MAX,
 };
@@ -66,8 +66,10 @@ fn one(api: &Api, names: &Names<'_>, spot: Spot<'_>, problems: &mut Problems) {
 
     let place = format_args!("{spot}/origins");
     problems.ceiling(place, "origins", api.origins.len(), ORIGINS_MAX);
-    words(&api.origins, place, origin_problem, problems);
+    let is_every = api.origins == ["*"];
+    words(&api.origins, place, |origin| if is_every { None } else { origin_problem(origin) }, problems);
 
+    identity::authentication(api, names, spot, problems);
     topics(api, spot, problems);
     endpoints(&api.endpoints, names, spot, problems);
     session(&api.session, spot, problems);

@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
-use super::words::{header_problem, name_problem};
+use super::words::{header_problem, name_problem, origin_problem};
 use super::{Names, Problems, Spot, tls};
 use crate::limits::{
-    CIDRS_MAX, DRAIN_WINDOW_MS_MAX, ENDPOINTS_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, SECRET_PARAMETERS_MAX,
+    CIDRS_MAX, DRAIN_WINDOW_MS_MAX, ENDPOINTS_MAX, NAME_BYTES_MAX, ORIGINS_MAX, PATH_BYTES_MAX, SECRET_PARAMETERS_MAX,
 };
 use crate::snapshot::{Bind, EndpointUrl, Listener, Place, Settings, Upstream};
 
@@ -18,6 +18,8 @@ pub(super) fn settings(settings: &Settings, problems: &mut Problems) {
     let warning = settings.certificate_expiry_warning;
     problems.duration("/settings/certificate_expiry_warning", warning, 0);
     problems.add_if("/settings/request_id_header", header_problem(&settings.request_id_header));
+    problems.ceiling("/settings/origins", "origins", settings.origins.len(), ORIGINS_MAX);
+    super::api::words(&settings.origins, "/settings/origins", origin_problem, problems);
     let parameters = &settings.secret_query_parameters;
     let place = "/settings/secret_query_parameters";
     problems.ceiling(place, "secret query parameters", parameters.len(), SECRET_PARAMETERS_MAX);

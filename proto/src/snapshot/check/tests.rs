@@ -11,7 +11,7 @@ fn url(text: &str) -> EndpointUrl {
 }
 
 fn topic(topic: &str, mapping: Option<&str>) -> Topic {
-    Topic { topic: topic.into(), mapping: mapping.map(Into::into) }
+    Topic { topic: topic.into(), mapping: mapping.map(Into::into), scopes: Vec::new() }
 }
 
 fn sound() -> Config {

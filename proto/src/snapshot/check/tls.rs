@@ -72,6 +72,16 @@ fn pem(pem: &Pem, ceiling: usize, place: impl fmt::Display, problems: &mut Probl
 
 /// What a listener says.
 pub(super) fn listener(tls: &ListenerTls, names: &Names<'_>, spot: Spot<'_>, problems: &mut Problems) {
+    spoken_with(tls, names, spot, problems);
+}
+
+/// How TLS is spoken with clients, on a listener or at the token endpoint.
+pub(super) fn spoken_with(
+    tls: &ListenerTls,
+    names: &Names<'_>,
+    spot: impl fmt::Display + Copy,
+    problems: &mut Problems,
+) {
     let place = format_args!("{spot}/tls/certificates");
     if tls.certificates.is_empty() {
         problems.add(place, "a listener that speaks TLS needs at least one certificate; name one of certificates");
@@ -130,7 +140,7 @@ pub(super) fn url_problem(url: &EndpointUrl, server_name: Option<&str>) -> Optio
 }
 
 /// Versions and suites that go together: every suite has its version, and every version that is named has a suite.
-fn spoken(versions: &[TlsVersion], suites: &[CipherSuite], spot: Spot<'_>, problems: &mut Problems) {
+fn spoken(versions: &[TlsVersion], suites: &[CipherSuite], spot: impl fmt::Display, problems: &mut Problems) {
     each_once(versions, format_args!("{spot}/tls/versions"), problems);
     each_once(suites, format_args!("{spot}/tls/cipher_suites"), problems);
     for (at, suite) in suites.iter().enumerate() {

@@ -2,7 +2,7 @@
 //!
 //! Each function answers with what is wrong, as a sentence, or with nothing. Where a word stands is the caller's.
 
-use crate::limits::NAME_BYTES_MAX;
+use crate::limits::{NAME_BYTES_MAX, WORD_BYTES_MAX};
 
 /// Names (of APIs, versions, upstreams, listeners): ASCII letters and digits, `-`, `_` and `.`, but not `.` or `..`.
 ///
@@ -67,7 +67,7 @@ pub fn origin_problem(origin: &str) -> Option<String> {
         return refuse("is what a page without an origin sends, and anybody can be that");
     }
     if origin == "*" {
-        return Some("the origin * is not needed; leave origins out to allow every origin".into());
+        return Some("the origin * stands alone, and for an API only: every origin is allowed then".into());
     }
     if origin.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return refuse("has upper-case letters, which browsers do not send");
@@ -145,6 +145,66 @@ pub fn header_problem(header: &str) -> Option<String> {
     let lower = header.to_ascii_lowercase();
     let owned = OWNED_HEADERS.contains(&lower.as_str()) || lower.starts_with("sec-websocket-");
     owned.then(|| format!("the gateway itself uses the header {header}; choose another"))
+}
+
+/// Header names of the client's or the endpoint's own: tokens, and none of those that the handshake is made of.
+pub fn free_header_problem(header: &str) -> Option<String> {
+    let lower = header.to_ascii_lowercase();
+    let is_free = ["authorization", "cookie", "origin"].contains(&lower.as_str());
+    if is_free { None } else { header_problem(header) }
+}
+
+/// URLs that the gateway calls: `https://host:port/path`, or `http://`, without a user and a fragment.
+pub fn http_url_problem(url: &str) -> Option<String> {
+    let form = "write https://host/path, or http:// for a place that can be trusted";
+    let refuse = |fault: &str| Some(format!("the URL {url:?} {fault}; {form}"));
+    let Some(rest) = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")) else {
+        return refuse("begins with neither https:// nor http://");
+    };
+    if url.len() > WORD_BYTES_MAX {
+        return Some(format!("a URL has at most {WORD_BYTES_MAX} bytes"));
+    }
+    if !url.bytes().all(|byte| byte.is_ascii_graphic()) || url.contains('#') {
+        return refuse("has a fragment, or characters that a URL does not have");
+    }
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    if authority.contains('@') {
+        return Some("a URL with a user or password would be shown in logs; leave them out".into());
+    }
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    if !is_host_name(&bare.to_ascii_lowercase()) && bare.parse::<std::net::IpAddr>().is_err() {
+        return refuse("has no sound host");
+    }
+    match port.map(str::parse::<u16>) {
+        Some(Ok(0) | Err(_)) => refuse("has no sound port"),
+        _ => None,
+    }
+}
+
+/// Scopes, RFC 6749 §3.3.
+pub fn scope_problem(scope: &str) -> Option<String> {
+    let plain = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+    let is_sound = !scope.is_empty() && scope.len() <= WORD_BYTES_MAX && scope.bytes().all(plain);
+    (!is_sound).then(|| format!("{scope:?} is not a scope; use visible ASCII characters, without blanks, \" and \\"))
+}
+
+/// Names of claims.
+pub fn claim_problem(name: &str) -> Option<String> {
+    let fault = name.is_empty().then(|| "the claim's name is empty".into());
+    fault.or_else(|| text_problem("the claim's name", name))
+}
+
+/// Text for people: bounded, and nothing in it that cannot be seen.
+pub fn text_problem(what: &str, text: &str) -> Option<String> {
+    if text.len() > WORD_BYTES_MAX {
+        Some(format!("{what} has {} bytes; {WORD_BYTES_MAX} are allowed", text.len()))
+    } else {
+        text.chars().any(char::is_control).then(|| format!("{what} {text:?} has control characters; leave them out"))
+    }
 }
 
 #[cfg(test)]

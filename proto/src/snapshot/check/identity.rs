@@ -1,0 +1,337 @@
+//! Applications, subscriptions, keys, users, revocations; issuers, assertions and the token endpoint.
+//!
+//! What people are and refer to is checked where a configuration is written; a data plane looks it up as it is used.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+use super::words::{claim_problem, free_header_problem, http_url_problem, scope_problem, text_problem};
+use super::{Names, Problems, Spot, tls};
+use crate::limits::{
+    API_KEYS_MAX, APPLICATIONS_MAX, CIDRS_MAX, CLIENTS_MAX, JWKS_BYTES_MAX, REVOKED_MAX, SCOPES_MAX, SUBJECT_BYTES_MAX,
+    SUBSCRIPTIONS_MAX, USERS_MAX, WORD_BYTES_MAX,
+};
+use crate::snapshot::{
+    Api, ApiKey, Application, Assertion, Config, GrantType, Issuer, Jwks, OWN_ISSUER, Revocation, SecretHash,
+    SigningAlgorithm, Subscription, TokenEndpoint, UNLIMITED_PLAN, User,
+};
+
+/// The families of a document that say who may come in.
+pub(super) struct People<'a> {
+    pub(super) applications: &'a [Application],
+    pub(super) subscriptions: &'a [Subscription],
+    pub(super) keys: &'a [ApiKey],
+    pub(super) users: &'a [User],
+    pub(super) revocations: &'a [Revocation],
+}
+
+impl<'a> People<'a> {
+    pub(super) fn of(config: &'a Config) -> Self {
+        Self {
+            applications: &config.applications,
+            subscriptions: &config.subscriptions,
+            keys: &config.keys,
+            users: &config.users,
+            revocations: &config.revocations,
+        }
+    }
+
+    pub(super) fn check(&self, apis: &[Api], problems: &mut Problems) {
+        for (family, count, ceiling) in [
+            ("applications", self.applications.len(), APPLICATIONS_MAX),
+            ("subscriptions", self.subscriptions.len(), SUBSCRIPTIONS_MAX),
+            ("keys", self.keys.len(), API_KEYS_MAX),
+            ("users", self.users.len(), USERS_MAX),
+            ("revocations", self.revocations.len(), REVOKED_MAX),
+        ] {
+            problems.ceiling(format_args!("/{family}"), family, count, ceiling);
+        }
+        let applications: HashSet<&str> = self.applications.iter().map(|one| one.name.as_str()).collect();
+        self.applications(problems);
+        self.subscriptions(&applications, apis, problems);
+        self.keys(&applications, problems);
+        self.users(&applications, problems);
+        self.revocations(problems);
+    }
+
+    fn applications(&self, problems: &mut Problems) {
+        let mut names = HashMap::new();
+        let mut clients: HashMap<&str, &str> = HashMap::new();
+        for (at, application) in self.applications.iter().enumerate() {
+            let spot = problems.spot("applications", at, &application.name, "");
+            super::entry::unique_name(&mut names, "application", &application.name, spot, problems);
+            problems.add_if(format_args!("{spot}/owner"), text_problem("the owner", &application.owner));
+            problems.ceiling(format_args!("{spot}/clients"), "clients", application.clients.len(), CLIENTS_MAX);
+            for (index, client) in application.clients.iter().enumerate() {
+                let place = format_args!("{spot}/clients/{index}");
+                problems.add_if(format_args!("{place}/id"), client_problem(&client.id));
+                if let Some(other) = clients.insert(&client.id, &application.name) {
+                    let message = format!(
+                        "the client {:?} is one of application {other:?} already; give it another id",
+                        client.id
+                    );
+                    problems.add(format_args!("{place}/id"), message);
+                }
+                if client.grants.contains(&GrantType::RefreshToken) && client.grants.len() == 1 {
+                    let message = "refresh_token alone gets no first token; add client_credentials or password";
+                    problems.add(format_args!("{place}/grants"), message);
+                }
+                scopes(&client.scopes, format_args!("{place}/scopes"), problems);
+            }
+        }
+    }
+
+    fn subscriptions(&self, applications: &HashSet<&str>, apis: &[Api], problems: &mut Problems) {
+        let labels: HashSet<String> =
+            if self.subscriptions.is_empty() { HashSet::new() } else { apis.iter().map(Api::label).collect() };
+        let mut seen = HashSet::with_capacity(self.subscriptions.len());
+        for (at, one) in self.subscriptions.iter().enumerate() {
+            let spot = problems.spot("subscriptions", at, &one.application, &one.api);
+            known_application(Some(&one.application), applications, format_args!("{spot}/application"), problems);
+            if !labels.contains(one.api.as_str()) {
+                let message = format!(
+                    "there is no API {:?}; write name:version, or the name of an API without versions",
+                    one.api
+                );
+                problems.add(format_args!("{spot}/api"), message);
+            }
+            if !seen.insert((&one.application, &one.api)) {
+                let message = format!("{:?} has another subscription to {:?}; keep one", one.application, one.api);
+                problems.add(format_args!("{spot}/api"), message);
+            }
+            if one.plan != UNLIMITED_PLAN {
+                let message = format!("there is no plan {:?}; so far there is {UNLIMITED_PLAN} only", one.plan);
+                problems.add(format_args!("{spot}/plan"), message);
+            }
+        }
+    }
+
+    fn keys(&self, applications: &HashSet<&str>, problems: &mut Problems) {
+        let mut names = HashMap::with_capacity(self.keys.len());
+        let mut hashes: HashMap<&SecretHash, &str> = HashMap::with_capacity(self.keys.len());
+        for (at, key) in self.keys.iter().enumerate() {
+            let spot = problems.spot("keys", at, &key.name, "");
+            super::entry::unique_name(&mut names, "key", &key.name, spot, problems);
+            known_application(Some(&key.application), applications, format_args!("{spot}/application"), problems);
+            if let Some(other) = hashes.insert(&key.sha256, &key.name) {
+                problems.add(format_args!("{spot}/sha256"), format!("this is the key {other:?}; leave one out"));
+            }
+            let Some(restrictions) = &key.restrictions else { continue };
+            let place = format_args!("{spot}/restrictions");
+            let (addresses, referrers) = (&restrictions.addresses, &restrictions.referrers);
+            problems.ceiling(format_args!("{place}/addresses"), "address ranges", addresses.len(), CIDRS_MAX);
+            problems.ceiling(format_args!("{place}/referrers"), "referrers", referrers.len(), SCOPES_MAX);
+            scopes(&restrictions.scopes, format_args!("{place}/scopes"), problems);
+        }
+    }
+
+    fn users(&self, applications: &HashSet<&str>, problems: &mut Problems) {
+        let mut names: HashMap<&str, usize> = HashMap::with_capacity(self.users.len());
+        let mut subjects: HashMap<&str, &str> = HashMap::new();
+        for (at, user) in self.users.iter().enumerate() {
+            let spot = problems.spot("users", at, &user.name, "");
+            problems.add_if(format_args!("{spot}/name"), user_problem(&user.name));
+            if names.insert(&user.name, at).is_some() {
+                problems.add(format_args!("{spot}/name"), format!("there is another user {:?}; rename one", user.name));
+            }
+            let application = user.application.as_deref();
+            known_application(application, applications, format_args!("{spot}/application"), problems);
+            if user.password.as_ref().is_some_and(|hash| !hash.0.starts_with("$argon2")) {
+                let message = "this is no Argon2 hash; framegate user hash makes one of a password";
+                problems.add(format_args!("{spot}/password"), message);
+            }
+            scopes(&user.scopes, format_args!("{spot}/scopes"), problems);
+            for (index, subject) in user.certificates.iter().enumerate() {
+                let place = format_args!("{spot}/certificates/{index}");
+                problems.add_if(place, text_problem("a subject", subject));
+                if let Some(other) = subjects.insert(subject, &user.name) {
+                    problems.add(place, format!("this subject is the user {other:?} already; leave one out"));
+                }
+            }
+        }
+    }
+
+    fn revocations(&self, problems: &mut Problems) {
+        let mut seen = HashSet::with_capacity(self.revocations.len());
+        for (at, one) in self.revocations.iter().enumerate() {
+            let spot = problems.spot("revocations", at, "", "");
+            problems.add_if(format_args!("{spot}/reason"), text_problem("the reason", &one.reason));
+            if one.revoked.subject.len() > SUBJECT_BYTES_MAX {
+                let message = format!("what is revoked has at most {SUBJECT_BYTES_MAX} bytes");
+                problems.add(format_args!("{spot}/revoked"), message);
+            }
+            if !seen.insert(&one.revoked) {
+                problems.add(format_args!("{spot}/revoked"), format!("{} is revoked twice; keep one", one.revoked));
+            }
+        }
+    }
+}
+
+/// Whose tokens are believed.
+pub(super) fn issuers(issuers: &[&Issuer], names: &Names<'_>, problems: &mut Problems) {
+    let mut known = HashMap::new();
+    let mut identifiers: HashMap<&str, &str> = HashMap::new();
+    for (at, issuer) in issuers.iter().enumerate() {
+        let spot = problems.spot("issuers", at, &issuer.name, "");
+        super::entry::unique_name(&mut known, "issuer", &issuer.name, spot, problems);
+        if issuer.issuer.is_empty() || issuer.issuer.len() > WORD_BYTES_MAX {
+            let message = format!("the iss of its tokens has 1 to {WORD_BYTES_MAX} bytes; write what they say");
+            problems.add(format_args!("{spot}/issuer"), message);
+        }
+        if let Some(other) = identifiers.insert(&issuer.issuer, &issuer.name) {
+            let message = format!("the issuer {other:?} has the same iss, {:?}; leave one out", issuer.issuer);
+            problems.add(format_args!("{spot}/issuer"), message);
+        }
+        match (&issuer.jwks, &issuer.introspection) {
+            (None, None) => {
+                let message = "without jwks and introspection no token of it can be believed; add one of them";
+                problems.add(format_args!("{spot}/jwks"), message);
+            }
+            (Some(Jwks::Url(url)), _) => problems.add_if(format_args!("{spot}/jwks"), http_url_problem(url)),
+            (Some(Jwks::Text(text)), _) if text.len() > JWKS_BYTES_MAX => {
+                let message = format!("this set of keys has {} bytes; {JWKS_BYTES_MAX} are allowed", text.len());
+                problems.add(format_args!("{spot}/jwks"), message);
+            }
+            _ => {}
+        }
+        problems.duration(format_args!("{spot}/refresh"), issuer.refresh, 1000);
+        problems.duration_up_to(format_args!("{spot}/clock_skew"), issuer.clock_skew, 0, 3_600_000);
+        problems.ceiling(format_args!("{spot}/audiences"), "audiences", issuer.audiences.len(), SCOPES_MAX);
+        let claims = &issuer.claims;
+        let of_client = claims.client.iter().map(|name| ("client", name));
+        let others = [("user", &claims.user), ("scope", &claims.scope), ("environment", &claims.environment)];
+        for (field, name) in of_client.chain(others) {
+            problems.add_if(format_args!("{spot}/claims/{field}"), claim_problem(name));
+        }
+        let Some(introspection) = &issuer.introspection else { continue };
+        let place = format_args!("{spot}/introspection");
+        problems.add_if(format_args!("{place}/url"), http_url_problem(&introspection.url));
+        authorities(&introspection.authorities, names, format_args!("{place}/authorities"), problems);
+        problems.duration_up_to(format_args!("{place}/timeout"), introspection.timeout, 1, 60_000);
+        problems.duration(format_args!("{place}/cache"), introspection.cache, 1000);
+        problems.duration(format_args!("{place}/negative_cache"), introspection.negative_cache, 0);
+    }
+}
+
+/// Who signs for backends.
+pub(super) fn assertions(assertions: &[&Assertion], problems: &mut Problems) {
+    let mut known = HashMap::new();
+    for (at, assertion) in assertions.iter().enumerate() {
+        let spot = problems.spot("assertions", at, &assertion.name, "");
+        super::entry::unique_name(&mut known, "assertion", &assertion.name, spot, problems);
+        problems.add_if(format_args!("{spot}/header"), free_header_problem(&assertion.header));
+        problems.add_if(format_args!("{spot}/issuer"), text_problem("the issuer", &assertion.issuer));
+        problems.add_if(format_args!("{spot}/key_id"), text_problem("the key's id", &assertion.key_id));
+        problems.duration_up_to(format_args!("{spot}/lifetime"), assertion.lifetime, 1000, 86_400_000);
+    }
+}
+
+/// The gateway's own tokens.
+pub(super) fn token_endpoint(config: &Config, problems: &mut Problems) {
+    let Some(endpoint) = &config.token_endpoint else { return };
+    let TokenEndpoint { issuer, tls, algorithm, signing_key, .. } = endpoint;
+    problems.add_if("/token_endpoint/issuer", http_url_problem(issuer));
+    if config.issuers.iter().any(|one| one.name == OWN_ISSUER || one.issuer == *issuer) {
+        let message = "one of issuers has the name framegate, or this issuer's URL: both are the gateway's own";
+        problems.add("/token_endpoint/issuer", message);
+    }
+    if let Some(listener) = config.listeners.iter().find(|listener| listener.bind == endpoint.bind) {
+        let message = format!("listener {:?} already takes {}; choose another address", listener.name, endpoint.bind);
+        problems.add("/token_endpoint/bind", message);
+    }
+    if *algorithm == SigningAlgorithm::Rs256 && signing_key.is_none() {
+        problems.add("/token_endpoint/signing_key", "RS256 needs an RSA key of yours; name its PEM file");
+    }
+    problems.duration("/token_endpoint/rotate_every", endpoint.rotate_every, 60_000);
+    problems.duration("/token_endpoint/access_token_lifetime", endpoint.access_token_lifetime, 1000);
+    problems.duration("/token_endpoint/refresh_token_lifetime", endpoint.refresh_token_lifetime, 0);
+    let Some(tls) = tls else { return };
+    let names = Names {
+        certificates: config.certificates.iter().map(|certificate| certificate.name.as_str()).collect(),
+        authorities: config.authorities.iter().map(|authorities| authorities.name.as_str()).collect(),
+        ..Names::default()
+    };
+    tls::spoken_with(tls, &names, "/token_endpoint", problems);
+}
+
+/// What an API asks of its clients.
+pub(super) fn authentication(api: &Api, names: &Names<'_>, spot: Spot<'_>, problems: &mut Problems) {
+    let asked = &api.authentication;
+    let place = format_args!("{spot}/authentication");
+    for (at, form) in asked.accept.iter().enumerate() {
+        if asked.accept[..at].contains(form) {
+            problems.add(format_args!("{place}/accept/{at}"), "this stands here twice; leave one out");
+        }
+    }
+    super::api::words(
+        &asked.issuers,
+        format_args!("{place}/issuers"),
+        |name| {
+            let is_known = names.issuers.contains(name) || name == OWN_ISSUER;
+            (!is_known).then(|| format!("there is no issuer {name:?}; correct the name, or add it under issuers"))
+        },
+        problems,
+    );
+    let of_headers = [("authorization_header", &asked.authorization_header), ("api_key_name", &asked.api_key_name)];
+    for (field, name) in of_headers {
+        let is_usual = name.eq_ignore_ascii_case("authorization");
+        let fault = if is_usual { None } else { free_header_problem(name) };
+        problems.add_if(format_args!("{place}/{field}"), fault);
+    }
+    problems.add_if(format_args!("{place}/cookie_name"), free_header_problem(&asked.cookie_name));
+    if !matches!(asked.close_code, 1008 | 3000 | 4000..=4999) {
+        let message = format!("{} is not a code for this; use 1008, 3000, or 4000 to 4999", asked.close_code);
+        problems.add(format_args!("{place}/close_code"), message);
+    }
+    if let Some(name) = asked.assertion.as_deref().filter(|name| !names.assertions.contains(name)) {
+        let message = format!("there is no assertion {name:?}; correct the name, or add it under assertions");
+        problems.add(format_args!("{place}/assertion"), message);
+    }
+    for (at, topic) in api.topics.iter().enumerate().filter(|(_, topic)| !topic.scopes.is_empty()) {
+        let place = format_args!("{spot}/topics/{at}/scopes");
+        scopes(&topic.scopes, place, problems);
+        if asked.is_open() {
+            problems.add(place, "scopes are credentials': say under authentication which the API accepts");
+        }
+    }
+}
+
+/// Names of authorities where an empty one means the operating system's.
+pub(super) fn authorities(name: &str, names: &Names<'_>, place: impl fmt::Display, problems: &mut Problems) {
+    if !name.is_empty() && !names.authorities.contains(name) {
+        let message = format!("there are no authorities {name:?}; correct the name, or add them under authorities");
+        problems.add(place, message);
+    }
+}
+
+fn scopes(scopes: &[String], place: impl fmt::Display + Copy, problems: &mut Problems) {
+    problems.ceiling(place, "scopes", scopes.len(), SCOPES_MAX);
+    super::api::words(scopes, place, scope_problem, problems);
+}
+
+fn known_application(
+    name: Option<&str>,
+    applications: &HashSet<&str>,
+    place: impl fmt::Display,
+    problems: &mut Problems,
+) {
+    if let Some(name) = name.filter(|name| !applications.contains(name)) {
+        let message = format!("there is no application {name:?}; correct the name, or add it under applications");
+        problems.add(place, message);
+    }
+}
+
+/// `client_id`, RFC 6749 appendix A.1; here without blanks, so that it is one word of a log.
+fn client_problem(id: &str) -> Option<String> {
+    let is_sound = !id.is_empty() && id.len() <= 256 && id.bytes().all(|byte| byte.is_ascii_graphic());
+    (!is_sound).then(|| format!("{id:?} is not a client's id; use 1 to 256 visible ASCII characters without blanks"))
+}
+
+/// A user's name is whatever an issuer calls people: no colon (RFC 7617 §2), nothing that cannot be seen.
+fn user_problem(name: &str) -> Option<String> {
+    if name.is_empty() {
+        return Some("the user's name is empty".into());
+    }
+    let fault = name.contains([':', '/']).then(|| format!("the name {name:?} has a colon or a slash; rename the user"));
+    fault.or_else(|| text_problem("the name", name))
+}
