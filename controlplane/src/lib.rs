@@ -15,5 +15,6 @@ pub mod publish;
 pub mod schema;
 pub mod server;
 pub mod source;
+pub mod store;
 pub mod supervise;
 pub mod watch;

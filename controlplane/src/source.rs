@@ -243,6 +243,14 @@ fn deserialize(tree: Node, names: Vec<String>) -> Result<Document, Vec<Diagnosti
             "listeners" => config.listeners = pieces.each(),
             "upstreams" => config.upstreams = pieces.each(),
             "apis" => config.apis = pieces.each(),
+            "applications" => config.applications = pieces.each(),
+            "subscriptions" => config.subscriptions = pieces.each(),
+            "keys" => config.keys = pieces.each(),
+            "users" => config.users = pieces.each(),
+            "revocations" => config.revocations = pieces.each(),
+            "issuers" => config.issuers = pieces.each(),
+            "assertions" => config.assertions = pieces.each(),
+            "token_endpoint" => config.token_endpoint = pieces.whole(),
             _ => {}
         }
     }
