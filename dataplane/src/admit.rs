@@ -4,14 +4,24 @@
 
 use std::sync::Arc;
 
-use crate::handshake::Request;
+use crate::handshake::{Downstream, Request};
+use crate::identity::{Fault, Identity};
 use crate::refusal::Refusal;
-use crate::route::Route;
+use crate::route::{Place, Route};
 use crate::shard::Shard;
 use crate::tables::Tables;
 
-/// The evidence that a connection was admitted.
-pub struct Permit(());
+/// The evidence that a connection was admitted, and who it is.
+pub struct Permit {
+    identity: Identity,
+}
+
+impl Permit {
+    /// Who is admitted.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+}
 
 /// The tables to route by, unless the gateway takes nobody in.
 pub fn tables(shard: &Shard) -> Result<Arc<Tables>, Refusal> {
@@ -21,8 +31,22 @@ pub fn tables(shard: &Shard) -> Result<Arc<Tables>, Refusal> {
     shard.tables().ok_or(Refusal::NoSnapshot)
 }
 
+/// Where the place leads: in the environment of the client's key type, and, where that is not said, in the listener's.
+pub fn environment(place: Place, request: &Request, identity: &Identity) -> Result<Route, Refusal> {
+    match identity.grant.as_ref().and_then(|grant| grant.environment) {
+        Some(environment) => place.lead(environment).ok_or(Fault::KeyType.refusal()),
+        None => place.lead(request.environment()).ok_or(Refusal::NoEnvironment),
+    }
+}
+
 /// Checks where a browser says it comes from, RFC 6455 §10.2.
-pub fn connection(route: &Route, request: &Request) -> Result<Permit, Refusal> {
+pub fn connection(
+    _tables: &Tables,
+    route: &Route,
+    request: &Request,
+    identity: Identity,
+    _downstream: &Downstream,
+) -> Result<Permit, Refusal> {
     let mut origins = request.view().header_values("origin");
     let (first, second) = (origins.next(), origins.next());
     let allowed = match (first, second) {
@@ -34,7 +58,7 @@ pub fn connection(route: &Route, request: &Request) -> Result<Permit, Refusal> {
         }
         (Some(_), Some(_)) => false,
     };
-    if allowed { Ok(Permit(())) } else { Err(Refusal::Origin) }
+    if allowed { Ok(Permit { identity }) } else { Err(Refusal::Origin) }
 }
 
 /// Scheme, host and port are compared whole; `*.` stands for one or more labels of the host. `null` is nobody's.

@@ -20,6 +20,7 @@ use proto::ws::handshake::{Agreed, Key, Offer, SwitchFault, UpgradeRequest, chec
 use rustls::AlertDescription;
 
 use crate::handshake::{Downstream, Request, Stop};
+use crate::onward::Onward;
 use crate::refusal::Refusal;
 use crate::relay::LiveSession;
 use crate::route::{self, Route};
@@ -74,6 +75,7 @@ pub async fn open(
     tables: &Tables,
     route: &Route,
     request: &Request,
+    onward: &Onward,
     downstream: &mut Downstream,
 ) -> Result<Upstream, Stop> {
     let patience = Duration::from(route.upstream.config.connect_timeout) * CONNECT_TIMEOUTS_MAX;
@@ -83,9 +85,9 @@ pub async fn open(
         connected.ok_or(Refusal::UpstreamConnectTimeout)??
     };
     downstream.seen.endpoint = Some(Arc::clone(&endpoint));
-    let offer = offer(route, request);
+    let offer = offer(route, request, onward);
     let key = Key::from_random(shard.keys.borrow_mut().next_octets());
-    let head = upgrade_request(tables, route, request, downstream, &endpoint, &key, &offer)?;
+    let head = upgrade_request(tables, route, request, onward, downstream, &endpoint, &key, &offer)?;
     let timeout = Duration::from(route.upstream.config.handshake_timeout);
     let (response, mut bytes) = {
         let asking = pin!(async {
@@ -297,19 +299,24 @@ fn outcome(connected: Result<io::Result<Socket>, monoio::time::error::Elapsed>) 
     }
 }
 
-/// What is offered onwards: the client's offer, without compression where the API has it off.
-fn offer(route: &Route, request: &Request) -> Offer {
+/// What is offered onwards: the client's offer, without compression where the API has it off, and without a credential.
+fn offer(route: &Route, request: &Request, onward: &Onward) -> Offer {
     let mut offer = request.upgrade.offer.clone();
+    if let Some(carrier) = &onward.carrier {
+        offer.subprotocols.retain(|name| **name != **carrier);
+    }
     if route.api.api.compression == Compression::Off {
         offer.deflate.clear();
     }
     offer
 }
 
+#[expect(clippy::too_many_arguments, reason = "each is one part of what the endpoint reads")]
 fn upgrade_request(
     tables: &Tables,
     route: &Route,
     request: &Request,
+    onward: &Onward,
     downstream: &Downstream,
     endpoint: &EndpointEntry,
     key: &Key,
@@ -349,7 +356,9 @@ fn upgrade_request(
         // It belongs to a trace that ended here.
         withheld.push("tracestate");
     }
-    let target = route::resource(&endpoint.url, route.suffix.as_deref(), view.query());
+    extra.extend(onward.headers.iter().map(|(name, value)| (&**name, value.as_str())));
+    withheld.extend(onward.withheld.iter().map(|name| &**name));
+    let target = route::resource(&endpoint.url, route.suffix.as_deref(), onward.query(view.query()));
     let mut head = Vec::with_capacity(1024);
     let written = write_upgrade_request(
         &mut head,

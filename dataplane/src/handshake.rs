@@ -39,7 +39,7 @@ use crate::proxy_protocol::{self, ProxyHeader};
 use crate::record::{Line, Peer, Refused, SessionId, SessionParts, SessionRecord};
 use crate::refusal::Refusal;
 use crate::relay::wall_clock_ms;
-use crate::route::{Route, RouteRequest};
+use crate::route::{Place, Route, RouteRequest};
 use crate::shard::Shard;
 use crate::socket::Socket;
 use crate::stream::Stream;
@@ -231,9 +231,13 @@ impl Seen {
         self.detail.set(Some(detail.into()));
     }
 
+    /// Notes what the request is for.
+    pub fn place(&mut self, place: &Place) {
+        self.api = Some(Arc::clone(&place.api));
+    }
+
     /// Notes where the request leads.
     pub fn route(&mut self, route: &Route) {
-        self.api = Some(Arc::clone(&route.api));
         self.upstream = Some(Arc::clone(&route.upstream));
         self.environment = route.environment;
     }
@@ -243,6 +247,11 @@ impl Request {
     /// The head, to read from.
     pub fn view(&self) -> RequestView<'_> {
         self.head.view(&self.bytes)
+    }
+
+    /// Production or sandbox, where the client's credential does not say.
+    pub fn environment(&self) -> Environment {
+        self.environment
     }
 
     /// What the route is chosen by. `path` is [`RequestView::route_path`].

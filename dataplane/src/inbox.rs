@@ -23,6 +23,8 @@ pub enum Order {
     Listen(Vec<Arc<Listener>>, HashMap<Bind, OwnedFd>, Sender<()>),
     /// The tables have changed, from these to those: live sessions follow.
     Adopt(Arc<Tables>, Arc<Tables>, Sender<()>),
+    /// Something was heard of tokens that sessions live by.
+    LookAgain,
     /// No more accepting; sessions end within this time.
     Drain(Duration, Sender<()>),
     /// Nothing: the worker shows that it is there.

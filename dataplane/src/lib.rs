@@ -1,7 +1,7 @@
 //! Framegate's rooms: the journey of one connection on one core. monoio lives in this crate only.
 //!
 //! ```text
-//! accept → handshake → route → admit → connect → relay → record
+//! accept → handshake → route → authenticate → admit → policy → connect → relay → record
 //! ```
 //!
 //! `serve` is the corridor that calls the rooms in this order; `worker` is the thread they stand on; `gateway` is the
@@ -9,6 +9,7 @@
 
 pub mod admit;
 pub mod alarm;
+pub mod authenticate;
 pub mod balance;
 pub mod bridge;
 pub mod choice;
@@ -18,10 +19,14 @@ pub mod doors;
 pub mod gateway;
 pub mod handshake;
 pub mod health;
+pub mod identity;
 pub mod inbox;
 pub mod listen;
 pub mod notify;
+pub mod onward;
 pub mod options;
+pub mod people;
+pub mod policy;
 pub mod process;
 pub mod proxy_protocol;
 pub mod record;
@@ -33,6 +38,7 @@ pub mod serve;
 pub mod shard;
 pub mod signals;
 pub mod socket;
+pub mod standing;
 pub mod store;
 pub mod stream;
 pub mod tables;

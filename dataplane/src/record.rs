@@ -10,6 +10,7 @@
 //! ```
 
 mod counters;
+mod each;
 mod line;
 mod log;
 mod prometheus;
@@ -117,6 +118,12 @@ pub enum Cause {
     Unpublished,
     /// The second signal: ended at once.
     Killed,
+    /// The credential has run out.
+    CredentialExpired,
+    /// The credential, or what it is of, was revoked, switched off or removed.
+    CredentialRevoked,
+    /// Nobody could be asked whether the credential is still good.
+    CredentialUnverified,
 }
 
 impl Cause {
@@ -132,6 +139,9 @@ impl Cause {
             Self::Drain => "drain",
             Self::Unpublished => "unpublished",
             Self::Killed => "killed",
+            Self::CredentialExpired => "credential_expired",
+            Self::CredentialRevoked => "credential_revoked",
+            Self::CredentialUnverified => "credential_unverified",
         }
     }
 
@@ -147,6 +157,9 @@ impl Cause {
             Self::Drain => 'D',
             Self::Unpublished => 'U',
             Self::Killed => 'K',
+            Self::CredentialExpired => 'E',
+            Self::CredentialRevoked => 'R',
+            Self::CredentialUnverified => 'N',
         }
     }
 }

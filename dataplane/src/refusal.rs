@@ -66,6 +66,22 @@ pub enum Refusal {
     NoEnvironment,
     /// The `Origin` is not on the API's list.
     Origin,
+    /// No credential of a form that the API accepts.
+    NoCredentials,
+    /// The credential is not good; the log says why.
+    BadCredentials,
+    /// The credential could not be verified, because nobody could be asked.
+    CredentialsUnverified,
+    /// The credential has none of the topic's scopes.
+    Scope,
+    /// The API has no endpoint for the credential's key type.
+    KeyType,
+    /// The credential's application has not subscribed to the API.
+    NotSubscribed,
+    /// The API's policy says no.
+    Policy,
+    /// Who decides for the API's policy could not be asked.
+    PolicyUnavailable,
     /// No snapshot has been applied yet.
     NoSnapshot,
     /// The gateway is draining.
@@ -109,7 +125,7 @@ pub struct Row {
 
 impl Refusal {
     /// Every refusal, for tables, metrics and tests.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 40] = [
         Self::BadHead,
         Self::BadProxyHeader,
         Self::PlainHttp,
@@ -129,6 +145,14 @@ impl Refusal {
         Self::NoTopic,
         Self::NoEnvironment,
         Self::Origin,
+        Self::NoCredentials,
+        Self::BadCredentials,
+        Self::CredentialsUnverified,
+        Self::Scope,
+        Self::KeyType,
+        Self::NotSubscribed,
+        Self::Policy,
+        Self::PolicyUnavailable,
         Self::NoSnapshot,
         Self::Draining,
         Self::Full,
@@ -169,6 +193,20 @@ impl Refusal {
             Self::NoTopic => (404, "no_topic", Client, "The API at this address has no such topic."),
             Self::NoEnvironment => (404, "no_environment", Client, "The API has no endpoint for this environment."),
             Self::Origin => (403, "origin", Client, "Connections from this origin are not allowed."),
+            Self::NoCredentials => {
+                (401, "no_credentials", Client, "No authorization header, access_token or apikey was found.")
+            }
+            Self::BadCredentials => (401, "bad_credentials", Client, "Invalid credentials."),
+            Self::CredentialsUnverified => {
+                (401, "credentials_unverified", Gateway, "Unclassified authentication failure.")
+            }
+            Self::Scope => (403, "scope", Client, "The credentials do not allow this topic."),
+            Self::KeyType => {
+                (401, "key_type", Client, "Invalid credentials: the API has no endpoint for their key type.")
+            }
+            Self::NotSubscribed => (403, "not_subscribed", Client, "The application has not subscribed to this API."),
+            Self::Policy => (403, "policy", Client, "The API's policy does not allow this."),
+            Self::PolicyUnavailable => (503, "policy_unavailable", Gateway, "The API's policy cannot be decided now."),
             Self::NoSnapshot => (503, "no_snapshot", Gateway, "The gateway has no configuration yet."),
             Self::Draining => (503, "draining", Gateway, "The gateway is shutting down; connect again."),
             Self::Full => (503, "full", Gateway, "The gateway is full; try again later."),

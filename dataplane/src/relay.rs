@@ -17,14 +17,17 @@ pub use keys::Keys;
 pub use session::{Birth, Ending, Leg, Session, Totals};
 
 use proto::snapshot::{Mask, SessionOptions};
+use proto::ws::CloseCode;
 
 use crate::admit::Permit;
 use crate::balance::ConnectionCount;
 use crate::connect::Upstream;
 use crate::handshake::{Downstream, Request};
+use crate::identity::{Fault, Grant};
 use crate::record::{ApiCounters, Cause, Closed, Direction, Line, Log, SessionRecord};
 use crate::route::Route;
 use crate::shard::Shard;
+use crate::standing::{self, Moments};
 use crate::stream::Parts;
 use crate::tables::{ApiEntry, EndpointEntry, Fate, Tables};
 
@@ -74,7 +77,7 @@ pub struct Established {
 
 /// Makes a session of a journey and gives it to the worker's engine.
 pub fn hand_over(shard: &Shard, downstream: Downstream, established: Established) {
-    let Established { tables, route, permit: _, upstream, request } = established;
+    let Established { tables, route, permit, upstream, request } = established;
     let now_ms = shard.now_ms();
     let api = route.api;
     let record = shard.shared.log.is_on().then(|| {
@@ -101,10 +104,15 @@ pub fn hand_over(shard: &Shard, downstream: Downstream, established: Established
         record,
         log: shard.shared.log.clone(),
         began_ms: now_ms,
+        grant: permit.identity().grant.clone(),
         api,
     };
     let mut session = Session::new(birth);
-    catch_up(shard, &tables, &resident.api, &mut session, now_ms);
+    if let Some(grant) = &resident.grant {
+        let code = CloseCode(resident.api.api.authentication.close_code);
+        session.end_at(on_worker_clock(grant.expires_ms, now_ms), Cause::CredentialExpired, code);
+    }
+    catch_up(shard, &tables, &resident, &mut session, now_ms);
     let client = downstream.stream.into_parts().behind(request.into_early());
     let upstream = upstream.stream.into_parts().behind(upstream.early);
     let handover = Handover { session, client, upstream, resident };
@@ -114,7 +122,7 @@ pub fn hand_over(shard: &Shard, downstream: Downstream, established: Established
 }
 
 /// What has changed between the route and now reached the live sessions, but not this one yet.
-fn catch_up(shard: &Shard, tables: &Tables, api: &ApiEntry, session: &mut Session, now_ms: u64) {
+fn catch_up(shard: &Shard, tables: &Tables, resident: &Resident, session: &mut Session, now_ms: u64) {
     let window_ms = tables.settings().drain_window.as_ms();
     let at_ms = || now_ms + shard.keys.borrow_mut().below(window_ms + 1);
     if shard.is_draining() {
@@ -122,11 +130,17 @@ fn catch_up(shard: &Shard, tables: &Tables, api: &ApiEntry, session: &mut Sessio
     }
     let current = shard.shared.tables.load();
     let Some(current) = current.as_ref().as_ref().filter(|current| !std::ptr::eq(&***current, tables)) else { return };
-    match current.fate(api, session.limits()) {
+    resident.look_again(current, session, now_ms);
+    match current.fate(&resident.api, session.limits()) {
         Fate::Untouched => {}
         Fate::Limits(limits) => session.adopt_limits(&limits),
         Fate::Retired => session.drain_at(at_ms(), Cause::Unpublished),
     }
+}
+
+/// A moment of the wall clock, milliseconds since 1970, on the worker's clock.
+fn on_worker_clock(wall_ms: u64, now_ms: u64) -> u64 {
+    if wall_ms == u64::MAX { u64::MAX } else { now_ms.saturating_add(wall_ms.saturating_sub(wall_clock_ms())) }
 }
 
 /// When the lifetime is over: shortened by a random part, so that sessions that began together do not end together.
@@ -167,6 +181,8 @@ pub struct Resident {
     pub log: Log,
     /// When it began, on the worker's clock.
     pub began_ms: u64,
+    /// What its credential granted; none where the API is open.
+    pub grant: Option<Arc<Grant>>,
 }
 
 /// Counts a session towards its endpoint for as long as it lives.
@@ -189,6 +205,20 @@ impl Drop for LiveSession {
 }
 
 impl Resident {
+    /// Closes the session at once if what let it in does not stand any more.
+    pub fn look_again(&self, tables: &Tables, session: &mut Session, now_ms: u64) {
+        let Some(grant) = &self.grant else { return };
+        let now_s = wall_clock_ms() / 1000;
+        let admitted_s = now_s.saturating_sub(now_ms.saturating_sub(self.began_ms) / 1000);
+        let cause = match standing::check(tables, &self.api, grant, Moments { now_s, admitted_s }) {
+            Ok(()) => return,
+            Err(Fault::Expired) => Cause::CredentialExpired,
+            Err(Fault::Unavailable) => Cause::CredentialUnverified,
+            Err(_) => Cause::CredentialRevoked,
+        };
+        session.end_at(now_ms, cause, CloseCode(self.api.api.authentication.close_code));
+    }
+
     /// The session is over: counts and writes it down.
     fn ended(self, ending: Ending, from_client: Totals, from_upstream: Totals, now_ms: u64) {
         let duration = Duration::from_millis(now_ms.saturating_sub(self.began_ms));

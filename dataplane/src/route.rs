@@ -44,11 +44,36 @@ pub struct Route {
     pub environment: Environment,
 }
 
-/// Finds the route of a request.
+/// What a request is for, before it is known who asks, and so which environment it leads to.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The API.
+    pub api: Arc<ApiEntry>,
+    /// The topic's template, such as `/rooms/{room}`.
+    pub topic: Arc<str>,
+    /// Scopes of which a client must have one; none: any client may.
+    pub scopes: Arc<[String]>,
+    suffix: Option<String>,
+    production: Option<Arc<UpstreamEntry>>,
+    sandbox: Option<Arc<UpstreamEntry>>,
+}
+
+impl Place {
+    /// The route in an environment, if the API leads anywhere there.
+    pub fn lead(self, environment: Environment) -> Option<Route> {
+        let upstream = match environment {
+            Environment::Production => self.production,
+            Environment::Sandbox => self.sandbox,
+        };
+        Some(Route { api: self.api, upstream: upstream?, suffix: self.suffix, topic: self.topic, environment })
+    }
+}
+
+/// Finds the API and topic of a request.
 ///
 /// One trailing slash of the path does not count. A path in which some server may find a `.` or `..` segment has no
 /// route: what is forwarded must mean the same to everybody.
-pub fn select(tables: &Tables, request: &RouteRequest<'_>) -> Result<Route, Refusal> {
+pub fn find(tables: &Tables, request: &RouteRequest<'_>) -> Result<Place, Refusal> {
     if !request.path.starts_with('/') || has_dot_segment(request.path) {
         return Err(Refusal::NoApi);
     }
@@ -62,14 +87,19 @@ pub fn select(tables: &Tables, request: &RouteRequest<'_>) -> Result<Route, Refu
         return Err(Refusal::NoApi);
     }
     let (topic, captures) = published.api.topics.choose(rest).ok_or(Refusal::NoTopic)?;
-    let upstream = published.upstream(request.environment).ok_or(Refusal::NoEnvironment)?;
-    Ok(Route {
+    Ok(Place {
         api: published.api.clone(),
-        upstream: upstream.clone(),
-        suffix: topic.suffix(&captures),
         topic: topic.template.clone(),
-        environment: request.environment,
+        scopes: topic.scopes.clone(),
+        suffix: topic.suffix(&captures),
+        production: published.upstream(Environment::Production).cloned(),
+        sandbox: published.upstream(Environment::Sandbox).cloned(),
     })
+}
+
+/// Finds the route of a request to an API that is open to everybody.
+pub fn select(tables: &Tables, request: &RouteRequest<'_>) -> Result<Route, Refusal> {
+    find(tables, request)?.lead(request.environment).ok_or(Refusal::NoEnvironment)
 }
 
 /// The resource to ask of an endpoint: its own path, what the topic's mapping adds, its own query and the client's.

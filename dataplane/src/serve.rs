@@ -6,8 +6,10 @@
 use std::rc::Rc;
 
 use crate::admit;
+use crate::authenticate;
 use crate::connect;
 use crate::handshake::{self, Arrival, Downstream, Stop};
+use crate::policy;
 use crate::relay::{self, Established};
 use crate::route;
 use crate::shard::{HandshakeCount, Shard};
@@ -26,10 +28,14 @@ async fn journey(shard: &Rc<Shard>, downstream: &mut Downstream) -> Result<Estab
     handshake::greet(shard, downstream).await?;
     let request = handshake::read(shard, downstream).await?;
     let tables = admit::tables(shard)?;
-    let route = route::select(&tables, &request.wanted(downstream, &request.view().route_path()))?;
+    let place = route::find(&tables, &request.wanted(downstream, &request.view().route_path()))?;
+    downstream.seen.place(&place);
+    let (identity, mut onward) = authenticate::client(shard, &tables, &place, &request, downstream).await?;
+    let route = admit::environment(place, &request, &identity)?;
+    let permit = admit::connection(&tables, &route, &request, identity, downstream)?;
+    let route = policy::on_upgrade(shard, &tables, route, &request, permit.identity(), &mut onward, downstream).await?;
     downstream.seen.route(&route);
-    let permit = admit::connection(&route, &request)?;
-    let upstream = connect::open(shard, &tables, &route, &request, downstream).await?;
+    let upstream = connect::open(shard, &tables, &route, &request, &onward, downstream).await?;
     handshake::accept(&tables, downstream, &request, upstream.agreed()).await?;
     Ok(Established { tables, route, permit, upstream, request })
 }

@@ -19,6 +19,7 @@ use proto::snapshot::{
     SectionName, Settings, Snapshot, Target, Topic, Upstream,
 };
 
+use crate::people::People;
 use crate::tls::{ClientTerms, ServerTerms, Terms};
 
 /// One generation, ready to serve.
@@ -35,6 +36,7 @@ pub struct Tables {
     addresses: HashSet<Address>,
     pub(crate) hosts: Hosts,
     terms: Terms,
+    people: People,
 }
 
 /// An API in its place: what it leads to in this generation, and where it is seen.
@@ -135,6 +137,7 @@ impl Tables {
     /// are none.
     pub fn build(generation: Generation, snapshot: &Snapshot, previous: Option<&Self>) -> Result<Self, Vec<String>> {
         let terms = Terms::build(snapshot, previous.map(|tables| (&tables.snapshot, &tables.terms)))?;
+        let people = People::build(snapshot, previous.map(|tables| (&tables.snapshot, &tables.people)));
         let mut tables = Self {
             generation,
             snapshot: snapshot.clone(),
@@ -146,6 +149,7 @@ impl Tables {
             addresses: HashSet::with_capacity(previous.map_or(0, |tables| tables.addresses.len())),
             hosts: Hosts::default(),
             terms,
+            people,
         };
         for upstream in snapshot.upstreams() {
             let entry = tables.upstream_entry(upstream, previous);
@@ -219,6 +223,11 @@ impl Tables {
         &self.terms
     }
 
+    /// Whose OAuth2 clients and certificates are.
+    pub fn people(&self) -> &People {
+        &self.people
+    }
+
     /// Endpoints that are spoken to whoever answers there, with their upstreams.
     pub fn unverified(&self) -> impl Iterator<Item = (&str, &EndpointEntry)> {
         self.upstreams.values().flat_map(|upstream| {
@@ -235,11 +244,15 @@ impl Tables {
 
     /// What the step from these tables to the next means for live sessions.
     pub fn changes<'a>(&self, next: &'a Self) -> Changes<'a> {
-        let apis = |tables: &Self| {
-            let sections = tables.snapshot.list().into_iter();
-            sections.filter(|(name, _)| matches!(name, SectionName::Apis(_))).collect::<Vec<_>>()
+        let same = |wanted: fn(SectionName) -> bool| {
+            let of = |tables: &'_ Self| {
+                let sections = tables.snapshot.sections().iter().filter(|(name, _)| wanted(**name));
+                sections.map(|(name, (digest, _))| (*name, *digest)).collect::<Vec<_>>()
+            };
+            of(self) == of(next)
         };
-        Changes { next, none: apis(self) == apis(next) }
+        let apis = !same(|name| matches!(name, SectionName::Apis(_)));
+        Changes { next, apis, people: !same(SectionName::is_of_identity) }
     }
 
     /// What these tables, being newer, say about a session that was admitted under this entry and now lives under these
@@ -369,7 +382,8 @@ fn api_entry(api: &Api, previous: Option<&Tables>) -> Arc<ApiEntry> {
 #[derive(Debug, Clone, Copy)]
 pub struct Changes<'a> {
     next: &'a Tables,
-    none: bool,
+    apis: bool,
+    people: bool,
 }
 
 /// What becomes of a live session when the tables change.
@@ -386,12 +400,17 @@ pub enum Fate {
 impl Changes<'_> {
     /// Every fate is [`Fate::Untouched`]; no session needs to be asked. Costs a comparison of digests.
     pub fn is_empty(&self) -> bool {
-        self.none
+        !self.apis && !self.people
     }
 
     /// As [`Tables::fate`] of the next tables.
     pub fn fate(&self, admitted: &ApiEntry, limits: &Arc<MessageLimits>) -> Fate {
-        if self.none { Fate::Untouched } else { self.next.fate(admitted, limits) }
+        if self.apis { self.next.fate(admitted, limits) } else { Fate::Untouched }
+    }
+
+    /// Whether what was granted to a session must be looked at again.
+    pub fn reach_grants(&self) -> bool {
+        self.people
     }
 }
 
@@ -407,6 +426,8 @@ pub(crate) struct Topics {
 #[derive(Debug)]
 pub(crate) struct CompiledTopic {
     pub(crate) template: Arc<str>,
+    /// Of which a client must have one; none: any client may.
+    pub(crate) scopes: Arc<[String]>,
     pattern: Pattern,
     mapping: Option<Mapping>,
 }
@@ -436,7 +457,12 @@ impl Topics {
                 .as_ref()
                 .map(|mapping| Mapping::parse(mapping, &pattern).expect("a snapshot's mappings are sound"));
             let literal = pattern.literal();
-            let topic = CompiledTopic { template: topic.topic.as_str().into(), pattern, mapping };
+            let topic = CompiledTopic {
+                template: topic.topic.as_str().into(),
+                scopes: topic.scopes.clone().into(),
+                pattern,
+                mapping,
+            };
             match literal {
                 Some(path) => {
                     compiled.exact.insert(path, topic);

@@ -173,6 +173,7 @@ async fn run(
                     adopt(&shard, &before, &tables);
                     drop(done);
                 }
+                Order::LookAgain => look_again(&shard),
                 Order::Drain(window, done) => {
                     doors.set(Vec::new(), HashMap::new());
                     drain(&shard, window);
@@ -279,11 +280,24 @@ fn adopt(shard: &Shard, before: &Tables, tables: &Tables) {
     let now_ms = shard.now_ms();
     let window_ms = tables.settings().drain_window.as_ms();
     shard.engine.borrow_mut().for_each(now_ms, |session: &mut Session, resident: &mut Resident, keys| {
+        if changes.reach_grants() {
+            resident.look_again(tables, session, now_ms);
+        }
         match changes.fate(&resident.api, session.limits()) {
             Fate::Untouched => {}
             Fate::Limits(limits) => session.adopt_limits(&limits),
             Fate::Retired => session.drain_at(now_ms + keys.below(window_ms + 1), Cause::Unpublished),
         }
+    });
+    shard.alarm.ring();
+}
+
+/// Something was heard of tokens: sessions that live by them are looked at.
+fn look_again(shard: &Shard) {
+    let Some(tables) = shard.tables() else { return };
+    let now_ms = shard.now_ms();
+    shard.engine.borrow_mut().for_each(now_ms, |session: &mut Session, resident: &mut Resident, _| {
+        resident.look_again(&tables, session, now_ms);
     });
     shard.alarm.ring();
 }

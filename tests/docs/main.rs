@@ -73,7 +73,10 @@ fn causes() -> Vec<Cause> {
         Cause::PingTimeout => Some(Cause::Drain),
         Cause::Drain => Some(Cause::Unpublished),
         Cause::Unpublished => Some(Cause::Killed),
-        Cause::Killed | Cause::Violation(_) => None,
+        Cause::Killed => Some(Cause::CredentialExpired),
+        Cause::CredentialExpired => Some(Cause::CredentialRevoked),
+        Cause::CredentialRevoked => Some(Cause::CredentialUnverified),
+        Cause::CredentialUnverified | Cause::Violation(_) => None,
     };
     std::iter::successors(Some(Cause::Closed), |cause| next(*cause)).collect()
 }

@@ -11,9 +11,12 @@ use std::time::Duration;
 use crossbeam::utils::CachePadded;
 use proto::control::message::Report;
 use proto::limits::{LISTENER_SERIES_MAX, METRIC_APIS_MAX, UPSTREAM_SERIES_MAX};
+use proto::snapshot::CredentialForm;
 use proto::ws::{Opcode, Violation};
 
+use super::each::Each;
 use super::{Direction, Side};
+use crate::identity::Fault;
 use crate::refusal::Refusal;
 use crate::tls::VERSIONS;
 use crate::tls::failure::Reason;
@@ -275,9 +278,16 @@ pub struct ShardRecord {
     admitted: Arc<Admitted>,
 }
 
+/// Forms of credentials, and none.
+pub(super) const FORMS: usize = CredentialForm::ALL.len() + 1;
+/// Faults of credentials, and none.
+pub(super) const OUTCOMES: usize = Fault::ALL.len() + 1;
+
 #[derive(Debug, Default)]
 struct ShardCounts {
-    refusals: [Counter; Refusal::ALL.len()],
+    refusals: Each<Counter, { Refusal::ALL.len() }>,
+    /// By form, and none of them; then by fault, and last those that were granted.
+    authentications: Each<Each<Counter, OUTCOMES>, FORMS>,
     /// By the hundred of the status, 1xx to 5xx.
     upstream_answers: [Counter; 5],
     abandoned: Counter,
@@ -368,6 +378,13 @@ impl ShardRecord {
     pub fn refused(&self, refusal: Refusal) {
         let slot = Refusal::ALL.iter().position(|other| *other == refusal).expect("ALL has every refusal");
         self.counts.refusals[slot].add(1);
+    }
+
+    /// A credential of this form was granted, or not; without a form: there was none.
+    pub fn authenticated(&self, form: Option<CredentialForm>, fault: Option<Fault>) {
+        let form = form.map_or(FORMS - 1, |form| form as usize);
+        let outcome = fault.map_or(OUTCOMES - 1, Fault::index);
+        self.counts.authentications[form][outcome].add(1);
     }
 
     /// The upstream answered an upgrade with another status than 101, and the client was given that answer.
@@ -521,7 +538,8 @@ fn add_all(sums: &mut [u64], values: &[u64]) {
 /// The sums over all shards at one moment.
 #[derive(Debug, Default)]
 pub struct Totals {
-    pub(super) refusals: [u64; Refusal::ALL.len()],
+    pub(super) refusals: Each<u64, { Refusal::ALL.len() }>,
+    pub(super) authentications: Each<Each<u64, OUTCOMES>, FORMS>,
     pub(super) upstream_answers: [u64; 5],
     pub(super) abandoned: u64,
     pub(super) handshakes_active: u64,
@@ -568,7 +586,10 @@ impl Totals {
 
     fn add_shard(&mut self, shard: &ShardRecord) {
         let counts = &shard.counts;
-        add_all(&mut self.refusals, &values(&counts.refusals));
+        add_all(&mut *self.refusals, &values(&counts.refusals));
+        for (sums, counters) in self.authentications.iter_mut().zip(counts.authentications.iter()) {
+            add_all(&mut **sums, &values(counters));
+        }
         add_all(&mut self.upstream_answers, &values(&counts.upstream_answers));
         self.abandoned += counts.abandoned.value();
         // The end is read first: a handshake that ends between the two reads counts as active, never as minus one.

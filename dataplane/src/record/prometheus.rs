@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Instant, UNIX_EPOCH};
 
+use proto::snapshot::CredentialForm;
 use proto::ws::Violation;
 
 use super::counters::{
@@ -17,6 +18,7 @@ use super::{Direction, Log, Side};
 use crate::bridge::ResolverCounts;
 use crate::choice::Choice;
 use crate::health::Health;
+use crate::identity::Fault;
 use crate::refusal::Refusal;
 use crate::tls::VERSIONS;
 use crate::tls::failure::Reason;
@@ -109,10 +111,11 @@ impl Text {
         self.family("handshake_seconds", "histogram", "From accept to 101, for handshakes that led to a session.");
         self.histogram("handshake_seconds", &[], &totals.handshake_us, &LATENCY_BOUNDS_US, 1e6);
         self.family("refusals_total", "counter", "Opening handshakes that were refused, by reason and blame.");
-        for (refusal, count) in Refusal::ALL.iter().zip(totals.refusals) {
+        for (refusal, count) in Refusal::ALL.iter().zip(*totals.refusals) {
             let row = refusal.row();
             self.sample("refusals_total", &[("reason", row.word), ("blame", row.blame.word())], count);
         }
+        self.authentications(totals);
         self.counter(
             "handshakes_abandoned_total",
             "Connections whose client went before its answer.",
@@ -275,6 +278,19 @@ impl Text {
         self.family(name, kind, help);
         for ((api, version), sums) in &totals.apis {
             samples(self, &[("api", api), ("version", version)], sums);
+        }
+    }
+
+    /// Only what has happened: forms times outcomes are many.
+    fn authentications(&mut self, totals: &Totals) {
+        let help = "Credentials that were looked at, by their form and what came of them.";
+        self.family("authentications_total", "counter", help);
+        let forms = CredentialForm::ALL.iter().map(|form| form.word()).chain(["none"]);
+        for (form, counts) in forms.zip(totals.authentications.iter()) {
+            let outcomes = Fault::ALL.iter().map(|fault| fault.word()).chain(["granted"]);
+            for (outcome, count) in outcomes.zip(**counts).filter(|(_, count)| *count > 0) {
+                self.sample("authentications_total", &[("form", form), ("outcome", outcome)], count);
+            }
         }
     }
 

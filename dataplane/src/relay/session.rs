@@ -162,11 +162,11 @@ pub struct Session {
     totals: [Totals; 2],
     rsv1: bool,
     fresh_mask: bool,
-    /// When the lifetime is over; `u64::MAX`: never.
-    expires_ms: u64,
-    /// When the drain reaches this session; `u64::MAX`: no drain.
-    drain_at_ms: u64,
-    drain_cause: Cause,
+    /// When it is closed at the latest, busy or not: the first of its lifetime, its credential's, and a drain; `u64::MAX`:
+    /// never.
+    ends_at_ms: u64,
+    ends_cause: Cause,
+    ends_code: CloseCode,
     active_ms: u64,
     /// When the closing handshake began; 0: it has not.
     closing_ms: u64,
@@ -241,9 +241,9 @@ impl Session {
             totals: [Totals::default(); 2],
             rsv1: birth.rsv1,
             fresh_mask: birth.fresh_mask,
-            expires_ms: birth.expires_ms,
-            drain_at_ms: u64::MAX,
-            drain_cause: Cause::Drain,
+            ends_at_ms: birth.expires_ms,
+            ends_cause: Cause::Lifetime,
+            ends_code: CloseCode::GOING_AWAY,
             active_ms: birth.now_ms,
             closing_ms: 0,
             close_by_ms: 0,
@@ -273,9 +273,15 @@ impl Session {
 
     /// Closes with 1012 at this time, unless it ends before.
     pub fn drain_at(&mut self, at_ms: u64, cause: Cause) {
-        if at_ms < self.drain_at_ms {
-            self.drain_at_ms = at_ms;
-            self.drain_cause = cause;
+        self.end_at(at_ms, cause, CloseCode::RESTART);
+    }
+
+    /// Closes with this code at this time, unless it ends before.
+    pub fn end_at(&mut self, at_ms: u64, cause: Cause, code: CloseCode) {
+        if at_ms < self.ends_at_ms {
+            self.ends_at_ms = at_ms;
+            self.ends_cause = cause;
+            self.ends_code = code;
         }
     }
 

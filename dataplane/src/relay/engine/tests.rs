@@ -76,6 +76,7 @@ impl Stage {
         limits.max_message = Size::from_bytes(0);
         let birth = Birth { limits: Arc::new(limits), rsv1: false, fresh_mask: false, expires_ms: u64::MAX, now_ms: 1 };
         let resident = Resident {
+            grant: None,
             counters: self.record.shard(0).api("x", ""),
             endpoint: LiveSession::on(self.tables.endpoints().next().unwrap()),
             connection: self.places.take(0).unwrap(),

@@ -30,11 +30,16 @@ impl Session {
             return self.tick_closing(views, facts);
         }
         let now_ms = facts.now_ms;
-        let mut due_ms = self.expires_ms.min(self.drain_at_ms);
-        if now_ms >= self.drain_at_ms {
-            self.close(CloseCode::RESTART, self.drain_cause, "service restart", facts);
-        } else if now_ms >= self.expires_ms {
-            self.close(CloseCode::GOING_AWAY, Cause::Lifetime, "session lifetime reached", facts);
+        let mut due_ms = self.ends_at_ms;
+        if now_ms >= self.ends_at_ms {
+            let reason = match self.ends_cause {
+                Cause::Lifetime => "session lifetime reached",
+                Cause::CredentialExpired => "credential expired",
+                Cause::CredentialRevoked => "credential revoked",
+                Cause::CredentialUnverified => "credential cannot be verified",
+                _ => "service restart",
+            };
+            self.close(self.ends_code, self.ends_cause, reason, facts);
         } else if !facts.options.idle_timeout.is_zero() {
             let idle_at_ms = self.active_ms + facts.options.idle_timeout.as_ms();
             if now_ms >= idle_at_ms {
