@@ -302,8 +302,8 @@ fn outcome(connected: Result<io::Result<Socket>, monoio::time::error::Elapsed>) 
 /// What is offered onwards: the client's offer, without compression where the API has it off, and without a credential.
 fn offer(route: &Route, request: &Request, onward: &Onward) -> Offer {
     let mut offer = request.upgrade.offer.clone();
-    if let Some(carrier) = &onward.carrier {
-        offer.subprotocols.retain(|name| **name != **carrier);
+    if let Some(carrier) = onward.carrier() {
+        offer.subprotocols.retain(|name| name != carrier);
     }
     if route.api.api.compression == Compression::Off {
         offer.deflate.clear();
@@ -356,8 +356,8 @@ fn upgrade_request(
         // It belongs to a trace that ended here.
         withheld.push("tracestate");
     }
-    extra.extend(onward.headers.iter().map(|(name, value)| (&**name, value.as_str())));
-    withheld.extend(onward.withheld.iter().map(|name| &**name));
+    extra.extend(onward.headers());
+    withheld.extend(onward.withheld());
     let target = route::resource(&endpoint.url, route.suffix.as_deref(), onward.query(view.query()));
     let mut head = Vec::with_capacity(1024);
     let written = write_upgrade_request(

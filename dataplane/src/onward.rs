@@ -2,25 +2,26 @@
 //!
 //! Authentication and policy write it, connecting reads it. On an API that has neither it is empty and costs nothing.
 
-/// Changes to the upgrade request on its way.
+/// Changes to the upgrade request on its way. A pointer, because every handshake's task has a place for it.
 #[derive(Debug, Default)]
-pub struct Onward {
-    /// Names of headers of the client that do not travel, in lower case.
-    pub withheld: Vec<Box<str>>,
-    /// Headers that travel, in place of the client's of the same name.
-    pub headers: Vec<(Box<str>, String)>,
-    /// The query, in place of the client's; empty: none.
-    pub query: Option<String>,
-    /// A subprotocol that is a credential: it is not offered onwards, and so never agreed to.
-    pub carrier: Option<Box<str>>,
+pub struct Onward(Option<Box<Changes>>);
+
+#[derive(Debug, Default)]
+struct Changes {
+    /// In lower case.
+    withheld: Vec<Box<str>>,
+    headers: Vec<(Box<str>, String)>,
+    query: Option<String>,
+    carrier: Option<Box<str>>,
 }
 
 impl Onward {
     /// The client's header of this name does not travel.
     pub fn withhold(&mut self, name: &str) {
         let name = name.to_ascii_lowercase().into_boxed_str();
-        if !self.withheld.contains(&name) {
-            self.withheld.push(name);
+        let withheld = &mut self.changes().withheld;
+        if !withheld.contains(&name) {
+            withheld.push(name);
         }
     }
 
@@ -28,20 +29,51 @@ impl Onward {
     pub fn set(&mut self, name: &str, value: String) {
         self.unset(name);
         self.withhold(name);
-        self.headers.push((name.into(), value));
+        self.changes().headers.push((name.into(), value));
     }
 
     /// Takes back what was set.
     pub fn unset(&mut self, name: &str) {
-        self.headers.retain(|(set, _)| !set.eq_ignore_ascii_case(name));
+        if let Some(changes) = &mut self.0 {
+            changes.headers.retain(|(set, _)| !set.eq_ignore_ascii_case(name));
+        }
+    }
+
+    /// This query travels in place of the client's; empty: none.
+    pub fn set_query(&mut self, query: String) {
+        self.changes().query = Some(query);
+    }
+
+    /// This subprotocol is a credential: it is not offered onwards, and so never agreed to.
+    pub fn set_carrier(&mut self, subprotocol: &str) {
+        self.changes().carrier = Some(subprotocol.into());
+    }
+
+    /// Names of headers of the client that do not travel, in lower case.
+    pub fn withheld(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().flat_map(|changes| changes.withheld.iter().map(|name| &**name))
+    }
+
+    /// Headers that travel, in place of the client's of the same name.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().flat_map(|changes| changes.headers.iter().map(|(name, value)| (&**name, value.as_str())))
+    }
+
+    /// The subprotocol that is a credential.
+    pub fn carrier(&self) -> Option<&str> {
+        self.0.as_ref().and_then(|changes| changes.carrier.as_deref())
     }
 
     /// The query that travels.
     pub fn query<'a>(&'a self, of_client: Option<&'a str>) -> Option<&'a str> {
-        match &self.query {
-            Some(query) => Some(query.as_str()).filter(|query| !query.is_empty()),
+        match self.0.as_ref().and_then(|changes| changes.query.as_deref()) {
+            Some(query) => Some(query).filter(|query| !query.is_empty()),
             None => of_client,
         }
+    }
+
+    fn changes(&mut self) -> &mut Changes {
+        self.0.get_or_insert_default()
     }
 }
 
@@ -55,17 +87,17 @@ mod tests {
         onward.set("X-User", "alice".into());
         onward.set("x-user", "bob".into());
         onward.withhold("X-USER");
-        assert_eq!(onward.headers, [("x-user".into(), "bob".to_owned())]);
-        assert_eq!(onward.withheld, ["x-user".into()]);
+        assert_eq!(onward.headers().collect::<Vec<_>>(), [("x-user", "bob")]);
+        assert_eq!(onward.withheld().collect::<Vec<_>>(), ["x-user"]);
         onward.unset("X-User");
-        assert!(onward.headers.is_empty());
+        assert_eq!(onward.headers().count(), 0);
     }
 
     #[test]
     fn an_empty_query_is_none() {
         let mut onward = Onward::default();
         assert_eq!(onward.query(Some("a=1")), Some("a=1"));
-        onward.query = Some(String::new());
+        onward.set_query(String::new());
         assert_eq!(onward.query(Some("a=1")), None);
     }
 }

@@ -10,18 +10,18 @@ use crate::route::Route;
 use crate::shard::Shard;
 use crate::tables::Tables;
 
-/// Takes the steps: where the route leads now, and what travels onwards; or why not.
+/// Takes the steps, which may lead the route elsewhere and change what travels onwards; or says why not.
 pub async fn on_upgrade(
     _shard: &Rc<Shard>,
     _tables: &Tables,
-    route: Route,
+    route: &mut Route,
     _request: &Request,
     _identity: &Identity,
     _onward: &mut Onward,
     _downstream: &Downstream,
-) -> Result<Route, Stop> {
+) -> Result<(), Stop> {
     if route.api.api.on_upgrade.is_empty() {
-        return Ok(route);
+        return Ok(());
     }
     Err(Refusal::PolicyUnavailable.into())
 }
