@@ -35,6 +35,7 @@ use proto::snapshot::{Environment, Listener};
 use proto::ws::handshake::{Agreed, Upgrade, UpgradeFault, check_upgrade, write_refusal, write_switch};
 
 use crate::balance::ConnectionCount;
+use crate::identity::{Grant, Identity};
 use crate::proxy_protocol::{self, ProxyHeader};
 use crate::record::{Line, Peer, Refused, SessionId, SessionParts, SessionRecord};
 use crate::refusal::Refusal;
@@ -111,6 +112,7 @@ pub struct Seen {
     api: Option<Arc<ApiEntry>>,
     upstream: Option<Arc<UpstreamEntry>>,
     environment: Environment,
+    grant: Option<Arc<Grant>>,
     /// The endpoint that was connected.
     pub endpoint: Option<Arc<EndpointEntry>>,
     /// The version of TLS that is spoken with it.
@@ -178,6 +180,7 @@ impl Downstream {
     pub fn record(&self, shard: &Shard, agreed: &Agreed, secrets: &[String]) -> SessionRecord {
         let seen = &self.seen;
         let api = seen.api.as_ref().map(|entry| &entry.api);
+        let grant = seen.grant.as_deref();
         let parts = SessionParts {
             session: seen.session,
             trace_id: seen.trace.as_ref().map_or([0; 16], |trace| trace.trace_id),
@@ -190,6 +193,9 @@ impl Downstream {
             api: api.map_or("", |api| &api.name),
             version: api.map_or("", |api| &api.version),
             environment: seen.environment,
+            application: grant.and_then(|grant| grant.application.as_deref()).unwrap_or_default(),
+            user: grant.and_then(|grant| grant.user.as_deref()).unwrap_or_default(),
+            credential: grant.map_or("", |grant| grant.form.word()),
             subprotocol: agreed.subprotocol.as_deref().unwrap_or(""),
             extensions: agreed.extensions.as_deref().unwrap_or(""),
             upstream: seen.upstream.as_ref().map_or("", |entry| &entry.config.name),
@@ -220,6 +226,7 @@ impl Seen {
             api: None,
             upstream: None,
             environment: Environment::default(),
+            grant: None,
             endpoint: None,
             upstream_tls: Cell::default(),
             detail: Cell::default(),
@@ -234,6 +241,11 @@ impl Seen {
     /// Notes what the request is for.
     pub fn place(&mut self, place: &Place) {
         self.api = Some(Arc::clone(&place.api));
+    }
+
+    /// Notes who asks.
+    pub fn identity(&mut self, identity: &Identity) {
+        self.grant = identity.grant.clone();
     }
 
     /// Notes where the request leads.
@@ -538,7 +550,7 @@ fn log(shard: &Shard, downstream: &Downstream, refused: impl FnOnce(SessionRecor
         return;
     }
     let tables = shard.tables();
-    let secrets = tables.as_ref().map_or(&[][..], |tables| &tables.settings().secret_query_parameters);
+    let secrets = tables.as_ref().map_or(&[][..], |tables| tables.secret_names());
     let record = downstream.record(shard, &Agreed::default(), secrets);
     shard.shared.log.write(Line::Refused(Box::new(refused(record))));
 }

@@ -80,10 +80,7 @@ pub fn hand_over(shard: &Shard, downstream: Downstream, established: Established
     let Established { tables, route, permit, upstream, request } = established;
     let now_ms = shard.now_ms();
     let api = route.api;
-    let record = shard.shared.log.is_on().then(|| {
-        let secrets = &tables.settings().secret_query_parameters;
-        downstream.record(shard, upstream.agreed(), secrets)
-    });
+    let record = shard.shared.log.is_on().then(|| downstream.record(shard, upstream.agreed(), tables.secret_names()));
     let counters = shard.record.api(&api.api.name, &api.api.version);
     counters.session_opened();
     shard.record.handshake_accepted(downstream.seen.accepted.elapsed());

@@ -31,6 +31,7 @@ async fn journey(shard: &Rc<Shard>, downstream: &mut Downstream) -> Result<Estab
     let place = route::find(&tables, &request.wanted(downstream, &request.view().route_path()))?;
     downstream.seen.place(&place);
     let (identity, mut onward) = authenticate::client(shard, &tables, &place, &request, downstream).await?;
+    downstream.seen.identity(&identity);
     let mut route = admit::environment(place, &request, &identity)?;
     let permit = admit::connection(&tables, &route, &request, identity, downstream)?;
     policy::on_upgrade(shard, &tables, &mut route, &request, permit.identity(), &mut onward, downstream).await?;

@@ -7,7 +7,7 @@
 
 use std::borrow::Borrow;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -15,8 +15,8 @@ use std::sync::{Arc, LazyLock};
 
 use proto::control::message::Generation;
 use proto::snapshot::{
-    Api, Captures, Digest, EndpointUrl, Environment, Listener, ListenerSet, Mapping, MessageLimits, Pattern, Section,
-    SectionName, Settings, Snapshot, Target, Topic, Upstream,
+    Api, Authentication, Captures, Digest, EndpointUrl, Environment, Listener, ListenerSet, Mapping, MessageLimits,
+    Pattern, Section, SectionName, Settings, Snapshot, Target, Topic, Upstream,
 };
 
 use crate::people::People;
@@ -37,6 +37,7 @@ pub struct Tables {
     pub(crate) hosts: Hosts,
     terms: Terms,
     people: People,
+    secret_names: Vec<String>,
 }
 
 /// An API in its place: what it leads to in this generation, and where it is seen.
@@ -150,6 +151,7 @@ impl Tables {
             hosts: Hosts::default(),
             terms,
             people,
+            secret_names: secret_names(snapshot),
         };
         for upstream in snapshot.upstreams() {
             let entry = tables.upstream_entry(upstream, previous);
@@ -221,6 +223,11 @@ impl Tables {
     /// How TLS is spoken everywhere.
     pub fn terms(&self) -> &Terms {
         &self.terms
+    }
+
+    /// Query parameters whose values never reach a log, beside those that never do: the settings', and those of API keys.
+    pub fn secret_names(&self) -> &[String] {
+        &self.secret_names
     }
 
     /// Whose OAuth2 clients and certificates are.
@@ -343,6 +350,15 @@ impl Tables {
         self.addresses.insert(Address { endpoint: endpoint.clone(), alone: None });
         endpoint
     }
+}
+
+/// Of every API: a key may be sent to the wrong one, or to none.
+fn secret_names(snapshot: &Snapshot) -> Vec<String> {
+    let of_settings = snapshot.settings().secret_query_parameters.iter();
+    let of_apis = snapshot.apis().map(|api| &api.authentication.api_key_name);
+    let usual = Authentication::default().api_key_name;
+    let names: BTreeSet<&String> = of_settings.chain(of_apis).filter(|name| **name != usual).collect();
+    names.into_iter().cloned().collect()
 }
 
 fn same_terms(entry: &UpstreamEntry, terms: Option<&Arc<ClientTerms>>) -> bool {

@@ -143,6 +143,9 @@ fn who<M: SerializeMap>(
         };
         map.serialize_entry("environment", environment)?;
     }
+    text(map, "application", record.text(Text::Application))?;
+    text(map, "user", record.text(Text::User))?;
+    text(map, "credential", record.text(Text::Credential))?;
     text(map, "subprotocol", record.text(Text::Subprotocol))?;
     text(map, "extensions", record.text(Text::Extensions))?;
     map.serialize_entry("status", &status)?;
@@ -360,7 +363,14 @@ mod tests {
             cause: Cause::Closed,
         };
         let facts = facts();
-        let secured = SessionParts { tls: Some(&facts), upstream_tls: Some("tls1.3"), ..parts() };
+        let secured = SessionParts {
+            tls: Some(&facts),
+            upstream_tls: Some("tls1.3"),
+            application: "mobile",
+            user: "alice",
+            credential: "bearer",
+            ..parts()
+        };
         let secured = SessionRecord::new(&secured, &mut Names::default(), &["lang"]);
         let lines = [
             written(Line::Closed(Box::new(closed))),

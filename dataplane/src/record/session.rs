@@ -67,6 +67,12 @@ pub struct SessionParts<'a> {
     pub version: &'a str,
     /// The environment of the API.
     pub environment: Environment,
+    /// The application that the client's credential counts for.
+    pub application: &'a str,
+    /// The user.
+    pub user: &'a str,
+    /// The form of the credential, by its word.
+    pub credential: &'a str,
     /// The agreed subprotocol.
     pub subprotocol: &'a str,
     /// The agreed extensions.
@@ -106,10 +112,14 @@ pub(super) enum Text {
     ServerName,
     /// The subject of the client's certificate.
     Certificate,
+    Application,
+    User,
+    /// The form of the credential.
+    Credential,
 }
 
 impl Text {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 10] = [
         Self::RequestId,
         Self::Host,
         Self::Path,
@@ -117,6 +127,9 @@ impl Text {
         Self::Extensions,
         Self::ServerName,
         Self::Certificate,
+        Self::Application,
+        Self::User,
+        Self::Credential,
     ];
 
     const fn bytes_max(self) -> usize {
@@ -342,6 +355,9 @@ impl SessionRecord {
                 Text::Extensions => parts.extensions,
                 Text::ServerName => server_name.unwrap_or_default(),
                 Text::Certificate => certificate.map_or("", |certificate| &certificate.subject),
+                Text::Application => parts.application,
+                Text::User => parts.user,
+                Text::Credential => parts.credential,
             };
             push_bounded(texts, value, text.bytes_max());
             texts.len() as u16
@@ -484,6 +500,9 @@ pub(super) mod tests {
             api: "chat",
             version: "v1",
             environment: Environment::Production,
+            application: "",
+            user: "",
+            credential: "",
             subprotocol: "chat.v2",
             extensions: "permessage-deflate",
             upstream: "chat",
