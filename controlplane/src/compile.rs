@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use proto::snapshot::Snapshot;
+use proto::snapshot::{Config, Digest, Issuer, Problem, Section, SectionName, Snapshot};
 
 use crate::material::{self, Known};
 use crate::source::{self, Diagnostic, Document, Lookup};
+use crate::tokens::{self, Clients, Fetch, KeySets};
 
 /// What came of a file.
 #[derive(Debug)]
@@ -22,37 +24,65 @@ pub struct Compiled {
     pub warnings: Vec<Diagnostic>,
     /// When some of what is wrong will be right by itself.
     pub again: Option<SystemTime>,
+    /// What it says about tokens.
+    pub tokens: Tokens,
+}
+
+/// What a configuration says about tokens, beside what data planes are told.
+#[derive(Debug, Default)]
+pub struct Tokens {
+    /// What the token endpoint works by, if there is one.
+    pub terms: Option<tokens::Terms>,
+    /// The clients to whom tokens may be issued, with their secrets' hashes.
+    pub clients: Clients,
+    /// Sets of keys that are fetched.
+    pub fetches: Vec<Fetch>,
 }
 
 /// Reads the file, what it includes, and the certificates and keys that they name, and checks all of it. `known` is what
-/// has been published before.
-pub fn compile(file: &Path, environment: Lookup<'_>, known: &Known, now: SystemTime) -> Compiled {
+/// has been published before, `keys` what of issuers' keys stands in no file.
+pub fn compile(file: &Path, environment: Lookup<'_>, known: &Known, keys: &KeySets, now: SystemTime) -> Compiled {
     let source::Reading { mut files, mut directories, outcome } = source::read(file, environment);
     let document = match outcome {
         Ok(document) => document,
         Err(diagnostics) => {
-            return Compiled { files, directories, outcome: Err(diagnostics), warnings: Vec::new(), again: None };
+            let (warnings, tokens) = (Vec::new(), Tokens::default());
+            return Compiled { files, directories, outcome: Err(diagnostics), warnings, again: None, tokens };
         }
     };
-    let material = material::load(&document, known, now);
+    let mut material = material::load(&document, known, keys, now);
     files.extend(material.files);
     directories.extend(material.directories);
     let warnings = document.diagnose(&material.warnings);
-    let outcome = check(&document, material.config, material.problems);
-    Compiled { files, directories, outcome, warnings, again: material.again }
+    let terms = tokens::Terms::of(&material.config);
+    if let Some(Err(fault)) = terms.as_ref().filter(|_| material.problems.is_empty()).map(tokens::Terms::tls) {
+        let message = format!("TLS cannot be spoken at the token endpoint: {fault}");
+        material.problems.push(Problem { place: "/token_endpoint/tls".into(), message });
+    }
+    let tokens = Tokens { terms, clients: Clients::of(&material.config), fetches: material.fetches };
+    let own = keys.own_issuer(&material.config);
+    let outcome = check(&document, material.config, material.problems).map(|snapshot| with_issuer(snapshot, own));
+    Compiled { files, directories, outcome, warnings, again: material.again, tokens }
 }
 
-fn check(
-    document: &Document,
-    config: proto::snapshot::Config,
-    mut problems: Vec<proto::snapshot::Problem>,
-) -> Result<Snapshot, Vec<Diagnostic>> {
+fn check(document: &Document, config: Config, mut problems: Vec<Problem>) -> Result<Snapshot, Vec<Diagnostic>> {
     match Snapshot::check(config) {
         Ok(snapshot) if problems.is_empty() => return Ok(snapshot),
         Ok(_) => {}
         Err(further) => problems.extend(further),
     }
     Err(document.diagnose(&problems))
+}
+
+/// The same with the gateway itself among the issuers: nobody else may have its name, so it comes after the check.
+fn with_issuer(snapshot: Snapshot, own: Option<Issuer>) -> Snapshot {
+    let Some(own) = own else { return snapshot };
+    let mut issuers = snapshot.issuers().to_vec();
+    issuers.push(own);
+    issuers.sort_by(|one, other| one.name.cmp(&other.name));
+    let section = Section::Issuers(issuers);
+    let change = Some((Digest::of(&section.encode()), Arc::new(section)));
+    snapshot.with([(SectionName::Issuers, change)]).expect("issuers in their order belong in their section")
 }
 
 /// The environment of this process, for [`compile`].

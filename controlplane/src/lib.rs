@@ -17,4 +17,5 @@ pub mod server;
 pub mod source;
 pub mod store;
 pub mod supervise;
+pub mod tokens;
 pub mod watch;

@@ -18,13 +18,18 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use proto::limits::{
-    AUTHORITIES_BYTES_MAX, CHAIN_BYTES_MAX, KEY_BYTES_MAX, OCSP_RESPONSE_BYTES_MAX, REVOCATION_BYTES_MAX,
+    AUTHORITIES_BYTES_MAX, CHAIN_BYTES_MAX, JWKS_BYTES_MAX, KEY_BYTES_MAX, OCSP_RESPONSE_BYTES_MAX,
+    REVOCATION_BYTES_MAX,
 };
-use proto::snapshot::{Authorities, Certificate, Config, Digest, Pem, Problem, Snapshot};
+use proto::snapshot::{
+    Authorities, Bind, Certificate, Config, Digest, Issuer, Jwks, Pem, Problem, Snapshot, TokenEndpoint,
+};
 use rustls::RootCertStore;
 use x509_parser::time::ASN1Time;
 
 use crate::source::Document;
+use crate::tokens::jws::SigningKey;
+use crate::tokens::{Fetch, KeySets, jwks};
 
 /// The label of an OCSP response in a push.
 const OCSP_RESPONSE: &str = "OCSP RESPONSE";
@@ -44,6 +49,8 @@ pub struct Material {
     pub warnings: Vec<Problem>,
     /// When some of what is wrong will be right by itself: the first certificate that is not valid yet becomes so.
     pub again: Option<SystemTime>,
+    /// Sets of keys that are fetched.
+    pub fetches: Vec<Fetch>,
 }
 
 /// What has been published before, byte for byte: there, a date that has passed is no reason to refuse everything else.
@@ -63,8 +70,8 @@ fn pair_digest(chain: &Pem, key: &Pem) -> Option<Digest> {
     Some(Digest::of([chain.text()?, "\0", key.text()?].concat().as_bytes()))
 }
 
-/// Reads and checks everything that the document names.
-pub fn load(document: &Document, known: &Known, now: SystemTime) -> Material {
+/// Reads and checks everything that the document names. `keys` is what of issuers' keys stands in no file.
+pub fn load(document: &Document, known: &Known, keys: &KeySets, now: SystemTime) -> Material {
     let mut config = document.config.clone();
     let warn_within = Duration::from_millis(config.settings.certificate_expiry_warning.as_ms());
     let mut loader = Loader::new(document, known, now, warn_within);
@@ -80,10 +87,18 @@ pub fn load(document: &Document, known: &Known, now: SystemTime) -> Material {
     for (at, authorities) in config.authorities.iter_mut().enumerate() {
         loader.authorities(at, authorities);
     }
+    let mut fetches = Vec::new();
+    for (at, issuer) in config.issuers.iter_mut().enumerate() {
+        fetches.extend(loader.issuer(at, issuer, keys));
+    }
+    if let Some(endpoint) = &mut config.token_endpoint {
+        loader.token_endpoint(endpoint);
+    }
+    loader.tokens_in_clear(&config);
     loader.unverified(&config);
     loader.unusable(&config);
     let Loader { files, directories, problems, warnings, again, .. } = loader;
-    Material { config, files, directories, problems, warnings, again }
+    Material { config, files, directories, problems, warnings, again, fetches }
 }
 
 struct Loader<'d> {
@@ -248,6 +263,57 @@ impl<'d> Loader<'d> {
             }
         }
         sound
+    }
+
+    /// An issuer's public keys, in their plain form; where they are fetched: from where.
+    fn issuer(&mut self, at: usize, issuer: &mut Issuer, keys: &KeySets) -> Option<Fetch> {
+        let written = match issuer.jwks.take()? {
+            Jwks::Url(url) => {
+                issuer.jwks = Some(Jwks::Text(keys.of_url(&url).to_owned()));
+                let every = Duration::from_millis(issuer.refresh.as_ms());
+                return Some(Fetch { issuer: issuer.name.clone(), url, every });
+            }
+            Jwks::File(path) => Pem::File(path),
+            Jwks::Text(text) => Pem::Text(text),
+        };
+        let (place, owner) = (format!("/issuers/{at}/jwks"), format!("issuer {:?}", issuer.name));
+        let meaning = |bytes: &[u8]| jwks::read(bytes).map_err(|fault| format!("the set of keys {fault}"));
+        let mut text = jwks::EMPTY.to_owned();
+        if let Some((field, reading)) = self.content(&written, place, &owner, JWKS_BYTES_MAX, meaning) {
+            text = reading.set.text();
+            reading.warnings.into_iter().for_each(|one| self.findings(&field, true).warning(one));
+        }
+        issuer.jwks = Some(Jwks::Text(text));
+        None
+    }
+
+    /// The key that the gateway's own tokens are signed with, where it is the operator's.
+    fn token_endpoint(&mut self, endpoint: &mut TokenEndpoint) {
+        let Some(written) = &endpoint.signing_key else { return };
+        let place = "/token_endpoint/signing_key".to_owned();
+        let algorithm = endpoint.algorithm;
+        let meaning = |bytes: &[u8]| {
+            let text = std::str::from_utf8(bytes).map_err(|_| "it is not PEM text")?;
+            SigningKey::of_pem(algorithm, text).map(|_| text.to_owned())
+        };
+        if let Some((field, text)) = self.content(written, place, "token_endpoint", KEY_BYTES_MAX, meaning) {
+            endpoint.signing_key = Some(Pem::Text(text));
+            self.private(&field);
+        }
+    }
+
+    /// Client secrets and passwords go to the token endpoint.
+    fn tokens_in_clear(&mut self, config: &Config) {
+        let Some(endpoint) = config.token_endpoint.as_ref().filter(|endpoint| endpoint.tls.is_none()) else { return };
+        if let Bind::Tcp(address) = &endpoint.bind
+            && !address.ip().to_canonical().is_loopback()
+        {
+            let message = format!(
+                "the token endpoint speaks plain HTTP on {address}: whoever is on the way reads secrets and tokens; add \
+                 tls, or bind it to a loopback address behind a proxy that speaks it"
+            );
+            self.warnings.push(Problem { place: "/token_endpoint/tls".into(), message });
+        }
     }
 
     /// A content as bytes, turned into what it means; `None` where that could not be, which has been told then.

@@ -16,9 +16,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::answer::{Applied, Diagnostic, Diff, Outcome, Standing, Status};
-use crate::compile::{Compiled, compile, process_environment};
+use crate::compile::{Compiled, Tokens, compile, process_environment};
 use crate::material::Known;
 use crate::publish::{NodeId, Published, Publisher};
+use crate::tokens::KeySets;
 use crate::watch::Watched;
 use crate::{diff, expiry};
 
@@ -43,6 +44,10 @@ pub struct Office {
     watched: watch::Sender<Watched>,
     /// Which certificates are published, or were when the last run ended.
     known: Mutex<Known>,
+    /// What of issuers' keys stands in no file.
+    keys: Mutex<KeySets>,
+    /// What the published configuration says about tokens.
+    tokens: watch::Sender<Arc<Tokens>>,
     state_directory: PathBuf,
     started: Instant,
     tickets: AtomicU64,
@@ -104,6 +109,8 @@ impl Office {
             last: Mutex::default(),
             watched: watch::Sender::new(Watched::default()),
             known: Mutex::new(remembered_certificates(&state_directory)),
+            keys: Mutex::default(),
+            tokens: watch::Sender::default(),
             state_directory,
             started: now,
             tickets: AtomicU64::new(1),
@@ -118,6 +125,22 @@ impl Office {
     /// What is to be watched for changes, as it changes itself.
     pub fn watched(&self) -> watch::Receiver<Watched> {
         self.watched.subscribe()
+    }
+
+    /// What the published configuration says about tokens, as it changes.
+    pub fn tokens(&self) -> watch::Receiver<Arc<Tokens>> {
+        self.tokens.subscribe()
+    }
+
+    /// What of issuers' keys stands in no file.
+    pub fn keys(&self) -> KeySets {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes that, and publishes what comes of it.
+    pub async fn change_keys(&self, change: impl FnOnce(&mut KeySets), why: &str) {
+        change(&mut self.keys.lock().unwrap_or_else(PoisonError::into_inner));
+        self.refresh(why).await;
     }
 
     /// Reads the source again and publishes it, changed or not: whoever asks may want a node to try again. Waits for
@@ -235,6 +258,7 @@ impl Office {
                 let number = published.generation.number;
                 tracing::info!(file = %file.display(), generation = number, nodes = nodes.len(), why, "published");
                 compiled.warnings.iter().for_each(|one| tracing::warn!("{one}"));
+                self.tokens.send_replace(Arc::new(compiled.tokens));
                 self.remember_certificates(Known::of(&published.snapshot));
                 Some((published, nodes))
             }
@@ -277,7 +301,8 @@ impl Office {
     async fn read(&self, file: &Path) -> Compiled {
         let file = file.to_owned();
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let compiling = move || compile(&file, &process_environment, &known, SystemTime::now());
+        let keys = self.keys();
+        let compiling = move || compile(&file, &process_environment, &known, &keys, SystemTime::now());
         let compiled = tokio::task::spawn_blocking(compiling).await;
         compiled.expect("reading a source does not panic, and the runtime outlives the office")
     }

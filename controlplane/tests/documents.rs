@@ -16,6 +16,7 @@ use authority::Authority;
 use controlplane::compile::compile;
 use controlplane::material::Known;
 use controlplane::schema;
+use controlplane::tokens::KeySets;
 use serde_json::Value;
 
 fn root() -> PathBuf {
@@ -84,7 +85,7 @@ fn every_example_is_sound_and_named_in_the_reference() {
     let files = if has_files { certificates(directory.path()).display().to_string() } else { String::new() };
     for file in examples().into_iter().filter(|file| has_files || !names_files(file)) {
         let environment = |name: &str| (name == "FILES").then(|| files.clone());
-        let outcome = compile(&file, &environment, &Known::default(), SystemTime::now()).outcome;
+        let outcome = compile(&file, &environment, &Known::default(), &KeySets::default(), SystemTime::now()).outcome;
         let told = outcome.err().into_iter().flatten().map(|one| one.to_string()).collect::<Vec<_>>();
         assert!(told.is_empty(), "{told:#?}");
         let name = file.file_name().unwrap().to_str().unwrap();

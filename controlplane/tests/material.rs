@@ -17,6 +17,7 @@ use controlplane::compile::{Compiled, compile};
 use controlplane::expiry;
 use controlplane::material::Known;
 use controlplane::office::{Office, remembered_certificates};
+use controlplane::tokens::KeySets;
 use controlplane::watch;
 use proto::snapshot::Snapshot;
 
@@ -49,7 +50,7 @@ fn house(directory: &Path) -> Authority {
 }
 
 fn compiled(house: &Authority, known: &Known, later: Duration) -> Compiled {
-    compile(&house.path("gateway.yaml"), &|_| None, known, SystemTime::now() + later)
+    compile(&house.path("gateway.yaml"), &|_| None, known, &KeySets::default(), SystemTime::now() + later)
 }
 
 fn snapshot(house: &Authority) -> Snapshot {
@@ -293,7 +294,8 @@ fn a_key_that_stands_where_a_path_should_is_not_repeated() {
             house.write("gateway.yaml", &DOCUMENT.replace("key: edge.key", "key: \"${KEY}\""));
             let environment = |name: &str| (name == "KEY").then(|| wrong.clone());
             let known = Known::default();
-            let compiled = compile(&house.path("gateway.yaml"), &environment, &known, SystemTime::now());
+            let compiled =
+                compile(&house.path("gateway.yaml"), &environment, &known, &KeySets::default(), SystemTime::now());
             let text = format!("{:?} {:?}", compiled.outcome, compiled.warnings);
             assert!(lines.iter().all(|line| !text.contains(line)), "{text}");
         }
@@ -371,7 +373,7 @@ fn dates_are_errors_for_what_is_new_and_warnings_for_what_is_published() {
     house.issue("edge", "DNS:edge.test", 25);
     assert!(compiled(&house, &known, 26 * DAY).outcome.is_err(), "another one is new");
 
-    let early = compile(&house.path("gateway.yaml"), &|_| None, &nothing, SystemTime::now() - DAY);
+    let early = compile(&house.path("gateway.yaml"), &|_| None, &nothing, &KeySets::default(), SystemTime::now() - DAY);
     assert!(early.again.is_some_and(|again| again <= SystemTime::now()), "{:?}", early.again);
     assert!(early.outcome.unwrap_err().iter().any(|one| one.message.contains("is not valid before")));
 

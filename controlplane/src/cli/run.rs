@@ -16,6 +16,7 @@ use super::{absolute, cannot, complain, default_control, default_state_directory
 use crate::compile::{compile, process_environment};
 use crate::office::{effective_file, remembered_certificates};
 use crate::supervise::{Notice, Program, supervise};
+use crate::tokens::KeySets;
 use quickstart::Quickstart;
 
 /// Options of `run`.
@@ -114,7 +115,7 @@ async fn start(options: Options) -> ExitCode {
 /// A file that is not sound is told before anything is started.
 fn check(file: &Path, state_directory: &Path) -> Result<(), ExitCode> {
     let known = remembered_certificates(state_directory);
-    let compiled = compile(file, &process_environment, &known, SystemTime::now());
+    let compiled = compile(file, &process_environment, &known, &KeySets::default(), SystemTime::now());
     let Err(diagnostics) = compiled.outcome else { return Ok(()) };
     diagnostics.iter().for_each(|one| complain(&one.to_string()));
     complain(&format!("{} is not sound; nothing was started", file.display()));

@@ -10,6 +10,7 @@ use super::table::count;
 use super::{Verdict, cannot, complain, print};
 use crate::compile::{compile, process_environment};
 use crate::material::Known;
+use crate::tokens::KeySets;
 
 /// Options of `validate`.
 #[derive(Debug, clap::Args)]
@@ -28,7 +29,8 @@ pub fn run(options: Options) -> ExitCode {
     if let Err(error) = std::fs::File::open(&options.file) {
         return cannot(options.json, &format!("{} cannot be opened: {error}", options.file.display()));
     }
-    let compiled = compile(&options.file, &process_environment, &Known::default(), SystemTime::now());
+    let compiled =
+        compile(&options.file, &process_environment, &Known::default(), &KeySets::default(), SystemTime::now());
     let (outcome, warnings) = (compiled.outcome, compiled.warnings);
     let file = options.file.display().to_string();
     if options.json {

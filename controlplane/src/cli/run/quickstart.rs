@@ -114,6 +114,7 @@ mod tests {
     use super::*;
     use crate::compile::compile;
     use crate::material::Known;
+    use crate::tokens::KeySets;
 
     #[test]
     fn the_embedded_default_is_sound_with_its_environment_and_without() {
@@ -124,9 +125,13 @@ mod tests {
             let found = environment.iter().find(|(key, _)| *key == name);
             found.map(|(_, value)| value.to_str().unwrap().to_owned())
         };
-        let snapshot = compile(&quickstart.file(), &lookup, &Known::default(), SystemTime::now()).outcome.unwrap();
+        let snapshot = compile(&quickstart.file(), &lookup, &Known::default(), &KeySets::default(), SystemTime::now())
+            .outcome
+            .unwrap();
         assert_eq!(snapshot.listeners()[0].bind.to_string(), "127.0.0.1:18080");
-        let plain = compile(&quickstart.file(), &|_| None, &Known::default(), SystemTime::now()).outcome.unwrap();
+        let plain = compile(&quickstart.file(), &|_| None, &Known::default(), &KeySets::default(), SystemTime::now())
+            .outcome
+            .unwrap();
         assert_eq!(plain.listeners()[0].bind.to_string(), "127.0.0.1:8080");
         let directory = quickstart.directory.clone();
         drop(quickstart);

@@ -8,13 +8,16 @@ use std::fmt;
 use super::words::{claim_problem, free_header_problem, http_url_problem, scope_problem, text_problem};
 use super::{Names, Problems, Spot, tls};
 use crate::limits::{
-    API_KEYS_MAX, APPLICATIONS_MAX, CIDRS_MAX, CLIENTS_MAX, JWKS_BYTES_MAX, REVOKED_MAX, SCOPES_MAX, SUBJECT_BYTES_MAX,
-    SUBSCRIPTIONS_MAX, USERS_MAX, WORD_BYTES_MAX,
+    API_KEYS_MAX, APPLICATIONS_MAX, CIDRS_MAX, CLIENTS_MAX, JWKS_BYTES_MAX, JWKS_KEYS_MAX, REVOKED_MAX, SCOPES_MAX,
+    SUBJECT_BYTES_MAX, SUBSCRIPTIONS_MAX, USERS_MAX, WORD_BYTES_MAX,
 };
 use crate::snapshot::{
     Api, ApiKey, Application, Assertion, Config, GrantType, Issuer, Jwks, OWN_ISSUER, Revocation, SecretHash,
     SigningAlgorithm, Subscription, TokenEndpoint, UNLIMITED_PLAN, User,
 };
+
+/// Keys that the gateway may have made while one of its tokens lasts: half of what an issuer may have.
+const ROTATIONS_MAX: u64 = JWKS_KEYS_MAX as u64 / 2;
 
 /// The families of a document that say who may come in.
 pub(super) struct People<'a> {
@@ -242,7 +245,13 @@ pub(super) fn token_endpoint(config: &Config, problems: &mut Problems) {
     if *algorithm == SigningAlgorithm::Rs256 && signing_key.is_none() {
         problems.add("/token_endpoint/signing_key", "RS256 needs an RSA key of yours; name its PEM file");
     }
-    problems.duration("/token_endpoint/rotate_every", endpoint.rotate_every, 60_000);
+    problems.duration("/token_endpoint/rotate_every", endpoint.rotate_every, 1000);
+    // Each key is published as long as its tokens last, and there is room for so many.
+    if endpoint.access_token_lifetime.as_ms() / endpoint.rotate_every.as_ms().max(1) > ROTATIONS_MAX {
+        let message =
+            format!("more than {ROTATIONS_MAX} keys would be made while one token lasts; make them less often");
+        problems.add("/token_endpoint/rotate_every", message);
+    }
     problems.duration("/token_endpoint/access_token_lifetime", endpoint.access_token_lifetime, 1000);
     problems.duration("/token_endpoint/refresh_token_lifetime", endpoint.refresh_token_lifetime, 0);
     let Some(tls) = tls else { return };
