@@ -6,6 +6,7 @@
 pub mod jwks;
 pub mod jws;
 pub mod keyring;
+pub mod ledger;
 pub mod limit;
 pub mod terms;
 
