@@ -122,3 +122,255 @@ fn is_revoked(snapshot: &Snapshot, api: &ApiEntry, grant: &Grant, moments: Momen
 fn applies(revocation: &Revocation, issued_s: u64) -> bool {
     revocation.issued_before.is_none_or(|before| issued_s <= before.as_secs())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proto::control::message::Generation;
+    use proto::snapshot::{
+        Api, ApiKey, Application, Config, CredentialForm, Issuer, Listener, OAuthClient, SecretHash, Subscription,
+        Target, Timestamp, User,
+    };
+
+    use super::*;
+    use crate::identity::Word;
+
+    const NOW_S: u64 = 1_800_000_000;
+
+    fn application(name: &str, client: &str) -> Application {
+        let client = OAuthClient {
+            id: client.into(),
+            secret: None,
+            environment: Default::default(),
+            grants: Vec::new(),
+            scopes: Vec::new(),
+        };
+        Application { name: name.into(), owner: String::new(), enabled: true, clients: vec![client] }
+    }
+
+    fn config() -> Config {
+        let mut api = Api::new("chat", "v1", "/chat", Target::Url("ws://a/".parse().unwrap()));
+        api.authentication.accept = vec![CredentialForm::Bearer];
+        let key = ApiKey {
+            name: "k1".into(),
+            application: "mobile".into(),
+            sha256: SecretHash::of("secret"),
+            user: None,
+            environment: Default::default(),
+            enabled: true,
+            created: None,
+            expires: None,
+            restrictions: None,
+        };
+        let user = User {
+            name: "alice".into(),
+            password: None,
+            certificates: Vec::new(),
+            application: None,
+            environment: Default::default(),
+            scopes: Vec::new(),
+            enabled: true,
+        };
+        let issuer = Issuer {
+            name: "idp".into(),
+            issuer: "https://idp.example".into(),
+            jwks: Some(proto::snapshot::Jwks::Text("{\"keys\":[]}".into())),
+            refresh: proto::snapshot::Duration::from_secs(300),
+            audiences: Vec::new(),
+            clock_skew: Default::default(),
+            claims: Default::default(),
+            introspection: None,
+        };
+        Config {
+            version: 1,
+            listeners: vec![Listener::new("public", "0.0.0.0:80".parse().unwrap())],
+            apis: vec![api],
+            applications: vec![application("mobile", "mobile-client"), application("other", "other-client")],
+            subscriptions: vec![Subscription {
+                application: "mobile".into(),
+                api: "chat:v1".into(),
+                plan: proto::snapshot::UNLIMITED_PLAN.into(),
+                enabled: true,
+            }],
+            keys: vec![key],
+            users: vec![user],
+            issuers: vec![issuer],
+            ..Config::default()
+        }
+    }
+
+    fn tables(change: impl FnOnce(&mut Config)) -> Tables {
+        let mut config = config();
+        change(&mut config);
+        let snapshot = Snapshot::check(config).unwrap();
+        Tables::build(Generation { source: "test".into(), number: 1 }, &snapshot, None).unwrap()
+    }
+
+    fn token() -> Grant {
+        Grant {
+            form: CredentialForm::Bearer,
+            proof: Proof::Token { issuer: Arc::from("idp"), id: Some("idp/j1".into()) },
+            client: Some("mobile-client".into()),
+            application: Some("mobile".into()),
+            user: Some("alice".into()),
+            environment: None,
+            scopes: Box::default(),
+            issued_s: Some(NOW_S - 100),
+            expires_ms: (NOW_S + 100) * 1000,
+            word: Word::default(),
+        }
+    }
+
+    fn key() -> Grant {
+        let proof = Proof::Key(SecretHash::of("secret"));
+        Grant { proof, client: None, user: None, issued_s: Some(0), expires_ms: u64::MAX, ..token() }
+    }
+
+    fn password() -> Grant {
+        Grant { proof: Proof::Password, client: None, issued_s: None, expires_ms: u64::MAX, ..token() }
+    }
+
+    fn standing(grant: &Grant, change: impl FnOnce(&mut Config)) -> Result<(), Fault> {
+        standing_at(grant, Moments::now(NOW_S), change)
+    }
+
+    fn standing_at(grant: &Grant, moments: Moments, change: impl FnOnce(&mut Config)) -> Result<(), Fault> {
+        let admitted = tables(|_| {});
+        check(&tables(change), admitted.api("chat", "v1").unwrap(), grant, moments)
+    }
+
+    fn revoke(what: &str, issued_before_s: Option<u64>) -> impl FnOnce(&mut Config) {
+        let revocation = Revocation {
+            revoked: what.parse().unwrap(),
+            issued_before: issued_before_s.map(Timestamp::from_secs),
+            expires: None,
+            reason: String::new(),
+        };
+        |config| config.revocations.push(revocation)
+    }
+
+    #[test]
+    fn what_nothing_speaks_against_stands() {
+        for grant in [token(), key(), password()] {
+            assert_eq!(standing(&grant, |_| {}), Ok(()), "{:?}", grant.proof);
+        }
+    }
+
+    #[test]
+    fn a_grant_ends_with_its_last_second() {
+        let grant = token();
+        let at = |now_s| standing_at(&grant, Moments::now(now_s), |_| {});
+        assert_eq!((at(NOW_S + 99), at(NOW_S + 100)), (Ok(()), Err(Fault::Expired)));
+    }
+
+    #[test]
+    fn whatever_it_leans_on_must_be_there_and_switched_on() {
+        type Change = fn(&mut Config);
+        let cases: [(&str, Change, [Result<(), Fault>; 3]); 9] = [
+            ("the application is off", |c| c.applications[0].enabled = false, [Err(Fault::Disabled); 3]),
+            (
+                "the application is gone",
+                |c| {
+                    c.applications.remove(0);
+                    c.subscriptions.clear();
+                    c.keys.clear();
+                },
+                [Err(Fault::Unknown); 3],
+            ),
+            ("the subscription is off", |c| c.subscriptions[0].enabled = false, [Err(Fault::NotSubscribed); 3]),
+            ("the subscription is gone", |c| c.subscriptions.clear(), [Err(Fault::NotSubscribed); 3]),
+            ("the key is off", |c| c.keys[0].enabled = false, [Ok(()), Err(Fault::Disabled), Ok(())]),
+            ("the key is gone", |c| c.keys.clear(), [Ok(()), Err(Fault::Unknown), Ok(())]),
+            ("the user is off", |c| c.users[0].enabled = false, [Err(Fault::Disabled), Ok(()), Err(Fault::Disabled)]),
+            ("the user is gone", |c| c.users.clear(), [Ok(()), Ok(()), Err(Fault::Unknown)]),
+            ("the issuer is gone", |c| c.issuers.clear(), [Err(Fault::Issuer), Ok(()), Ok(())]),
+        ];
+        for (what, change, expected) in cases {
+            let found = [token(), key(), password()].map(|grant| standing(&grant, change));
+            assert_eq!(found, expected, "{what}");
+        }
+        let moved: Change = |c| c.applications[0].clients[0].id = "another".into();
+        assert_eq!(standing(&token(), moved), Err(Fault::Unknown), "its client is no more the application's");
+    }
+
+    #[test]
+    fn an_api_that_wants_no_subscription_asks_for_none() {
+        let mut config = config();
+        config.apis[0].authentication.require_subscription = false;
+        let admitted = tables(|empty| *empty = config);
+        let grant = Grant { application: None, client: None, ..token() };
+        let api = admitted.api("chat", "v1").unwrap();
+        assert_eq!(check(&admitted, api, &grant, Moments::now(NOW_S)), Ok(()));
+        assert_eq!(standing(&grant, |_| {}), Err(Fault::NotSubscribed));
+    }
+
+    #[test]
+    fn a_revocation_reaches_what_it_names_and_nothing_else() {
+        let hash = SecretHash::of("opaque").to_string();
+        let opaque = Proof::Opaque { issuer: Arc::from("idp"), hash: SecretHash::of("opaque") };
+        let opaque = Grant { proof: opaque, ..token() };
+        for (what, [token_hit, key_hit, password_hit, opaque_hit]) in [
+            ("token:idp/j1", [true, false, false, false]),
+            ("token:idp/j2", [false; 4]),
+            ("key:k1", [false, true, false, false]),
+            ("client:mobile-client", [true, false, false, true]),
+            ("user:alice", [true, false, true, true]),
+            ("user:bob", [false; 4]),
+            ("application:mobile", [true; 4]),
+            ("application:other", [false; 4]),
+            ("subscription:mobile/chat:v1", [true; 4]),
+            ("subscription:mobile/chat:v2", [false; 4]),
+            (&*format!("opaque:{hash}"), [false, false, false, true]),
+        ] {
+            let cases =
+                [(token(), token_hit), (key(), key_hit), (password(), password_hit), (opaque.clone(), opaque_hit)];
+            for (grant, is_hit) in cases {
+                let expected = if is_hit { Err(Fault::Revoked) } else { Ok(()) };
+                assert_eq!(standing(&grant, revoke(what, None)), expected, "{what} of {:?}", grant.proof);
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_issued_after_a_revocation_is_good_again() {
+        let issued = NOW_S - 100;
+        let before = |before_s| standing(&token(), revoke("user:alice", Some(before_s)));
+        assert_eq!(
+            [before(issued - 1), before(issued), before(issued + 1)].map(|one| one.is_ok()),
+            [true, false, false]
+        );
+        // A password is proof anew at each handshake: sessions that were there go, new ones may come.
+        let moments = |admitted_s| Moments { now_s: NOW_S, admitted_s };
+        let with = |admitted_s| standing_at(&password(), moments(admitted_s), revoke("user:alice", Some(NOW_S - 10)));
+        assert_eq!((with(NOW_S - 20), with(NOW_S)), (Err(Fault::Revoked), Ok(())));
+    }
+
+    #[test]
+    fn what_was_heard_of_a_token_counts() {
+        let grant = token();
+        grant.word.set_silence(true);
+        assert_eq!(standing(&grant, |_| {}), Ok(()), "it is kept unless the API says otherwise");
+        let mut strict = config();
+        strict.apis[0].authentication.when_unreachable = WhenUnreachable::Close;
+        let strict = tables(|config| *config = strict);
+        let api = strict.api("chat", "v1").unwrap();
+        assert_eq!(check(&strict, api, &grant, Moments::now(NOW_S)), Err(Fault::Unavailable));
+        grant.word.withdraw();
+        assert_eq!(standing(&grant, |_| {}), Err(Fault::Revoked));
+    }
+
+    impl Clone for Grant {
+        fn clone(&self) -> Self {
+            Self {
+                proof: self.proof.clone(),
+                client: self.client.clone(),
+                application: self.application.clone(),
+                user: self.user.clone(),
+                scopes: self.scopes.clone(),
+                word: Word::default(),
+                ..*self
+            }
+        }
+    }
+}

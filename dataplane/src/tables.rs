@@ -688,7 +688,30 @@ mod tests {
     fn a_step_that_leaves_the_apis_alone_is_empty() {
         let before = build(|_| {}, None);
         assert!(before.changes(&build(|config| config.upstreams[0].preserve_host = true, Some(&before))).is_empty());
-        assert!(!before.changes(&build(|config| config.apis[0].enabled = false, Some(&before))).is_empty());
+        let after = build(|config| config.apis[0].enabled = false, Some(&before));
+        let changes = before.changes(&after);
+        assert!(!changes.is_empty() && !changes.reach_grants());
+    }
+
+    #[test]
+    fn a_step_that_says_who_may_come_in_reaches_what_was_granted() {
+        let before = build(|_| {}, None);
+        let after = build(|config| config.revocations.push(revocation("user:alice")), Some(&before));
+        assert!(before.changes(&after).reach_grants());
+        assert!(
+            !after
+                .changes(&build(|config| config.revocations.push(revocation("user:alice")), Some(&after)))
+                .reach_grants()
+        );
+    }
+
+    fn revocation(what: &str) -> proto::snapshot::Revocation {
+        proto::snapshot::Revocation {
+            revoked: what.parse().unwrap(),
+            issued_before: None,
+            expires: None,
+            reason: String::new(),
+        }
     }
 
     #[test]

@@ -192,6 +192,27 @@ fn of_several_drains_the_earliest_counts() {
 }
 
 #[test]
+fn what_lets_a_session_in_ends_it_when_it_ends_though_nobody_speaks() {
+    for (cause, reason) in [
+        (Cause::CredentialExpired, "credential expired"),
+        (Cause::CredentialRevoked, "credential revoked"),
+        (Cause::CredentialUnverified, "credential cannot be verified"),
+    ] {
+        let mut bench = Bench::with(|_, _, birth| birth.expires_ms = BEGIN_MS + 9_000);
+        bench.session.end_at(BEGIN_MS + 5_000, Cause::CredentialExpired, CloseCode(4001));
+        bench.session.end_at(BEGIN_MS + 3_000, cause, CloseCode(4001));
+        bench.session.end_at(BEGIN_MS + 4_000, Cause::CredentialRevoked, CloseCode::POLICY);
+        assert_eq!(bench.after(2_999), Some(3_000));
+        bench.after(1);
+        for leg in Leg::BOTH {
+            bench.assert_saw(leg, &[&format!("close 4001 {reason}")]);
+        }
+        let ending = Ending { code: CloseCode(4001), side: Side::Gateway, cause };
+        assert_eq!(bench.session.ending(), Some(ending));
+    }
+}
+
+#[test]
 fn a_peer_that_does_not_answer_a_close_frame_is_answered_for_and_then_dropped() {
     for leg in Leg::BOTH {
         let mut bench = Bench::new();
