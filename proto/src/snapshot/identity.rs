@@ -391,3 +391,80 @@ impl FromStr for Revoked {
 }
 
 super::text_form!(Revoked, "framegate-revoked", "KIND:SUBJECT, such as user:alice or key:mobile-1.");
+
+// A million keys stand in memory as they are here.
+const _: () = assert!(size_of::<ApiKey>() <= 128);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_and_shown_in_seconds() {
+        for (text, secs) in [
+            ("2027-01-31T12:00:00Z", 1_801_396_800),
+            ("2027-01-31T13:00:00+01:00", 1_801_396_800),
+            ("2027-01-31T12:00:00.999Z", 1_801_396_800),
+            ("1970-01-01T00:00:01Z", 1),
+            ("9999-12-31T23:59:59Z", LAST_SECOND),
+        ] {
+            assert_eq!(text.parse::<Timestamp>().unwrap().as_secs(), secs, "{text}");
+        }
+        assert_eq!(Timestamp::from_secs(1_801_396_800).to_string(), "2027-01-31T12:00:00Z");
+        for text in
+            ["", "tomorrow", "2027-01-31", "1970-01-01T00:00:00Z", "1969-12-31T23:59:59Z", "2027-02-30T00:00:00Z"]
+        {
+            assert!(text.parse::<Timestamp>().is_err(), "{text}");
+        }
+        assert_eq!(Timestamp::from_secs(u64::MAX).to_string(), "9999-12-31T23:59:59Z");
+        assert_eq!(Timestamp::from_secs(0).as_secs(), 1);
+    }
+
+    #[test]
+    fn hashes_are_hexadecimal_for_people_and_octets_on_the_wire() {
+        let hash = SecretHash::of("abc");
+        let text = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(serde_json::to_value(hash).unwrap(), text);
+        assert_eq!(serde_json::from_value::<SecretHash>(text.into()).unwrap(), hash);
+        let packed = rmp_serde::to_vec_named(&hash).unwrap();
+        assert_eq!(packed.len(), 34);
+        assert_eq!(rmp_serde::from_slice::<SecretHash>(&packed).unwrap(), hash);
+        for bad in ["", "BA7816BF", &text.to_uppercase(), &text[1..]] {
+            assert!(serde_json::from_value::<SecretHash>(bad.into()).is_err(), "{bad}");
+        }
+        assert!(rmp_serde::from_slice::<SecretHash>(&[0xc4, 2, 1, 2]).is_err());
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let hash = format!("{:?}", SecretHash::of("abc"));
+        let password = format!("{:?}", PasswordHash("$argon2id$v=19$secret".into()));
+        assert_eq!((hash.as_str(), password.as_str()), ("SecretHash", "PasswordHash"));
+    }
+
+    #[test]
+    fn what_is_revoked_is_read_and_shown() {
+        for text in [
+            "token:idp/4f2a",
+            "token:idp/a/b",
+            "opaque:ba7816",
+            "key:mobile-1",
+            "client:a:b",
+            "user:alice@example.com",
+            "application:mobile",
+            "subscription:mobile/chat:v1",
+        ] {
+            assert_eq!(text.parse::<Revoked>().unwrap().to_string(), text);
+        }
+        for text in
+            ["", "user", "user:", "token:idp", "token:/x", "token:idp/", "subscription:mobile", "group:x", "User:x"]
+        {
+            assert!(text.parse::<Revoked>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn kinds_stand_in_the_order_of_their_words() {
+        assert!(RevokedKind::ALL.windows(2).all(|pair| pair[0] < pair[1] && pair[0].word() < pair[1].word()));
+    }
+}

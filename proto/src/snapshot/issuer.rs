@@ -342,3 +342,28 @@ fn assertion_lifetime() -> Duration {
 fn is_assertion_lifetime(lifetime: &Duration) -> bool {
     *lifetime == ASSERTION_LIFETIME
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_of_keys_is_text_a_place_to_fetch_it_or_a_file() {
+        let new = |text: &str| Jwks::new(text.into());
+        assert_eq!(new(" {\"keys\":[]}").text(), Some(" {\"keys\":[]}"));
+        assert_eq!(new("https://idp.example/jwks"), Jwks::Url("https://idp.example/jwks".into()));
+        assert_eq!(new("keys/idp.json"), Jwks::File("keys/idp.json".into()));
+        assert!(serde_json::from_value::<Jwks>(" ".into()).is_err());
+    }
+
+    #[test]
+    fn secrets_that_must_be_sent_are_not_shown() {
+        assert_eq!(format!("{:?}", Secret("s3cret".into())), "Secret");
+    }
+
+    #[test]
+    fn algorithms_have_their_registered_names() {
+        let names = [SigningAlgorithm::EdDsa, SigningAlgorithm::Es256, SigningAlgorithm::Rs256];
+        assert_eq!(serde_json::to_value(names).unwrap(), serde_json::json!(["EdDSA", "ES256", "RS256"]));
+    }
+}

@@ -106,3 +106,113 @@ impl Snapshot {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::{Api, Config, Digest, Listener, OAuthClient, Target};
+    use super::*;
+
+    const MANY: usize = 2_000;
+
+    fn config() -> Config {
+        let application = |at: usize| Application {
+            name: format!("app-{at}"),
+            owner: String::new(),
+            enabled: true,
+            clients: vec![OAuthClient {
+                id: format!("client-{at}"),
+                secret: Some(SecretHash::of("client's")),
+                environment: Default::default(),
+                grants: Vec::new(),
+                scopes: Vec::new(),
+            }],
+        };
+        let subscription = |at: usize| Subscription {
+            application: format!("app-{at}"),
+            api: "chat".into(),
+            plan: super::super::UNLIMITED_PLAN.into(),
+            enabled: true,
+        };
+        let key = |at: usize| ApiKey {
+            name: format!("key-{at}").into(),
+            application: format!("app-{at}").into(),
+            sha256: SecretHash::of(&format!("secret-{at}")),
+            user: None,
+            environment: Default::default(),
+            enabled: true,
+            created: None,
+            expires: None,
+            restrictions: None,
+        };
+        let user = |at: usize| User {
+            name: format!("user-{at}"),
+            password: None,
+            certificates: Vec::new(),
+            application: None,
+            environment: Default::default(),
+            scopes: Vec::new(),
+            enabled: true,
+        };
+        let revocation = |at: usize| Revocation {
+            revoked: format!("user:user-{at}").parse().unwrap(),
+            issued_before: None,
+            expires: None,
+            reason: String::new(),
+        };
+        Config {
+            version: 1,
+            listeners: vec![Listener::new("public", "0.0.0.0:80".parse().unwrap())],
+            apis: vec![Api::new("chat", "", "/chat", Target::Url("ws://a/".parse().unwrap()))],
+            applications: (0..MANY).map(application).collect(),
+            subscriptions: (0..MANY).map(subscription).collect(),
+            keys: (0..MANY).map(key).collect(),
+            users: (0..MANY).map(user).collect(),
+            revocations: (0..MANY).map(revocation).collect(),
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn every_entry_is_found_where_it_belongs_and_no_other_is() {
+        let snapshot = Snapshot::check(config()).unwrap();
+        assert!(snapshot.has_revocations());
+        for at in 0..MANY {
+            assert_eq!(snapshot.application(&format!("app-{at}")).unwrap().name, format!("app-{at}"));
+            assert_eq!(snapshot.subscription(&format!("app-{at}"), "chat").unwrap().application, format!("app-{at}"));
+            assert_eq!(&*snapshot.key(&SecretHash::of(&format!("secret-{at}"))).unwrap().name, format!("key-{at}"));
+            assert_eq!(snapshot.user(&format!("user-{at}")).unwrap().name, format!("user-{at}"));
+            assert!(snapshot.revocation(RevokedKind::User, &format!("user-{at}")).is_some());
+            assert!(snapshot.revocation(RevokedKind::Key, &format!("user-{at}")).is_none());
+            assert!(snapshot.user(&format!("other-{at}")).is_none());
+            assert!(snapshot.subscription(&format!("app-{at}"), "other").is_none());
+        }
+        assert!(snapshot.key(&SecretHash::of("other")).is_none());
+    }
+
+    #[test]
+    fn the_secrets_of_clients_stay_with_the_control_plane() {
+        let snapshot = Snapshot::check(config()).unwrap();
+        assert!(snapshot.applications().flat_map(|one| &one.clients).all(|client| client.secret.is_none()));
+    }
+
+    #[test]
+    fn a_bucket_is_replaced_and_the_others_are_shared() {
+        let before = Snapshot::check(config()).unwrap();
+        let hash = SecretHash::of("secret-7");
+        let name = SectionName::Keys(hash.0[0]);
+        let (_, section) = &before.sections()[&name];
+        let Section::Keys(keys) = &**section else { panic!("keys are keys") };
+        let keys: Vec<_> = keys.iter().filter(|key| key.sha256 != hash).cloned().collect();
+        let changed = Section::Keys(keys);
+        let digest = Digest::of(&changed.encode());
+        let after = before.with([(name, Some((digest, Arc::new(changed.clone()))))]).unwrap();
+        assert!(before.key(&hash).is_some() && after.key(&hash).is_none());
+        assert!(after.key(&SecretHash::of("secret-8")).is_some());
+        let without = after.with([(name, None)]).unwrap();
+        assert_eq!(without.sections().len() + 1, after.sections().len());
+        let elsewhere = SectionName::Keys(hash.0[0].wrapping_add(1));
+        assert!(before.with([(elsewhere, Some((digest, Arc::new(changed))))]).is_err());
+    }
+}
