@@ -5,7 +5,7 @@
 
 mod defaults;
 
-use proto::snapshot::{Bind, Cidr, Config, Duration, EndpointUrl, Pin, Revoked, Size, Timestamp};
+use proto::snapshot::{Bind, Cidr, Config, Duration, EndpointUrl, Pin, Revoked, SecretHash, Size, Timestamp};
 use schemars::Schema;
 use schemars::generate::SchemaSettings;
 use schemars::transform::{Transform, transform_subschemas};
@@ -73,12 +73,13 @@ pub(crate) fn complaint(format: &str, text: &str) -> Option<&'static str> {
         "framegate-pin" => text.parse::<Pin>().err(),
         "framegate-time" => text.parse::<Timestamp>().err(),
         "framegate-revoked" => text.parse::<Revoked>().err(),
+        "framegate-sha256" => text.parse::<SecretHash>().err(),
         _ => None,
     }
 }
 
 /// The formats that [`complaint`] knows.
-pub(crate) const FORMATS: [&str; 8] = [
+pub(crate) const FORMATS: [&str; 9] = [
     "framegate-bind",
     "framegate-cidr",
     "framegate-endpoint",
@@ -87,6 +88,7 @@ pub(crate) const FORMATS: [&str; 8] = [
     "framegate-pin",
     "framegate-time",
     "framegate-revoked",
+    "framegate-sha256",
 ];
 
 /// Takes away what makes errors vague: a block that may be left out need not also allow `null`, and integers say how

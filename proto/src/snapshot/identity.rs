@@ -130,7 +130,7 @@ impl JsonSchema for SecretHash {
         "SecretHash".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[0-9a-f]{64}$", "description": "The SHA-256 of a secret, in hexadecimal." })
+        json_schema!({ "type": "string", "format": "framegate-sha256", "description": "The SHA-256 of a secret, in hexadecimal." })
     }
 }
 
