@@ -7,13 +7,17 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
+use crate::kit::issuer::Manner;
 use crate::kit::peer::Refused;
 use crate::kit::pki;
-use crate::kit::{Gateway, Peer, RawUpstream, Setup, Upgrade, Variant, on_both_drivers, until, until_some};
+use crate::kit::{
+    Gateway, IssuerServer, Peer, People, RawUpstream, Setup, Upgrade, Variant, on_both_drivers, until, until_some,
+};
 
 on_both_drivers!(
     requests_that_break_a_rule,
     requests_that_lead_nowhere,
+    clients_that_cannot_say_who_they_are,
     a_head_that_does_not_come_in_time,
     a_proxy_header_that_does_not_come,
     clients_without_a_tls_session,
@@ -28,7 +32,7 @@ on_both_drivers!(
 );
 
 /// Name, status, word, blame.
-const TABLE: [(&str, u16, &str, &str); 32] = [
+const TABLE: [(&str, u16, &str, &str); 40] = [
     ("BadHead", 400, "bad_head", "client"),
     ("BadProxyHeader", 400, "bad_proxy_header", "client"),
     ("PlainHttp", 400, "plain_http", "client"),
@@ -48,6 +52,14 @@ const TABLE: [(&str, u16, &str, &str); 32] = [
     ("NoTopic", 404, "no_topic", "client"),
     ("NoEnvironment", 404, "no_environment", "client"),
     ("Origin", 403, "origin", "client"),
+    ("NoCredentials", 401, "no_credentials", "client"),
+    ("BadCredentials", 401, "bad_credentials", "client"),
+    ("CredentialsUnverified", 401, "credentials_unverified", "gateway"),
+    ("Scope", 403, "scope", "client"),
+    ("KeyType", 401, "key_type", "client"),
+    ("NotSubscribed", 403, "not_subscribed", "client"),
+    ("Policy", 403, "policy", "client"),
+    ("PolicyUnavailable", 503, "policy_unavailable", "gateway"),
     ("NoSnapshot", 503, "no_snapshot", "gateway"),
     ("Draining", 503, "draining", "gateway"),
     ("Full", 503, "full", "gateway"),
@@ -206,6 +218,47 @@ fn requests_that_lead_nowhere(variant: Variant) {
         upstream.accept().agree();
         client.upgraded();
     }
+}
+
+/// One of each; every form and every fault has its case among `credentials`.
+fn clients_that_cannot_say_who_they_are(variant: Variant) {
+    let upstream = RawUpstream::listen();
+    let away = IssuerServer::start();
+    away.set_manner(Manner::Away);
+    let people = People::new()
+        .introspecting_issuer("away", "https://away.test", &away.introspection_url(), "timeout: 1s")
+        .application("subscribed", "")
+        .application("stranger", "")
+        .subscriptions("subscribed", &["guarded"])
+        .key("good", "subscribed", "good-key", "")
+        .key("sandbox", "subscribed", "sandbox-key", "environment: sandbox")
+        .key("stranger", "stranger", "stranger-key", "");
+    let accept = "authentication: { accept: [bearer, api_key] }";
+    let topics = "topics: [{ topic: /admin, scopes: [admin] }, { topic: /* }]";
+    let mut gateway = Setup::new(variant)
+        .api_to("guarded", &upstream.url("/"), &format!("{accept}, {topics}"))
+        .people(people)
+        .start();
+
+    let with_key = |target: &str, key: &str| Upgrade::to(target).with("apikey", key);
+    for (refusal, request) in [
+        ("NoCredentials", Upgrade::to("/guarded")),
+        ("BadCredentials", with_key("/guarded", "bad-key")),
+        ("CredentialsUnverified", Upgrade::to("/guarded").with("Authorization", "Bearer opaque")),
+        ("Scope", with_key("/guarded/admin", "good-key")),
+        ("KeyType", with_key("/guarded", "sandbox-key")),
+        ("NotSubscribed", with_key("/guarded", "stranger-key")),
+    ] {
+        let answer = expect_refusal(&mut gateway, &request.encode(), refusal);
+        let challenged = answer.head.header("WWW-Authenticate").is_some();
+        assert_eq!(challenged, answer.status == 401, "{}", answer.head);
+    }
+    upstream.expect_no_connection(Duration::ZERO);
+
+    let mut client = gateway.connect();
+    client.send(&with_key("/guarded", "good-key").encode());
+    upstream.accept().agree();
+    client.upgraded();
 }
 
 fn a_head_that_does_not_come_in_time(variant: Variant) {

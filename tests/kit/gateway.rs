@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use super::echo::EchoBackend;
 use super::peer::Peer;
+use super::people::People;
 use super::pki;
 use super::ports::Port;
 use super::tls;
@@ -42,6 +43,7 @@ pub struct Setup {
     listeners: Vec<String>,
     upstreams: Vec<String>,
     apis: Vec<String>,
+    people: People,
     directory: TempDir,
     public: Port,
     operator: Port,
@@ -71,6 +73,7 @@ impl Setup {
             listeners: Vec::new(),
             upstreams: Vec::new(),
             apis: Vec::new(),
+            people: People::new(),
             directory: tempfile::Builder::new().prefix("framegate-").tempdir().expect("a directory"),
             public: Port::free(),
             operator: Port::free(),
@@ -189,6 +192,12 @@ impl Setup {
         ))
     }
 
+    /// Who may come in.
+    pub fn people(mut self, people: People) -> Self {
+        self.people = people;
+        self
+    }
+
     /// A directory that lives as long as the gateway.
     pub fn directory(&self) -> &Path {
         self.directory.path()
@@ -223,8 +232,17 @@ impl Setup {
         self.yaml_with(&[], &[], &[])
     }
 
+    /// The whole configuration, with other people.
+    pub fn yaml_with_people(&self, people: &People) -> String {
+        self.written(&[], &[], &[], people)
+    }
+
     /// The whole configuration, and these listeners, upstreams and APIs.
     pub fn yaml_with(&self, listeners: &[String], upstreams: &[String], apis: &[String]) -> String {
+        self.written(listeners, upstreams, apis, &self.people)
+    }
+
+    fn written(&self, listeners: &[String], upstreams: &[String], apis: &[String], people: &People) -> String {
         let comma = if self.listener.is_empty() { "" } else { ", " };
         let tls = self.tls.as_ref().map(|members| format!(", tls: {{ {members} }}")).unwrap_or_default();
         let public = format!("name: public, bind: \"{}\"{comma}{}{tls}", self.public.address(), self.listener);
@@ -238,13 +256,14 @@ impl Setup {
             if items.is_empty() { String::new() } else { format!("{name}:{}\n", list(&mut items.iter())) }
         };
         format!(
-            "version: 1\nsettings: {{ {} }}\n{}{}listeners:{}\nupstreams:{}\napis:{}\n",
+            "version: 1\nsettings: {{ {} }}\n{}{}listeners:{}\nupstreams:{}\napis:{}\n{}",
             self.settings,
             section("certificates", &self.certificates),
             section("authorities", &self.authorities),
             list(&mut [&public].into_iter().chain(&self.listeners).chain(listeners)),
             if upstreams.is_empty() { " []".into() } else { list(&mut upstreams.into_iter()) },
             list(&mut [&probe].into_iter().chain(&self.apis).chain(apis)),
+            people.yaml(),
         )
     }
 

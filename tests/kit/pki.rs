@@ -353,7 +353,8 @@ impl Authority {
     }
 }
 
-fn make_key(key: Key, out: &Path) {
+/// A private key as PKCS #8, in PEM.
+pub fn make_key(key: Key, out: &Path) {
     let options: &[&str] = match key {
         Key::P256 => &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"],
         Key::P384 => &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"],
@@ -361,6 +362,11 @@ fn make_key(key: Key, out: &Path) {
         Key::Rsa2048 => &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
     };
     openssl(out, &[&["genpkey", "-out", path(out)][..], options].concat());
+}
+
+/// The public key that belongs to a private one, in PEM.
+pub fn public_pem(key: &Path) -> String {
+    String::from_utf8(openssl(key, &["pkey", "-in", path(key), "-pubout"])).expect("PEM is text")
 }
 
 fn path(path: &Path) -> &str {
