@@ -7,8 +7,9 @@ use std::time::SystemTime;
 
 use proto::snapshot::{Config, Digest, Issuer, Problem, Section, SectionName, Snapshot};
 
+use crate::catalogue::Declared;
 use crate::material::{self, Known};
-use crate::source::{self, Diagnostic, Document, Lookup};
+use crate::source::{self, Diagnostic, Lookup};
 use crate::tokens::{self, Clients, Fetch, KeySets};
 
 /// What came of a file.
@@ -20,6 +21,8 @@ pub struct Compiled {
     pub directories: BTreeSet<PathBuf>,
     /// The snapshot, or everything that is wrong.
     pub outcome: Result<Snapshot, Vec<Diagnostic>>,
+    /// What is declared, where there is a snapshot of it.
+    pub declared: Option<Arc<Declared>>,
     /// What is no error, and should be looked after.
     pub warnings: Vec<Diagnostic>,
     /// When some of what is wrong will be right by itself.
@@ -46,8 +49,8 @@ pub fn compile(file: &Path, environment: Lookup<'_>, known: &Known, keys: &KeySe
     let document = match outcome {
         Ok(document) => document,
         Err(diagnostics) => {
-            let (warnings, tokens) = (Vec::new(), Tokens::default());
-            return Compiled { files, directories, outcome: Err(diagnostics), warnings, again: None, tokens };
+            let (outcome, warnings, tokens) = (Err(diagnostics), Vec::new(), Tokens::default());
+            return Compiled { files, directories, outcome, declared: None, warnings, again: None, tokens };
         }
     };
     let mut material = material::load(&document, known, keys, now);
@@ -61,17 +64,19 @@ pub fn compile(file: &Path, environment: Lookup<'_>, known: &Known, keys: &KeySe
     }
     let tokens = Tokens { terms, clients: Clients::of(&material.config), fetches: material.fetches };
     let own = keys.own_issuer(&material.config);
-    let outcome = check(&document, material.config, material.problems).map(|snapshot| with_issuer(snapshot, own));
-    Compiled { files, directories, outcome, warnings, again: material.again, tokens }
+    let outcome = check(&material.config, material.problems).map(|snapshot| with_issuer(snapshot, own));
+    let outcome = outcome.map_err(|problems| document.diagnose(&problems));
+    let declared = outcome.is_ok().then(|| Arc::new(Declared::new(document, material.config)));
+    Compiled { files, directories, outcome, declared, warnings, again: material.again, tokens }
 }
 
-fn check(document: &Document, config: Config, mut problems: Vec<Problem>) -> Result<Snapshot, Vec<Diagnostic>> {
-    match Snapshot::check(config) {
+fn check(config: &Config, mut problems: Vec<Problem>) -> Result<Snapshot, Vec<Problem>> {
+    match Snapshot::check(config.clone()) {
         Ok(snapshot) if problems.is_empty() => return Ok(snapshot),
         Ok(_) => {}
         Err(further) => problems.extend(further),
     }
-    Err(document.diagnose(&problems))
+    Err(problems)
 }
 
 /// The same with the gateway itself among the issuers: nobody else may have its name, so it comes after the check.

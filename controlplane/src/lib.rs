@@ -1,6 +1,7 @@
 //! Framegate's office: reads, checks, compiles and pushes the configuration, and answers the operator.
 
 pub mod answer;
+pub mod catalogue;
 pub mod cli;
 pub mod client;
 pub mod compile;

@@ -1,7 +1,10 @@
 //! The control plane at work: which file is the source, when it is read again, and what comes of it.
 //!
 //! Whoever asks (a signal, the file watch, an operator) asks here; one at a time is served. Sockets are
-//! [`server`](crate::server)'s, the roster is [`publish`](crate::publish)'s.
+//! [`server`](crate::server)'s, the roster is [`publish`](crate::publish)'s, what a snapshot is made of is the
+//! [`catalogue`](crate::catalogue)'s.
+
+mod objects;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,14 +14,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use proto::control::message::Ask;
 use proto::control::{Message, PROTOCOL_VERSION};
-use proto::snapshot::Digest;
+use proto::snapshot::{Digest, Snapshot};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, watch};
 
 use crate::answer::{Applied, Diagnostic, Diff, Outcome, Standing, Status};
+use crate::catalogue::{Books, Clients, Declared};
 use crate::compile::{Compiled, Tokens, compile, process_environment};
 use crate::material::Known;
 use crate::publish::{NodeId, Published, Publisher};
+use crate::store::{Store, StoreError};
 use crate::tokens::KeySets;
 use crate::watch::Watched;
 use crate::{diff, expiry};
@@ -37,8 +42,13 @@ const REMINDS_EVERY: Duration = Duration::from_secs(86_400);
 
 /// The control plane at work.
 pub struct Office {
-    publisher: Publisher,
+    publisher: Arc<Publisher>,
     source: tokio::sync::Mutex<Source>,
+    store: Arc<Store>,
+    /// What the snapshot is made of. Who waits for both locks has that of the source first.
+    books: Arc<tokio::sync::Mutex<Books>>,
+    clients: Clients,
+    declared: watch::Sender<Option<Arc<Declared>>>,
     /// What was found when the source was last read; apart from the source so that `status` never waits for a read.
     last: Mutex<Last>,
     watched: watch::Sender<Watched>,
@@ -74,6 +84,28 @@ struct Last {
     started_with: Option<PathBuf>,
     diagnostics: Vec<Diagnostic>,
     warnings: Vec<Diagnostic>,
+    /// What is wrong is wrong only together with what is stored.
+    is_clash: bool,
+}
+
+/// What was read, and the books, which nobody changes until it is decided what becomes of it.
+struct Read {
+    /// With the snapshot of the declared and the stored together.
+    compiled: Compiled,
+    /// The snapshot of the declared alone.
+    alone: Option<Snapshot>,
+    books: OwnedMutexGuard<Books>,
+}
+
+impl Read {
+    fn new(mut compiled: Compiled, books: OwnedMutexGuard<Books>) -> Self {
+        let mut alone = None;
+        if let (Ok(snapshot), Some(declared)) = (&compiled.outcome, &compiled.declared) {
+            alone = Some(snapshot.clone());
+            compiled.outcome = books.merged(declared, snapshot);
+        }
+        Self { compiled, alone, books }
+    }
 }
 
 /// What came of a reading, before the nodes have spoken.
@@ -93,8 +125,10 @@ struct Memory {
 
 impl Office {
     /// For a control plane that was started with this file; continues with the file that was last applied over it.
-    /// `run` names this run among all others.
-    pub fn new(argument: PathBuf, state_directory: PathBuf, run: String, now: Instant) -> Self {
+    /// `run` names this run among all others. Blocks.
+    pub fn new(argument: PathBuf, state_directory: PathBuf, run: String, now: Instant) -> Result<Self, StoreError> {
+        let store = Arc::new(Store::open(&state_directory)?);
+        let books = Books::open(Arc::clone(&store))?;
         let applied = remembered(&argument, &state_directory);
         if let Some(applied) = &applied {
             tracing::warn!(
@@ -103,9 +137,13 @@ impl Office {
                 "continuing with the file that was last applied; apply the other to return to it"
             );
         }
-        Self {
-            publisher: Publisher::new(run),
+        Ok(Self {
+            publisher: Arc::new(Publisher::new(run)),
             source: tokio::sync::Mutex::new(Source { argument, applied }),
+            store,
+            clients: books.clients(),
+            books: Arc::new(tokio::sync::Mutex::new(books)),
+            declared: watch::Sender::new(None),
             last: Mutex::default(),
             watched: watch::Sender::new(Watched::default()),
             known: Mutex::new(remembered_certificates(&state_directory)),
@@ -114,7 +152,7 @@ impl Office {
             state_directory,
             started: now,
             tickets: AtomicU64::new(1),
-        }
+        })
     }
 
     /// The current generation and the roster.
@@ -147,8 +185,8 @@ impl Office {
     /// the nodes' answers.
     pub async fn reload(&self, why: &str) -> Applied {
         let source = self.source.lock().await;
-        let compiled = self.read(source.file()).await;
-        let adopted = self.adopt(&source, compiled, why);
+        let read = self.read(source.file()).await;
+        let adopted = self.adopt(&source, read, why);
         drop(source);
         self.outcome(adopted).await
     }
@@ -156,19 +194,21 @@ impl Office {
     /// Reads the source again and publishes it if it says something new. Waits for nobody.
     pub async fn refresh(&self, why: &str) {
         let source = self.source.lock().await;
-        let compiled = self.read(source.file()).await;
+        let mut read = self.read(source.file()).await;
         let current = self.publisher.current().map(|current| current.snapshot.checksum());
-        let is_news = match &compiled.outcome {
+        let is_news = match &read.compiled.outcome {
             Ok(snapshot) => current != Some(snapshot.checksum()),
             Err(_) => {
                 let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-                last.diagnostics != diagnostics(&compiled)
+                last.diagnostics != diagnostics(&read.compiled)
             }
         };
         if is_news {
-            self.adopt(&source, compiled, why);
+            self.adopt(&source, read, why);
         } else {
-            self.note(&source, &compiled, diagnostics(&compiled));
+            self.note(&source, &read.compiled, diagnostics(&read.compiled));
+            // What is not pushed may be new: a line, the secret of a client, the token endpoint.
+            self.declare(&mut read);
         }
     }
 
@@ -176,11 +216,11 @@ impl Office {
     pub async fn apply(&self, file: PathBuf) -> Applied {
         let why = "an operator applied it";
         let mut source = self.source.lock().await;
-        let compiled = self.read(&file).await;
-        if compiled.outcome.is_err() {
-            let diagnostics = diagnostics(&compiled);
+        let read = self.read(&file).await;
+        if read.compiled.outcome.is_err() {
+            let diagnostics = diagnostics(&read.compiled);
             tell(&file, &diagnostics, why);
-            let warnings = told(&compiled.warnings);
+            let warnings = told(&read.compiled.warnings);
             return Applied {
                 ok: false,
                 file: name(&file),
@@ -194,14 +234,14 @@ impl Office {
         if let Err(error) = remember(&source, &self.state_directory) {
             tracing::error!(%error, "the applied file cannot be remembered; a restart returns to the one before");
         }
-        let adopted = self.adopt(&source, compiled, why);
+        let adopted = self.adopt(&source, read, why);
         drop(source);
         self.outcome(adopted).await
     }
 
     /// What publishing this file would change.
     pub async fn diff(&self, file: PathBuf) -> Diff {
-        let compiled = self.read(&file).await;
+        let compiled = self.read(&file).await.compiled;
         self.ask_for_reports().await;
         let current = self.publisher.current();
         let generation = current.as_ref().map(|current| current.generation.clone());
@@ -246,9 +286,12 @@ impl Office {
     }
 
     /// Publishes what was read, or says what is wrong with it; the old generation runs on then.
-    fn adopt(&self, source: &Source, compiled: Compiled, why: &str) -> Adopted {
+    fn adopt(&self, source: &Source, mut read: Read, why: &str) -> Adopted {
         let file = source.file();
-        let (diagnostics, warnings) = (diagnostics(&compiled), told(&compiled.warnings));
+        let (diagnostics, warnings) = (diagnostics(&read.compiled), told(&read.compiled.warnings));
+        self.declare(&mut read);
+        // The books stay held until what they say is published.
+        let Read { compiled, books: _books, .. } = read;
         self.note(source, &compiled, diagnostics.clone());
         let published = match compiled.outcome {
             Ok(snapshot) => {
@@ -258,7 +301,6 @@ impl Office {
                 let number = published.generation.number;
                 tracing::info!(file = %file.display(), generation = number, nodes = nodes.len(), why, "published");
                 compiled.warnings.iter().for_each(|one| tracing::warn!("{one}"));
-                self.tokens.send_replace(Arc::new(compiled.tokens));
                 self.remember_certificates(Known::of(&published.snapshot));
                 Some((published, nodes))
             }
@@ -268,6 +310,16 @@ impl Office {
             }
         };
         Adopted { file: name(file), diagnostics, warnings, published }
+    }
+
+    /// What has been read and is sound is what the catalogue goes on with.
+    fn declare(&self, read: &mut Read) {
+        let Ok(merged) = &read.compiled.outcome else { return };
+        if let (Some(declared), Some(alone)) = (read.compiled.declared.take(), read.alone.take()) {
+            read.books.adopt(Arc::clone(&declared), alone, merged.clone());
+            self.declared.send_replace(Some(declared));
+            self.tokens.send_replace(Arc::new(std::mem::take(&mut read.compiled.tokens)));
+        }
     }
 
     /// Waits for what the nodes say.
@@ -287,6 +339,7 @@ impl Office {
         last.started_with = source.applied.is_some().then(|| source.argument.clone());
         last.diagnostics = diagnostics;
         last.warnings = told(&compiled.warnings);
+        last.is_clash = compiled.outcome.is_err() && compiled.declared.is_some();
         drop(last);
         let (files, directories) = (compiled.files.clone(), compiled.directories.clone());
         let watched = Watched { files, directories, again: compiled.again };
@@ -297,14 +350,16 @@ impl Office {
         });
     }
 
-    /// Off the runtime's threads: a large file takes a while, and a file may stand on a slow disk.
-    async fn read(&self, file: &Path) -> Compiled {
+    /// A file, and what it is together with what is stored. Off the runtime's threads: a large file takes a while, and a
+    /// file may stand on a slow disk.
+    async fn read(&self, file: &Path) -> Read {
         let file = file.to_owned();
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let keys = self.keys();
         let compiling = move || compile(&file, &process_environment, &known, &keys, SystemTime::now());
-        let compiled = tokio::task::spawn_blocking(compiling).await;
-        compiled.expect("reading a source does not panic, and the runtime outlives the office")
+        let compiled = blocking(compiling).await;
+        let books = Arc::clone(&self.books).lock_owned().await;
+        blocking(move || Read::new(compiled, books)).await
     }
 
     fn remember_certificates(&self, now_known: Known) {
@@ -348,6 +403,11 @@ pub fn effective_file(argument: &Path, state_directory: &Path) -> PathBuf {
 pub fn remembered_certificates(state_directory: &Path) -> Known {
     let text = std::fs::read_to_string(state_directory.join(CERTIFICATES)).unwrap_or_default();
     Known(serde_json::from_str::<Vec<Digest>>(&text).unwrap_or_default().into_iter().collect())
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.expect("what the office does does not panic, and the runtime outlives it")
 }
 
 fn diagnostics(compiled: &Compiled) -> Vec<Diagnostic> {

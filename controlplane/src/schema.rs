@@ -40,7 +40,7 @@ pub fn text() -> String {
 pub(crate) fn included_document() -> Value {
     let mut schema = document();
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
-        properties.retain(|key, _| !matches!(key.as_str(), "settings" | "include"));
+        properties.retain(|key, _| !matches!(key.as_str(), "settings" | "include" | "token_endpoint"));
     }
     schema.as_object_mut().map(|schema| schema.remove("required"));
     schema

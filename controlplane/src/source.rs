@@ -72,8 +72,17 @@ pub struct Document {
 impl Document {
     /// What a relative path at this place (a JSON Pointer) is relative to: the directory of the file in which it stands.
     pub fn directory_of(&self, place: &str) -> PathBuf {
-        let file = self.tree.nearest(place).place.file;
-        directory(Path::new(self.names.get(file).map_or("", String::as_str)))
+        directory(Path::new(self.file_of(place)))
+    }
+
+    /// The file in which this place is, as the operator named it.
+    pub fn file_of(&self, place: &str) -> &str {
+        self.names.get(self.tree.nearest(place).place.file).map_or("", String::as_str)
+    }
+
+    /// The file and line of this place: `gateway.yaml:12`.
+    pub fn place_of(&self, place: &str) -> String {
+        format!("{}:{}", self.file_of(place), self.tree.nearest(place).place.line)
     }
 
     /// Puts what [`Snapshot::check`](proto::snapshot::Snapshot::check) says to where it stands in the files.

@@ -38,7 +38,7 @@ impl Plane {
         let file = directory.path().join("gateway.yaml");
         let state = directory.path().join("state");
         let socket = directory.path().join("run/control.sock");
-        let office = Arc::new(Office::new(file, state, run.into(), Instant::now()));
+        let office = Arc::new(Office::new(file, state, run.into(), Instant::now()).unwrap());
         runtime.block_on(async {
             let server = Server::open(&socket).unwrap();
             office.reload("start").await;

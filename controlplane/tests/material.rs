@@ -472,7 +472,7 @@ fn what_was_published_is_remembered_over_a_restart() {
     assert_eq!(remembered_certificates(&state), Known::default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let office = Office::new(house.path("gateway.yaml"), state.clone(), "run".into(), Instant::now());
+        let office = Office::new(house.path("gateway.yaml"), state.clone(), "run".into(), Instant::now()).unwrap();
         assert!(office.reload("a test asked").await.generation.is_some());
     });
     assert_eq!(remembered_certificates(&state), Known::of(&snapshot(&house)));
@@ -496,7 +496,7 @@ fn a_certificate_that_comes_too_early_is_published_when_its_time_comes() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
         let (file, state) = (house.path("gateway.yaml"), directory.path().join("state"));
-        let office = Arc::new(Office::new(file, state, "run".into(), Instant::now()));
+        let office = Arc::new(Office::new(file, state, "run".into(), Instant::now()).unwrap());
         let mut published = office.publisher().watch();
         assert!(office.reload("a test asked").await.generation.is_none(), "it is not valid yet");
         let following = tokio::spawn(watch::follow(Arc::clone(&office)));

@@ -42,6 +42,7 @@ use text_form;
 mod api;
 mod authentication;
 mod check;
+mod edit;
 mod identity;
 mod issuer;
 mod listener;
@@ -60,6 +61,7 @@ pub use api::{
 };
 pub use authentication::{Authentication, CredentialForm, WhenUnreachable};
 pub use check::{ListenerSet, Problem, Snapshot};
+pub use edit::Edit;
 pub use identity::{
     ApiKey, Application, GrantType, KeyRestrictions, OAuthClient, PasswordHash, Revocation, Revoked, RevokedKind,
     SecretHash, Subscription, Timestamp, UNLIMITED_PLAN, User,

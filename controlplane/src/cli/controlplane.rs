@@ -22,7 +22,8 @@ use proto::errors::with_sources;
     after_help = "The file is read again when it changes, on SIGHUP, and by `framegate reload`; `framegate apply` \
     puts another in its place. A file that is not sound is told in the log, and what runs, runs on.\n\n\
     Data planes keep serving while the control plane is away.\n\n\
-    Exit codes: 0 stopped by SIGTERM or SIGINT, 2 the control socket or port cannot be opened."
+    Exit codes: 0 stopped by SIGTERM or SIGINT, 2 the control socket, its port or the state \
+    directory's catalogue cannot be opened."
 )]
 pub struct Options {
     /// The configuration
@@ -91,7 +92,12 @@ async fn serve(options: Options) -> ExitCode {
             Err(error) => return cannot(false, &with_sources(&error)),
         },
     };
-    let office = Arc::new(Office::new(absolute(&options.file), state_directory, run_name(), Instant::now()));
+    let file = absolute(&options.file);
+    let opening = move || Office::new(file, state_directory, run_name(), Instant::now());
+    let office = match tokio::task::spawn_blocking(opening).await.expect("opening a database does not panic") {
+        Ok(office) => Arc::new(office),
+        Err(error) => return cannot(false, &with_sources(&error)),
+    };
     tracing::info!(control = %server.path().display(), pid = std::process::id(), "the control plane is up");
     if let Some(secure) = &secure {
         tracing::info!(address = %secure.address(), "the control port is open");
@@ -101,6 +107,10 @@ async fn serve(options: Options) -> ExitCode {
     let reminding = tokio::spawn({
         let office = Arc::clone(&office);
         async move { office.remind().await }
+    });
+    let pruning = tokio::spawn({
+        let office = Arc::clone(&office);
+        async move { office.prune().await }
     });
     let serving = server.serve(Arc::clone(&office));
     let serving_elsewhere = async {
@@ -131,6 +141,7 @@ async fn serve(options: Options) -> ExitCode {
     notify(&[NotifyState::Stopping]);
     following.abort();
     reminding.abort();
+    pruning.abort();
     tracing::info!("the control plane stops; data planes keep serving");
     Verdict::Yes.into()
 }

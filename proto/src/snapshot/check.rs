@@ -75,6 +75,14 @@ impl Snapshot {
         Ok(Self { sections: section::split(config) })
     }
 
+    /// Checks applications, subscriptions, keys, users and revocations against each other and the APIs that are there,
+    /// and looks at nothing else of the configuration: for a few entries with what they refer to and may clash with.
+    pub fn check_identity(config: &Config) -> Result<(), Vec<Problem>> {
+        let mut problems = Problems::new(Places::Indices);
+        identity::People::of(config).check(&config.apis, &mut problems);
+        problems.into_result()
+    }
+
     /// Checks the sections of a push, each of which has been decoded from bytes of its digest.
     ///
     /// Beside everything that [`check`](Self::check) looks at, every section must hold what its name says, in the

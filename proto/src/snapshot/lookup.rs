@@ -2,11 +2,19 @@
 
 use super::section::{bucket, bucket_of};
 use super::{
-    ApiKey, Application, Assertion, Issuer, Revocation, RevokedKind, SecretHash, Section, SectionName, Snapshot,
+    Api, ApiKey, Application, Assertion, Issuer, Revocation, RevokedKind, SecretHash, Section, SectionName, Snapshot,
     Subscription, User,
 };
 
 impl Snapshot {
+    /// An API version by its label: `name` or `name:version`.
+    pub fn api(&self, label: &str) -> Option<&Api> {
+        let (name, version) = label.split_once(':').unwrap_or((label, ""));
+        let Some(Section::Apis(all)) = self.section(SectionName::Apis(bucket(name))) else { return None };
+        let found = all.binary_search_by(|one| (one.name.as_str(), one.version.as_str()).cmp(&(name, version)));
+        found.ok().map(|at| &all[at])
+    }
+
     /// An application by its name.
     pub fn application(&self, name: &str) -> Option<&Application> {
         let Some(Section::Applications(all)) = self.section(SectionName::Applications(bucket(name))) else {

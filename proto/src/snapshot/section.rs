@@ -127,6 +127,11 @@ impl SectionName {
         )
     }
 
+    /// Whether a section of this name holds entries that come and go one by one, and depend on no other section.
+    pub const fn is_of_people(self) -> bool {
+        self.is_of_identity() && !matches!(self, Self::Issuers)
+    }
+
     /// The family's word, and the bucket.
     const fn parts(self) -> (&'static str, Option<u8>) {
         match self {
@@ -379,9 +384,7 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
 /// control plane's own, and so are the secrets of its clients.
 pub(super) fn split(mut config: Config) -> Sections {
     sort(&mut config);
-    for client in config.applications.iter_mut().flat_map(|application| &mut application.clients) {
-        client.secret = None;
-    }
+    config.applications = config.applications.into_iter().map(without_secrets).collect();
     let single = [
         (SectionName::Settings, Section::Settings(config.settings)),
         (SectionName::Listeners, Section::Listeners(config.listeners)),
@@ -415,6 +418,12 @@ pub(super) fn split(mut config: Config) -> Sections {
         ))
         .map(|(name, section)| (name, (Digest::of(&section.encode()), Arc::new(section))))
         .collect()
+}
+
+/// An application as data planes know it.
+pub(super) fn without_secrets(mut application: Application) -> Application {
+    application.clients.iter_mut().for_each(|client| client.secret = None);
+    application
 }
 
 /// Entries that are in order, in their buckets.

@@ -14,7 +14,7 @@ use crate::snapshot::path::{Mapping, Pattern, context_problem};
 use crate::snapshot::{Api, ContextMatch, Endpoints, MessageLimits, SessionOptions, Size, Target};
 
 pub(super) fn apis(apis: &[&Api], names: &Names<'_>, problems: &mut Problems) {
-    let mut versions = HashSet::with_capacity(apis.len());
+    let mut versions = HashMap::with_capacity(apis.len());
     let mut defaults: HashMap<&str, &str> = HashMap::new();
     for (at, api) in apis.iter().enumerate() {
         let spot = problems.spot("apis", at, &api.name, &api.version);
@@ -22,10 +22,10 @@ pub(super) fn apis(apis: &[&Api], names: &Names<'_>, problems: &mut Problems) {
         if !api.version.is_empty() {
             problems.add_if(format_args!("{spot}/version"), name_problem("the version", &api.version));
         }
-        if !versions.insert((api.name.as_str(), api.version.as_str())) {
-            let label = api.label();
-            problems
-                .add(format_args!("{spot}/name"), format!("there is another API {label:?}; change name or version"));
+        if let Some(index) = versions.insert((api.name.as_str(), api.version.as_str()), at) {
+            let (label, other) = (api.label(), Spot { index, ..spot });
+            let message = format!("there is another API {label:?} ({other}); change name or version");
+            problems.add(format_args!("{spot}/name"), message);
         }
         if api.default_version {
             default_version(api, &mut defaults, spot, problems);

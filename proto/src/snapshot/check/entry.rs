@@ -163,7 +163,8 @@ pub(super) fn unique_name<'a>(
     problems: &mut Problems,
 ) {
     problems.add_if(format_args!("{spot}/name"), name_problem(&format!("the {kind}'s name"), name));
-    if names.insert(name, spot.index).is_some() {
-        problems.add(format_args!("{spot}/name"), format!("there is another {kind} {name:?}; rename one"));
+    if let Some(index) = names.insert(name, spot.index) {
+        let other = Spot { index, ..spot };
+        problems.add(format_args!("{spot}/name"), format!("there is another {kind} {name:?} ({other}); rename one"));
     }
 }

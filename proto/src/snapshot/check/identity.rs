@@ -59,7 +59,7 @@ impl<'a> People<'a> {
 
     fn applications(&self, problems: &mut Problems) {
         let mut names = HashMap::new();
-        let mut clients: HashMap<&str, &str> = HashMap::new();
+        let mut clients: HashMap<&str, Spot<'_>> = HashMap::new();
         for (at, application) in self.applications.iter().enumerate() {
             let spot = problems.spot("applications", at, &application.name, "");
             super::entry::unique_name(&mut names, "application", &application.name, spot, problems);
@@ -68,10 +68,10 @@ impl<'a> People<'a> {
             for (index, client) in application.clients.iter().enumerate() {
                 let place = format_args!("{spot}/clients/{index}");
                 problems.add_if(format_args!("{place}/id"), client_problem(&client.id));
-                if let Some(other) = clients.insert(&client.id, &application.name) {
+                if let Some(other) = clients.insert(&client.id, spot) {
                     let message = format!(
-                        "the client {:?} is one of application {other:?} already; give it another id",
-                        client.id
+                        "the client {:?} is one of application {:?} ({other}) already; give it another id",
+                        client.id, other.label.0
                     );
                     problems.add(format_args!("{place}/id"), message);
                 }
@@ -87,7 +87,7 @@ impl<'a> People<'a> {
     fn subscriptions(&self, applications: &HashSet<&str>, apis: &[Api], problems: &mut Problems) {
         let labels: HashSet<String> =
             if self.subscriptions.is_empty() { HashSet::new() } else { apis.iter().map(Api::label).collect() };
-        let mut seen = HashSet::with_capacity(self.subscriptions.len());
+        let mut seen = HashMap::with_capacity(self.subscriptions.len());
         for (at, one) in self.subscriptions.iter().enumerate() {
             let spot = problems.spot("subscriptions", at, &one.application, &one.api);
             known_application(Some(&one.application), applications, format_args!("{spot}/application"), problems);
@@ -98,8 +98,9 @@ impl<'a> People<'a> {
                 );
                 problems.add(format_args!("{spot}/api"), message);
             }
-            if !seen.insert((&one.application, &one.api)) {
-                let message = format!("{:?} has another subscription to {:?}; keep one", one.application, one.api);
+            if let Some(other) = seen.insert((&one.application, &one.api), spot) {
+                let message =
+                    format!("{:?} has another subscription to {:?} ({other}); keep one", one.application, one.api);
                 problems.add(format_args!("{spot}/api"), message);
             }
             if one.plan != UNLIMITED_PLAN {
@@ -111,13 +112,15 @@ impl<'a> People<'a> {
 
     fn keys(&self, applications: &HashSet<&str>, problems: &mut Problems) {
         let mut names = HashMap::with_capacity(self.keys.len());
-        let mut hashes: HashMap<&SecretHash, &str> = HashMap::with_capacity(self.keys.len());
+        let mut hashes: HashMap<&SecretHash, usize> = HashMap::with_capacity(self.keys.len());
         for (at, key) in self.keys.iter().enumerate() {
             let spot = problems.spot("keys", at, &key.name, "");
             super::entry::unique_name(&mut names, "key", &key.name, spot, problems);
             known_application(Some(&key.application), applications, format_args!("{spot}/application"), problems);
-            if let Some(other) = hashes.insert(&key.sha256, &key.name) {
-                problems.add(format_args!("{spot}/sha256"), format!("this is the key {other:?}; leave one out"));
+            if let Some(index) = hashes.insert(&key.sha256, at) {
+                let other = problems.spot("keys", index, &self.keys[index].name, "");
+                let message = format!("this is the key {:?} ({other}); leave one out", other.label.0);
+                problems.add(format_args!("{spot}/sha256"), message);
             }
             let Some(restrictions) = &key.restrictions else { continue };
             let place = format_args!("{spot}/restrictions");
@@ -130,12 +133,14 @@ impl<'a> People<'a> {
 
     fn users(&self, applications: &HashSet<&str>, problems: &mut Problems) {
         let mut names: HashMap<&str, usize> = HashMap::with_capacity(self.users.len());
-        let mut subjects: HashMap<&str, &str> = HashMap::new();
+        let mut subjects: HashMap<&str, Spot<'_>> = HashMap::new();
         for (at, user) in self.users.iter().enumerate() {
             let spot = problems.spot("users", at, &user.name, "");
             problems.add_if(format_args!("{spot}/name"), user_problem(&user.name));
-            if names.insert(&user.name, at).is_some() {
-                problems.add(format_args!("{spot}/name"), format!("there is another user {:?}; rename one", user.name));
+            if let Some(index) = names.insert(&user.name, at) {
+                let other = Spot { index, ..spot };
+                let message = format!("there is another user {:?} ({other}); rename one", user.name);
+                problems.add(format_args!("{spot}/name"), message);
             }
             let application = user.application.as_deref();
             known_application(application, applications, format_args!("{spot}/application"), problems);
@@ -147,15 +152,17 @@ impl<'a> People<'a> {
             for (index, subject) in user.certificates.iter().enumerate() {
                 let place = format_args!("{spot}/certificates/{index}");
                 problems.add_if(place, text_problem("a subject", subject));
-                if let Some(other) = subjects.insert(subject, &user.name) {
-                    problems.add(place, format!("this subject is the user {other:?} already; leave one out"));
+                if let Some(other) = subjects.insert(subject, spot) {
+                    let message =
+                        format!("this subject is the user {:?} ({other}) already; leave one out", other.label.0);
+                    problems.add(place, message);
                 }
             }
         }
     }
 
     fn revocations(&self, problems: &mut Problems) {
-        let mut seen = HashSet::with_capacity(self.revocations.len());
+        let mut seen = HashMap::with_capacity(self.revocations.len());
         for (at, one) in self.revocations.iter().enumerate() {
             let spot = problems.spot("revocations", at, "", "");
             problems.add_if(format_args!("{spot}/reason"), text_problem("the reason", &one.reason));
@@ -163,8 +170,9 @@ impl<'a> People<'a> {
                 let message = format!("what is revoked has at most {SUBJECT_BYTES_MAX} bytes");
                 problems.add(format_args!("{spot}/revoked"), message);
             }
-            if !seen.insert(&one.revoked) {
-                problems.add(format_args!("{spot}/revoked"), format!("{} is revoked twice; keep one", one.revoked));
+            if let Some(other) = seen.insert(&one.revoked, spot) {
+                let message = format!("another entry ({other}) revokes {} too; keep one", one.revoked);
+                problems.add(format_args!("{spot}/revoked"), message);
             }
         }
     }

@@ -1,0 +1,148 @@
+//! A few changed entries with everything that they refer to or may clash with: enough to say whether they are sound.
+//!
+//! A whole configuration of a million keys is not checked anew for one of them. What is not a neighbour of a change was
+//! sound before and is sound after it.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use proto::limits::{API_KEYS_MAX, APPLICATIONS_MAX, REVOKED_MAX, SUBSCRIPTIONS_MAX, USERS_MAX};
+use proto::snapshot::{Config, Problem, Section, Snapshot};
+
+use super::told::{part, retell};
+use super::{Declared, Entry, Kind};
+
+/// The entries of one call.
+pub(super) struct Neighbourhood<'a> {
+    /// What was published before the call, with the APIs of after it.
+    pub before: &'a Snapshot,
+    pub declared: &'a Declared,
+    /// The application of each stored client.
+    pub clients: &'a HashMap<String, String>,
+    /// What is put, with the index of the change.
+    pub puts: Vec<(usize, &'a Entry)>,
+    /// What is put or taken away: not as it was before.
+    pub touched: HashSet<(Kind, String)>,
+}
+
+/// Who stands at a place of the small configuration.
+enum Who {
+    Change(usize),
+    Neighbour(Kind, String),
+}
+
+impl Neighbourhood<'_> {
+    /// Everything that is wrong with what is put. Places are `/CHANGE/pointer`.
+    pub fn check(&self) -> Result<(), Vec<Problem>> {
+        // APIs are those of after the call, touched or not.
+        let apis: BTreeSet<&str> = self.puts.iter().filter_map(|(_, entry)| entry.api()).collect();
+        let apis = apis.into_iter().filter_map(|label| self.before.api(label)).cloned().collect();
+        let mut config = Config { apis, ..Config::default() };
+        let mut who = HashMap::new();
+        // Neighbours first: what clashes is told at the later one, which is the change.
+        for neighbour in self.neighbours() {
+            let at = neighbour.join(&mut config);
+            who.insert((neighbour.kind(), at), Who::Neighbour(neighbour.kind(), neighbour.id()));
+        }
+        for (change, entry) in self.puts.iter().filter(|(_, entry)| entry.kind() != Kind::Api) {
+            let at = entry.join(&mut config);
+            who.insert((entry.kind(), at), Who::Change(*change));
+        }
+        let mut problems = self.ceilings();
+        let found = Snapshot::check_identity(&config).err().unwrap_or_default();
+        problems.extend(found.into_iter().map(|problem| self.retold(problem, &who)));
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// What the puts refer to and may clash with, each once.
+    fn neighbours(&self) -> Vec<Entry> {
+        let mut found: HashMap<(Kind, String), Entry> = HashMap::new();
+        let mut meet = |entry: Option<Entry>| {
+            if let Some(entry) = entry {
+                let name = (entry.kind(), entry.id());
+                if !self.touched.contains(&name) {
+                    found.insert(name, entry);
+                }
+            }
+        };
+        let mut subjects: HashSet<&str> = HashSet::new();
+        for (_, entry) in &self.puts {
+            if let Some(application) = entry.application() {
+                meet(self.before.application(application).cloned().map(Entry::Application));
+            }
+            match entry {
+                Entry::Application(one) => {
+                    for client in &one.clients {
+                        let owner = self.declared.client(&client.id).map(|(owner, _)| owner.name.clone());
+                        let owner = owner.or_else(|| self.clients.get(&client.id).cloned());
+                        let owner = owner.and_then(|owner| self.before.application(&owner));
+                        meet(owner.cloned().map(Entry::Application));
+                    }
+                }
+                Entry::Key(one) => meet(self.before.key(&one.sha256).cloned().map(Entry::Key)),
+                Entry::User(one) => subjects.extend(one.certificates.iter().map(String::as_str)),
+                Entry::Api(_) | Entry::Subscription(_) | Entry::Revocation(_) => {}
+            }
+        }
+        if !subjects.is_empty() {
+            let clash = |subject: &String| subjects.contains(subject.as_str());
+            let users = self.before.users().filter(|user| user.certificates.iter().any(clash));
+            users.for_each(|user| meet(Some(Entry::User(user.clone()))));
+        }
+        let mut found: Vec<_> = found.into_iter().collect();
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        found.into_iter().map(|(_, entry)| entry).collect()
+    }
+
+    fn retold(&self, problem: Problem, who: &HashMap<(Kind, usize), Who>) -> Problem {
+        let message = retell(&problem.message, |kind, index| match who.get(&(kind, index))? {
+            Who::Change(change) => Some(format!("change {change} of this call")),
+            Who::Neighbour(kind, id) => Some(origin(self.declared, *kind, id)),
+        });
+        let place = part(&problem.place).and_then(|(kind, index, rest)| match who.get(&(kind, index))? {
+            Who::Change(change) => Some(format!("/{change}{rest}")),
+            Who::Neighbour(..) => None,
+        });
+        Problem { place: place.unwrap_or_default(), message }
+    }
+
+    /// How many there would be. What is replaced is counted twice, which nobody notices below the ceiling.
+    fn ceilings(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for (kind, ceiling) in [
+            (Kind::Application, APPLICATIONS_MAX),
+            (Kind::Subscription, SUBSCRIPTIONS_MAX),
+            (Kind::Key, API_KEYS_MAX),
+            (Kind::User, USERS_MAX),
+            (Kind::Revocation, REVOKED_MAX),
+        ] {
+            let more = self.puts.iter().filter(|(_, entry)| entry.kind() == kind).count();
+            if more > 0 && count(self.before, kind) + more > ceiling {
+                let message = format!("there would be more than {ceiling} {}; delete some", kind.family());
+                problems.push(Problem { place: String::new(), message });
+            }
+        }
+        problems
+    }
+}
+
+/// Where an object that is no part of the call comes from, as a message has it.
+pub(super) fn origin(declared: &Declared, kind: Kind, id: &str) -> String {
+    match declared.position(kind, id) {
+        Some(at) => format!("declared in {}", declared.place_of(kind, at)),
+        None => "stored in the catalogue".into(),
+    }
+}
+
+/// How many of a kind a snapshot has.
+pub(crate) fn count(snapshot: &Snapshot, kind: Kind) -> usize {
+    let of_section = |section: &Section| match (kind, section) {
+        (Kind::Api, Section::Apis(all)) => all.len(),
+        (Kind::Application, Section::Applications(all)) => all.len(),
+        (Kind::Subscription, Section::Subscriptions(all)) => all.len(),
+        (Kind::Key, Section::Keys(all)) => all.len(),
+        (Kind::User, Section::Users(all)) => all.len(),
+        (Kind::Revocation, Section::Revocations(all)) => all.len(),
+        _ => 0,
+    };
+    snapshot.sections().values().map(|(_, section)| of_section(section)).sum()
+}
