@@ -49,7 +49,7 @@ impl Neighbourhood<'_> {
         }
         let mut problems = self.ceilings();
         let found = Snapshot::check_identity(&config).err().unwrap_or_default();
-        problems.extend(found.into_iter().map(|problem| self.retold(problem, &who)));
+        problems.extend(found.into_iter().filter_map(|problem| self.retold(problem, &who)));
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
@@ -93,16 +93,15 @@ impl Neighbourhood<'_> {
         found.into_iter().map(|(_, entry)| entry).collect()
     }
 
-    fn retold(&self, problem: Problem, who: &HashMap<(Kind, usize), Who>) -> Problem {
+    /// What is wrong with a change. A neighbour was sound before; what it lacks here is its own neighbours.
+    fn retold(&self, problem: Problem, who: &HashMap<(Kind, usize), Who>) -> Option<Problem> {
+        let (kind, index, rest) = part(&problem.place)?;
+        let Who::Change(change) = who.get(&(kind, index))? else { return None };
         let message = retell(&problem.message, |kind, index| match who.get(&(kind, index))? {
             Who::Change(change) => Some(format!("change {change} of this call")),
             Who::Neighbour(kind, id) => Some(origin(self.declared, *kind, id)),
         });
-        let place = part(&problem.place).and_then(|(kind, index, rest)| match who.get(&(kind, index))? {
-            Who::Change(change) => Some(format!("/{change}{rest}")),
-            Who::Neighbour(..) => None,
-        });
-        Problem { place: place.unwrap_or_default(), message }
+        Some(Problem { place: format!("/{change}{rest}"), message })
     }
 
     /// How many there would be. What is replaced is counted twice, which nobody notices below the ceiling.
