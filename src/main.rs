@@ -28,6 +28,8 @@ enum Verb {
     Reload(cli::reload::Options),
     /// Show how the control plane and its data planes stand
     Status(cli::status::Options),
+    /// Get, look at and take back tokens, as a client of a token endpoint
+    Token(cli::token::Options),
     /// Have data planes stop accepting and close their sessions
     Drain(cli::drain::Options),
     /// Turn what other programs have into what this one reads: key stores into PEM files
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Verb::Apply(options) => cli::apply::run(options),
         Verb::Reload(options) => cli::reload::run(options),
         Verb::Status(options) => cli::status::run(options),
+        Verb::Token(options) => cli::token::run(options),
         Verb::Drain(options) => cli::drain::run(options),
         Verb::Convert(options) => cli::convert::run(options),
         Verb::Version(options) => cli::version::run(options),

@@ -50,6 +50,54 @@ pub struct Status {
     /// The groups of authorities of the generation, in the order of names.
     #[serde(default)]
     pub authorities: Vec<AuthoritiesStanding>,
+    /// The issuers of the generation, in the order of names.
+    #[serde(default)]
+    pub issuers: Vec<IssuerStanding>,
+    /// The gateway's own token endpoint, if it has one.
+    #[serde(default)]
+    pub token_endpoint: Option<TokenEndpointStanding>,
+}
+
+/// How an issuer stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuerStanding {
+    /// Its name in the configuration; `framegate` is the gateway's own.
+    pub name: String,
+    /// The `iss` of its tokens.
+    pub issuer: String,
+    /// How many keys the data planes have of it.
+    pub keys: u64,
+    /// Whether its tokens can be asked about.
+    pub introspection: bool,
+    /// From where its keys are fetched, if they are.
+    #[serde(default)]
+    pub url: Option<String>,
+    /// When they last came: RFC 3339.
+    #[serde(default)]
+    pub fetched: Option<String>,
+    /// When they are fetched next.
+    #[serde(default)]
+    pub next: Option<String>,
+    /// Why they did not come when they were last fetched.
+    #[serde(default)]
+    pub fault: Option<String>,
+}
+
+/// How the token endpoint stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenEndpointStanding {
+    /// Where it listens; none: it does not.
+    pub address: Option<String>,
+    /// Why it does not.
+    #[serde(default)]
+    pub fault: Option<String>,
+    /// How many keys are published.
+    pub keys: u64,
+    /// The name of the key that signs.
+    pub signing: Option<String>,
+    /// When the keys are next changed: RFC 3339.
+    #[serde(default)]
+    pub next_change: Option<String>,
 }
 
 /// How a certificate stands.

@@ -13,6 +13,7 @@ pub mod reload;
 pub mod run;
 pub mod schema;
 pub mod status;
+pub mod token;
 pub mod validate;
 pub mod version;
 

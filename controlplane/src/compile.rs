@@ -10,7 +10,7 @@ use proto::snapshot::{Config, Digest, Issuer, Problem, Section, SectionName, Sna
 use crate::catalogue::Declared;
 use crate::material::{self, Known};
 use crate::source::{self, Diagnostic, Lookup};
-use crate::tokens::{self, Clients, Fetch, KeySets};
+use crate::tokens::{self, Fetch, KeySets};
 
 /// What came of a file.
 #[derive(Debug)]
@@ -36,8 +36,6 @@ pub struct Compiled {
 pub struct Tokens {
     /// What the token endpoint works by, if there is one.
     pub terms: Option<tokens::Terms>,
-    /// The clients to whom tokens may be issued, with their secrets' hashes.
-    pub clients: Clients,
     /// Sets of keys that are fetched.
     pub fetches: Vec<Fetch>,
 }
@@ -62,7 +60,7 @@ pub fn compile(file: &Path, environment: Lookup<'_>, known: &Known, keys: &KeySe
         let message = format!("TLS cannot be spoken at the token endpoint: {fault}");
         material.problems.push(Problem { place: "/token_endpoint/tls".into(), message });
     }
-    let tokens = Tokens { terms, clients: Clients::of(&material.config), fetches: material.fetches };
+    let tokens = Tokens { terms, fetches: material.fetches };
     let own = keys.own_issuer(&material.config);
     let outcome = check(&material.config, material.problems).map(|snapshot| with_issuer(snapshot, own));
     let outcome = outcome.map_err(|problems| document.diagnose(&problems));

@@ -25,6 +25,7 @@ use crate::material::Known;
 use crate::publish::{NodeId, Published, Publisher};
 use crate::store::{Store, StoreError};
 use crate::tokens::KeySets;
+use crate::tokens::board::Board;
 use crate::watch::Watched;
 use crate::{diff, expiry};
 
@@ -58,6 +59,8 @@ pub struct Office {
     keys: Mutex<KeySets>,
     /// What the published configuration says about tokens.
     tokens: watch::Sender<Arc<Tokens>>,
+    /// How tokens stand.
+    board: Arc<Board>,
     state_directory: PathBuf,
     started: Instant,
     tickets: AtomicU64,
@@ -129,6 +132,7 @@ impl Office {
     pub fn new(argument: PathBuf, state_directory: PathBuf, run: String, now: Instant) -> Result<Self, StoreError> {
         let store = Arc::new(Store::open(&state_directory)?);
         let books = Books::open(Arc::clone(&store))?;
+        let keys = KeySets::kept(&store)?;
         let applied = remembered(&argument, &state_directory);
         if let Some(applied) = &applied {
             tracing::warn!(
@@ -147,8 +151,9 @@ impl Office {
             last: Mutex::default(),
             watched: watch::Sender::new(Watched::default()),
             known: Mutex::new(remembered_certificates(&state_directory)),
-            keys: Mutex::default(),
+            keys: Mutex::new(keys),
             tokens: watch::Sender::default(),
+            board: Arc::default(),
             state_directory,
             started: now,
             tickets: AtomicU64::new(1),
@@ -173,6 +178,11 @@ impl Office {
     /// What of issuers' keys stands in no file.
     pub fn keys(&self) -> KeySets {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How tokens stand.
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
     }
 
     /// Changes that, and publishes what comes of it.
@@ -282,6 +292,8 @@ impl Office {
             nodes: self.publisher.status(Instant::now()),
             certificates: snapshot.map(|one| expiry::certificate_standings(one, now)).unwrap_or_default(),
             authorities: snapshot.map(|one| expiry::authorities_standings(one, now)).unwrap_or_default(),
+            issuers: snapshot.map(|one| self.board.issuers(one, &self.tokens.borrow().fetches)).unwrap_or_default(),
+            token_endpoint: self.tokens.borrow().terms.is_some().then(|| self.board.endpoint_standing()),
         }
     }
 

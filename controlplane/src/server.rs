@@ -24,6 +24,7 @@ use tokio::sync::Semaphore;
 use crate::credentials::Identity;
 use crate::office::Office;
 pub use secure::{PortError, SecureServer};
+pub(crate) use secure::{Sources, source};
 use wire::{Reader, Writer};
 
 /// Connections at once, data planes and operators together.
@@ -114,7 +115,7 @@ impl Drop for Server {
 }
 
 /// Makes room at the path: only a socket that nobody answers on is removed.
-fn clear(path: &Path) -> Result<(), SocketError> {
+pub(crate) fn clear(path: &Path) -> Result<(), SocketError> {
     let failed = |source| SocketError::Io { path: path.to_owned(), source };
     match path.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

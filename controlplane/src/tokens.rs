@@ -3,18 +3,32 @@
 //! What a credential opens is the data planes' to decide; they have the public keys, and everything else that it takes,
 //! from the snapshot.
 
+pub mod board;
+pub mod desk;
+mod door;
+mod fetch;
+pub mod form;
+mod front;
 pub mod jwks;
 pub mod jws;
 pub mod keyring;
 pub mod ledger;
 pub mod limit;
+mod office;
+pub mod outgoing;
+pub mod refusal;
+mod rotate;
 pub mod terms;
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use proto::snapshot::{Application, Config, Issuer, Jwks, OAuthClient, OWN_ISSUER, Revocation, RevokedKind, User};
+use proto::snapshot::{Config, Issuer, Jwks, OAuthClient, OWN_ISSUER, Revocation, RevokedKind, User};
 
+use std::sync::Arc;
+
+use crate::office::Office;
+use crate::store::{Store, StoreError};
 pub use terms::Terms;
 
 /// Sets of public keys that stand in no file, in their plain form.
@@ -27,6 +41,13 @@ pub struct KeySets {
 }
 
 impl KeySets {
+    /// Those that an earlier run has left.
+    pub fn kept(store: &Store) -> Result<Self, StoreError> {
+        let own = ledger::keyring(store)?.published().text();
+        let fetched = ledger::fetched(store)?.into_iter().map(|(url, (text, _))| (url, text)).collect();
+        Ok(Self { own: Some(own), fetched })
+    }
+
     /// The set of an issuer whose keys are fetched; before that has succeeded once, one without keys.
     pub fn of_url(&self, url: &str) -> &str {
         self.fetched.get(url).map_or(jwks::EMPTY, String::as_str)
@@ -63,34 +84,13 @@ pub struct Fetch {
     pub every: Duration,
 }
 
-/// A client of the configuration.
+/// A client, and whose it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Client {
     /// The name of its application.
     pub application: String,
     /// What it is, with its secret's hash.
     pub client: OAuthClient,
-}
-
-/// Clients by their ids.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Clients(HashMap<String, Client>);
-
-impl Clients {
-    /// Those of a configuration to whom tokens may be issued.
-    pub fn of(config: &Config) -> Self {
-        let of_application = |application: &Application| {
-            let name = application.name.clone();
-            let issued = application.clients.clone().into_iter().filter(|client| client.secret.is_some());
-            issued.map(move |client| (client.id.clone(), Client { application: name.clone(), client }))
-        };
-        Self(config.applications.iter().flat_map(of_application).collect())
-    }
-
-    /// The one with this id.
-    pub fn find(&self, id: &str) -> Option<&Client> {
-        self.0.get(id)
-    }
 }
 
 /// What the token endpoint asks of the rest of the control plane. Calls may block.
@@ -111,3 +111,19 @@ pub trait Catalogue: Send + Sync {
 #[derive(Debug, thiserror::Error)]
 #[error("a revocation cannot be kept")]
 pub struct RevokeError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// Issues tokens, keeps the keys, and fetches those of others, for as long as the control plane runs.
+pub async fn serve(office: Arc<Office>) -> Result<(), StoreError> {
+    let store = Arc::clone(office.store());
+    let keyring = ledger::keyring(&store)?;
+    let catalogue = Arc::new(office::Shelf::new(Arc::clone(&office)));
+    let desk = Arc::new(desk::Desk::new(catalogue, Arc::clone(&store), keyring));
+    let front = Arc::new(front::Front::new(Arc::clone(&desk)));
+    let board = Arc::clone(office.board());
+    tokio::join!(
+        door::serve(front, office.tokens(), Arc::clone(&board)),
+        rotate::follow(desk, Arc::clone(&store), Arc::clone(&office), Arc::clone(&board), office.tokens()),
+        fetch::follow(store, Arc::clone(&office), board, office.tokens()),
+    );
+    Ok(())
+}

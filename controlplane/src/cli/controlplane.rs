@@ -13,7 +13,7 @@ use super::{Verdict, absolute, cannot, default_control, default_state_directory}
 use crate::credentials::Files;
 use crate::office::Office;
 use crate::server::{SecureServer, Server};
-use crate::watch;
+use crate::{tokens, watch};
 use proto::errors::with_sources;
 
 /// Options of `controlplane`.
@@ -112,6 +112,14 @@ async fn serve(options: Options) -> ExitCode {
         let office = Arc::clone(&office);
         async move { office.prune().await }
     });
+    let issuing = tokio::spawn({
+        let office = Arc::clone(&office);
+        async move {
+            if let Err(error) = tokens::serve(office).await {
+                tracing::error!(error = with_sources(&error), "no tokens are issued, and no keys are fetched");
+            }
+        }
+    });
     let serving = server.serve(Arc::clone(&office));
     let serving_elsewhere = async {
         match secure {
@@ -141,6 +149,7 @@ async fn serve(options: Options) -> ExitCode {
     notify(&[NotifyState::Stopping]);
     following.abort();
     reminding.abort();
+    issuing.abort();
     pruning.abort();
     tracing::info!("the control plane stops; data planes keep serving");
     Verdict::Yes.into()

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use proto::control::message::{Generation, Request};
 
-use super::table::{table, time};
+use super::table::{count, table, time};
 use super::{Asking, Verdict};
 use crate::answer::{NodeStatus, Status};
 
@@ -42,6 +42,7 @@ fn show(status: &Status, text: &mut String) {
     }
     show_nodes(status, text);
     show_certificates(status, text);
+    show_tokens(status, text);
 }
 
 fn show_nodes(status: &Status, text: &mut String) {
@@ -83,6 +84,36 @@ fn show_certificates(status: &Status, text: &mut String) {
             vec![one.name.clone(), count, one.first_to_end.clone(), one.not_after.clone(), left(one.days_left), users]
         }));
         let _ = write!(text, "\n{}", table(&rows));
+    }
+}
+
+fn show_tokens(status: &Status, text: &mut String) {
+    if let Some(endpoint) = &status.token_endpoint {
+        let address = endpoint.address.as_deref().unwrap_or("nowhere");
+        let _ = writeln!(text, "\ntoken endpoint {address}");
+        if let Some(fault) = &endpoint.fault {
+            let _ = writeln!(text, "               {fault}");
+        }
+        let signing = endpoint.signing.as_deref().unwrap_or("none yet");
+        let next = endpoint.next_change.as_ref().map(|next| format!(", next change {next}")).unwrap_or_default();
+        let _ = writeln!(text, "               signs with {signing}, {}{next}", count(endpoint.keys, "key"));
+    }
+    if status.issuers.is_empty() {
+        return;
+    }
+    let heading = ["ISSUER", "ISS", "KEYS", "LAST FETCHED", "NEXT", "INTROSPECTION"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    rows.extend(status.issuers.iter().map(|one| {
+        let time = |time: &Option<String>| time.clone().unwrap_or_else(|| "-".into());
+        let introspection = if one.introspection { "yes" } else { "-" };
+        let (fetched, next) = (time(&one.fetched), time(&one.next));
+        vec![one.name.clone(), one.issuer.clone(), one.keys.to_string(), fetched, next, introspection.into()]
+    }));
+    let _ = write!(text, "\n{}", table(&rows));
+    for one in &status.issuers {
+        if let (Some(url), Some(fault)) = (&one.url, &one.fault) {
+            let _ = writeln!(text, "{}: {url}: {fault}", one.name);
+        }
     }
 }
 

@@ -83,7 +83,7 @@ impl SecureServer {
             match self.listener.accept().await {
                 Ok((stream, from)) => {
                     // At once, so that whoever is silent does not take the place of others.
-                    let Some(place) = sources.admit(from.ip()) else {
+                    let Some(place) = sources.admit(from.ip(), HANDSHAKES_PER_SOURCE_MAX) else {
                         self.refusals.tell(from, "too many from its address have not shown a good certificate yet");
                         continue;
                     };
@@ -145,22 +145,23 @@ impl Newcomer {
     }
 }
 
-/// How many handshakes are going on with each source.
+/// How much is going on with each source.
 #[derive(Default)]
-struct Sources(Mutex<HashMap<IpAddr, usize>>);
+pub(crate) struct Sources(Mutex<HashMap<IpAddr, usize>>);
 
-/// A handshake that counts for its source until this is dropped.
-struct SourcePlace {
+/// What counts for its source until this is dropped.
+pub(crate) struct SourcePlace {
     sources: Arc<Sources>,
     source: IpAddr,
 }
 
 impl Sources {
-    fn admit(self: &Arc<Self>, from: IpAddr) -> Option<SourcePlace> {
+    /// One more of this source, if there are fewer than so many.
+    pub(crate) fn admit(self: &Arc<Self>, from: IpAddr, max: usize) -> Option<SourcePlace> {
         let source = source(from);
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(source).or_default();
-        if *count == HANDSHAKES_PER_SOURCE_MAX {
+        if *count >= max {
             return None;
         }
         *count += 1;
@@ -181,7 +182,7 @@ impl Drop for SourcePlace {
 }
 
 /// Whoever has an address of IPv6 has a whole network of them.
-fn source(from: IpAddr) -> IpAddr {
+pub(crate) fn source(from: IpAddr) -> IpAddr {
     match from.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((address.to_bits() & (!0 << 64)).into()),
         address => address,
@@ -261,7 +262,7 @@ mod tests {
     #[test]
     fn one_source_has_few_handshakes_and_takes_no_place_of_others() {
         let sources = Arc::<Sources>::default();
-        let admit = |address: &str| sources.admit(address.parse().unwrap());
+        let admit = |address: &str| sources.admit(address.parse().unwrap(), HANDSHAKES_PER_SOURCE_MAX);
         let mut places: Vec<_> = (0..HANDSHAKES_PER_SOURCE_MAX).map(|_| admit("192.0.2.1").unwrap()).collect();
         assert!(admit("192.0.2.1").is_none() && admit("::ffff:192.0.2.1").is_none());
         assert!(admit("192.0.2.2").is_some());
