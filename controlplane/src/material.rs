@@ -22,7 +22,7 @@ use proto::limits::{
     REVOCATION_BYTES_MAX,
 };
 use proto::snapshot::{
-    Authorities, Bind, Certificate, Config, Digest, Issuer, Jwks, Pem, Problem, Snapshot, TokenEndpoint,
+    Assertion, Authorities, Bind, Certificate, Config, Digest, Issuer, Jwks, Pem, Problem, Snapshot, TokenEndpoint,
 };
 use rustls::RootCertStore;
 use x509_parser::time::ASN1Time;
@@ -90,6 +90,9 @@ pub fn load(document: &Document, known: &Known, keys: &KeySets, now: SystemTime)
     let mut fetches = Vec::new();
     for (at, issuer) in config.issuers.iter_mut().enumerate() {
         fetches.extend(loader.issuer(at, issuer, keys));
+    }
+    for (at, assertion) in config.assertions.iter_mut().enumerate() {
+        loader.assertion(at, assertion);
     }
     if let Some(endpoint) = &mut config.token_endpoint {
         loader.token_endpoint(endpoint);
@@ -285,6 +288,15 @@ impl<'d> Loader<'d> {
         }
         issuer.jwks = Some(Jwks::Text(text));
         None
+    }
+
+    /// The key that an assertion is signed with.
+    fn assertion(&mut self, at: usize, one: &mut Assertion) {
+        let (place, owner) = (format!("/assertions/{at}/key"), format!("assertion {:?}", one.name));
+        if let Some((field, key)) = self.content(&one.key, place, &owner, KEY_BYTES_MAX, certificate::private_key) {
+            one.key = Pem::Text(pem::text(&key.label, &key.bytes));
+            self.private(&field);
+        }
     }
 
     /// The key that the gateway's own tokens are signed with, where it is the operator's.

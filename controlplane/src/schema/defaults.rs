@@ -46,21 +46,62 @@ pub fn defaults() -> Vec<(&'static str, &'static str, Value)> {
         ("MessageLimits", "max_fragments", json!(0)),
         ("MessageLimits", "control_frames_per_second", json!(1000)),
         ("MessageLimits", "send_budget", json!("256KiB")),
+        ("Authentication", "require_subscription", json!(true)),
+        ("Authentication", "authorization_header", json!("Authorization")),
+        ("Authentication", "api_key_name", json!("apikey")),
+        ("Authentication", "cookie_name", json!("apimlAuthenticationToken")),
+        ("Authentication", "forward_credentials", json!(false)),
+        ("Authentication", "close_code", json!(1008)),
+        ("Authentication", "when_unreachable", json!("keep")),
+        ("Conditions", "not", json!(false)),
+        ("ForwardAuth", "authorities", json!("")),
+        ("ForwardAuth", "timeout", json!("2s")),
+        ("ForwardAuth", "fail_open", json!(false)),
+        ("Application", "owner", json!("")),
+        ("Application", "enabled", json!(true)),
+        ("OAuthClient", "environment", json!("production")),
+        ("Subscription", "plan", json!("AsyncUnlimited")),
+        ("Subscription", "enabled", json!(true)),
+        ("ApiKey", "environment", json!("production")),
+        ("ApiKey", "enabled", json!(true)),
+        ("User", "environment", json!("production")),
+        ("User", "enabled", json!(true)),
+        ("Revocation", "reason", json!("")),
+        ("Issuer", "refresh", json!("5m")),
+        ("Issuer", "clock_skew", json!(0)),
+        ("ClaimNames", "client", json!(["client_id", "azp"])),
+        ("ClaimNames", "user", json!("sub")),
+        ("ClaimNames", "scope", json!("scope")),
+        ("ClaimNames", "environment", json!("keytype")),
+        ("Introspection", "client_id", json!("")),
+        ("Introspection", "client_secret", json!("")),
+        ("Introspection", "authorities", json!("")),
+        ("Introspection", "timeout", json!("2s")),
+        ("Introspection", "cache", json!("30s")),
+        ("Introspection", "negative_cache", json!("10s")),
+        ("Assertion", "key_id", json!("")),
+        ("Assertion", "header", json!("X-JWT-Assertion")),
+        ("Assertion", "lifetime", json!("1m")),
+        ("TokenEndpoint", "algorithm", json!("EdDSA")),
+        ("TokenEndpoint", "rotate_every", json!("30d")),
+        ("TokenEndpoint", "access_token_lifetime", json!("1h")),
+        ("TokenEndpoint", "refresh_token_lifetime", json!("1d")),
     ]
 }
 
 #[cfg(test)]
 mod tests {
     use proto::snapshot::{
-        Api, ClientCertificates, Endpoint, LegPings, Listener, ListenerTls, MessageLimits, Pings, SessionOptions,
-        Settings, Upstream,
+        Api, ApiKey, Application, Assertion, Authentication, ClaimNames, ClientCertificates, Conditions, Endpoint,
+        ForwardAuth, Introspection, Issuer, LegPings, Listener, ListenerTls, MessageLimits, OAuthClient, Pings,
+        Revocation, SessionOptions, Settings, Subscription, TokenEndpoint, Upstream, User,
     };
     use serde::de::DeserializeOwned;
 
     use super::*;
 
     /// The least that each struct can be read from.
-    const LEAST: [(&str, &str); 11] = [
+    const LEAST: [(&str, &str); 25] = [
         ("Settings", "{}"),
         ("Listener", r#"{"name": "a", "bind": "127.0.0.1:80"}"#),
         ("ListenerTls", r#"{"certificates": ["a"]}"#),
@@ -72,6 +113,23 @@ mod tests {
         ("Pings", "{}"),
         ("LegPings", r#"{"interval": "1s"}"#),
         ("MessageLimits", "{}"),
+        ("Authentication", "{}"),
+        ("Conditions", "{}"),
+        ("ForwardAuth", r#"{"url": "http://a/"}"#),
+        ("Application", r#"{"name": "a"}"#),
+        ("OAuthClient", r#"{"id": "a"}"#),
+        ("Subscription", r#"{"application": "a", "api": "a"}"#),
+        (
+            "ApiKey",
+            r#"{"name": "a", "application": "a", "sha256": "0000000000000000000000000000000000000000000000000000000000000000"}"#,
+        ),
+        ("User", r#"{"name": "a"}"#),
+        ("Revocation", r#"{"revoked": "user:a"}"#),
+        ("Issuer", r#"{"name": "a", "issuer": "a"}"#),
+        ("ClaimNames", "{}"),
+        ("Introspection", r#"{"url": "http://a/"}"#),
+        ("Assertion", r#"{"name": "a", "issuer": "a", "key": "a.pem"}"#),
+        ("TokenEndpoint", r#"{"bind": "127.0.0.1:80", "issuer": "http://a/"}"#),
     ];
 
     fn is_default<T: DeserializeOwned + PartialEq>(least: &str, key: &str, default: &Value) -> bool {
@@ -97,6 +155,20 @@ mod tests {
                 "Pings" => is_default::<Pings>(least, key, &default),
                 "LegPings" => is_default::<LegPings>(least, key, &default),
                 "MessageLimits" => is_default::<MessageLimits>(least, key, &default),
+                "Authentication" => is_default::<Authentication>(least, key, &default),
+                "Conditions" => is_default::<Conditions>(least, key, &default),
+                "ForwardAuth" => is_default::<ForwardAuth>(least, key, &default),
+                "Application" => is_default::<Application>(least, key, &default),
+                "OAuthClient" => is_default::<OAuthClient>(least, key, &default),
+                "Subscription" => is_default::<Subscription>(least, key, &default),
+                "ApiKey" => is_default::<ApiKey>(least, key, &default),
+                "User" => is_default::<User>(least, key, &default),
+                "Revocation" => is_default::<Revocation>(least, key, &default),
+                "Issuer" => is_default::<Issuer>(least, key, &default),
+                "ClaimNames" => is_default::<ClaimNames>(least, key, &default),
+                "Introspection" => is_default::<Introspection>(least, key, &default),
+                "Assertion" => is_default::<Assertion>(least, key, &default),
+                "TokenEndpoint" => is_default::<TokenEndpoint>(least, key, &default),
                 other => panic!("{other} is not a struct of the model"),
             };
             assert!(is_same, "{name}.{key} is not {default}");
@@ -106,14 +178,25 @@ mod tests {
     #[test]
     fn every_key_that_may_be_left_out_has_a_default_or_stands_for_nothing() {
         let nothing = [
+            "application",
+            "assertion",
             "authorities",
             "certificate",
+            "created",
             "environment_header",
+            "expires",
+            "issued_before",
+            "jwks",
             "mapping",
             "ocsp_response",
+            "otherwise",
+            "password",
             "production",
             "sandbox",
+            "secret",
             "server_name",
+            "signing_key",
+            "user",
         ];
         let schema = crate::schema::document();
         for (name, definition) in schema["$defs"].as_object().unwrap() {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 const INTRODUCTION: &str = include_str!("introduction.md");
 
 /// The structs in the order in which an operator meets them.
-const ORDER: [&str; 19] = [
+const ORDER: [&str; 42] = [
     "Settings",
     "Certificate",
     "Authorities",
@@ -26,6 +26,29 @@ const ORDER: [&str; 19] = [
     "Pings",
     "LegPings",
     "MessageLimits",
+    "Authentication",
+    "CredentialForm",
+    "Step",
+    "Conditions",
+    "Match",
+    "SetHeader",
+    "RenameHeader",
+    "Routing",
+    "Router",
+    "TargetTemplate",
+    "ForwardAuth",
+    "Application",
+    "OAuthClient",
+    "Subscription",
+    "ApiKey",
+    "KeyRestrictions",
+    "User",
+    "Revocation",
+    "Issuer",
+    "ClaimNames",
+    "Introspection",
+    "Assertion",
+    "TokenEndpoint",
     "Duration and Size",
 ];
 
@@ -43,7 +66,8 @@ pub fn page(schema: &Value) -> String {
     }
     let told: Vec<&str> = ORDER.into_iter().chain(["Duration", "Size"]).collect();
     for (name, definition) in schema["$defs"].as_object().unwrap() {
-        assert!(told.contains(&name.as_str()) || words(definition).is_some(), "{name} has no place in the reference");
+        let is_told = told.contains(&name.as_str()) || words(definition).is_some() || is_text(definition);
+        assert!(is_told, "{name} has no place in the reference");
     }
     page
 }
@@ -68,8 +92,9 @@ fn is_long(definition: &Value) -> bool {
 
 fn choice(name: &str, definition: &Value, page: &mut String) {
     let _ = write!(page, "\n## {name}\n\n{}\n\n", text(definition));
-    for (word, _) in words(definition).unwrap_or_default() {
-        let _ = writeln!(page, "- `{word}`");
+    for (word, meaning) in words(definition).unwrap_or_default() {
+        let meaning = if meaning.is_empty() { meaning } else { format!(": {meaning}") };
+        let _ = writeln!(page, "- `{word}`{meaning}");
     }
 }
 
@@ -132,6 +157,7 @@ fn kind(property: &Value, schema: &Value) -> String {
         return match name {
             "Duration" => "[duration](#durations-and-sizes)".into(),
             "Size" => "[size](#durations-and-sizes)".into(),
+            _ if is_text(target) => "text".into(),
             _ => match words(target) {
                 Some(words) if !is_long(target) => {
                     words.iter().map(|(word, _)| format!("`{word}`")).collect::<Vec<_>>().join(", ")
@@ -149,10 +175,18 @@ fn kind(property: &Value, schema: &Value) -> String {
         Value::String(name) if name == "integer" => format!("whole number{range}"),
         Value::String(name) if name == "boolean" => "`true` or `false`".into(),
         Value::String(name) if name == "string" => "text".into(),
+        Value::String(name) if name == "object" && property.get("additionalProperties").is_some() => {
+            format!("mapping of names to {}", kind(&property["additionalProperties"], schema))
+        }
         Value::Array(_) => "text, or a list of text".into(),
         _ if property.get("const").is_some() => format!("`{}`", property["const"]),
         other => panic!("the reference has no word for {other}"),
     }
+}
+
+/// A text with a name of its own in the model.
+fn is_text(definition: &Value) -> bool {
+    definition["type"] == "string" && definition.get("enum").is_none()
 }
 
 fn target<'s>(property: &'s Value, schema: &'s Value) -> Option<(&'s str, &'s Value)> {
