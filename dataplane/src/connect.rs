@@ -302,9 +302,7 @@ fn outcome(connected: Result<io::Result<Socket>, monoio::time::error::Elapsed>) 
 /// What is offered onwards: the client's offer, without compression where the API has it off, and without a credential.
 fn offer(route: &Route, request: &Request, onward: &Onward) -> Offer {
     let mut offer = request.upgrade.offer.clone();
-    if let Some(carrier) = onward.carrier() {
-        offer.subprotocols.retain(|name| name != carrier);
-    }
+    offer.subprotocols.retain(|name| !onward.is_carrier(name));
     if route.api.api.compression == Compression::Off {
         offer.deflate.clear();
     }

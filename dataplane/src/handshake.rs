@@ -34,6 +34,7 @@ use proto::parse::Parse;
 use proto::snapshot::{Environment, Listener};
 use proto::ws::handshake::{Agreed, Upgrade, UpgradeFault, check_upgrade, write_refusal, write_switch};
 
+use crate::authenticate::challenge::{self, Failed};
 use crate::balance::ConnectionCount;
 use crate::identity::{Grant, Identity};
 use crate::proxy_protocol::{self, ProxyHeader};
@@ -119,6 +120,8 @@ pub struct Seen {
     pub upstream_tls: Cell<Option<&'static str>>,
     /// What else there is to say about a refusal.
     detail: Cell<Option<Box<str>>>,
+    /// Which credential was refused.
+    failed: Cell<Option<Box<Failed>>>,
 }
 
 /// An opening handshake that is sound.
@@ -230,12 +233,18 @@ impl Seen {
             endpoint: None,
             upstream_tls: Cell::default(),
             detail: Cell::default(),
+            failed: Cell::default(),
         }
     }
 
     /// Notes what is to be said about a refusal, beside its word; the last that is noted is said.
     pub fn because(&self, detail: impl Into<Box<str>>) {
         self.detail.set(Some(detail.into()));
+    }
+
+    /// Notes which credential was refused.
+    pub fn refused(&self, failed: Failed) {
+        self.failed.set(Some(Box::new(failed)));
     }
 
     /// Notes what the request is for.
@@ -518,15 +527,18 @@ pub async fn dismiss(shard: &Rc<Shard>, downstream: Downstream, stop: Stop) {
         Stop::Refused(refusal) => {
             shard.record.refused(refusal);
             // What was said of an endpoint is no reason for what came after another was found.
-            let of_tls = matches!(refusal, Refusal::TlsFailed | Refusal::UpstreamTls);
-            let detail = downstream.seen.detail.take().filter(|_| of_tls);
+            let detail = downstream.seen.detail.take().filter(|_| has_detail(refusal));
             log(shard, &downstream, |record| Refused::new(record, refusal).with_detail(detail));
             if refusal == Refusal::TlsFailed {
                 // The alert has been sent; it is read, if nothing of ours resets the connection.
                 linger(&downstream).await;
             } else if refusal != Refusal::BadProxyHeader {
                 let row = refusal.row();
-                let mut extra = Vec::new();
+                let failed = downstream.seen.failed.take();
+                let api = downstream.seen.api.as_deref();
+                let challenges = api.map(|api| challenge::challenges(api, refusal, failed.as_deref()));
+                let challenges = challenges.unwrap_or_default();
+                let mut extra: Vec<_> = challenges.iter().map(|value| ("WWW-Authenticate", value.as_str())).collect();
                 if row.status == 503 {
                     extra.push(RETRY_AFTER);
                 }
@@ -542,6 +554,13 @@ pub async fn dismiss(shard: &Rc<Shard>, downstream: Downstream, stop: Stop) {
             linger(&downstream).await;
         }
     }
+}
+
+/// Whether a refusal is one of those that something is noted for before they are answered.
+fn has_detail(refusal: Refusal) -> bool {
+    matches!(refusal, Refusal::TlsFailed | Refusal::UpstreamTls | Refusal::Policy | Refusal::PolicyUnavailable)
+        || matches!(refusal.row().status, 401)
+        || matches!(refusal, Refusal::Scope | Refusal::NotSubscribed)
 }
 
 /// Writes down that a journey has ended; where there is no log, nothing is made for it.

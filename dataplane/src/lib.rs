@@ -21,6 +21,7 @@ pub mod handshake;
 pub mod health;
 pub mod identity;
 pub mod inbox;
+pub mod issuers;
 pub mod listen;
 pub mod notify;
 pub mod onward;

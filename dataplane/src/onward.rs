@@ -12,7 +12,7 @@ struct Changes {
     withheld: Vec<Box<str>>,
     headers: Vec<(Box<str>, String)>,
     query: Option<String>,
-    carrier: Option<Box<str>>,
+    carriers: Vec<Box<str>>,
 }
 
 impl Onward {
@@ -45,8 +45,8 @@ impl Onward {
     }
 
     /// This subprotocol is a credential: it is not offered onwards, and so never agreed to.
-    pub fn set_carrier(&mut self, subprotocol: &str) {
-        self.changes().carrier = Some(subprotocol.into());
+    pub fn add_carrier(&mut self, subprotocol: &str) {
+        self.changes().carriers.push(subprotocol.into());
     }
 
     /// Names of headers of the client that do not travel, in lower case.
@@ -59,9 +59,9 @@ impl Onward {
         self.0.iter().flat_map(|changes| changes.headers.iter().map(|(name, value)| (&**name, value.as_str())))
     }
 
-    /// The subprotocol that is a credential.
-    pub fn carrier(&self) -> Option<&str> {
-        self.0.as_ref().and_then(|changes| changes.carrier.as_deref())
+    /// Whether a subprotocol is a credential.
+    pub fn is_carrier(&self, subprotocol: &str) -> bool {
+        self.0.as_ref().is_some_and(|changes| changes.carriers.iter().any(|carrier| **carrier == *subprotocol))
     }
 
     /// The query that travels.

@@ -12,6 +12,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 
 use crate::alarm::Alarm;
+use crate::authenticate::cache::Verified;
 use crate::balance::Places;
 use crate::bridge::Resolver;
 use crate::inbox::Inbox;
@@ -51,6 +52,8 @@ pub struct Shard {
     pub record: Arc<ShardRecord>,
     /// What the records of many sessions have in common.
     pub names: RefCell<Names>,
+    /// Tokens that were verified here.
+    pub verified: RefCell<Verified>,
     /// A descriptor given up to accept, and refuse, a connection when there is no other.
     pub spare: Cell<Option<OwnedFd>>,
     /// Handshakes under way.

@@ -19,6 +19,7 @@ use proto::snapshot::{
     Pattern, Section, SectionName, Settings, Snapshot, Target, Topic, Upstream,
 };
 
+use crate::issuers::Issuers;
 use crate::people::People;
 use crate::tls::{ClientTerms, ServerTerms, Terms};
 
@@ -38,6 +39,7 @@ pub struct Tables {
     terms: Terms,
     people: People,
     secret_names: Vec<String>,
+    issuers: Issuers,
 }
 
 /// An API in its place: what it leads to in this generation, and where it is seen.
@@ -139,6 +141,7 @@ impl Tables {
     pub fn build(generation: Generation, snapshot: &Snapshot, previous: Option<&Self>) -> Result<Self, Vec<String>> {
         let terms = Terms::build(snapshot, previous.map(|tables| (&tables.snapshot, &tables.terms)))?;
         let people = People::build(snapshot, previous.map(|tables| (&tables.snapshot, &tables.people)));
+        let issuers = Issuers::build(snapshot, previous.map(|tables| &tables.issuers));
         let mut tables = Self {
             generation,
             snapshot: snapshot.clone(),
@@ -152,6 +155,7 @@ impl Tables {
             terms,
             people,
             secret_names: secret_names(snapshot),
+            issuers,
         };
         for upstream in snapshot.upstreams() {
             let entry = tables.upstream_entry(upstream, previous);
@@ -233,6 +237,11 @@ impl Tables {
     /// Whose OAuth2 clients and certificates are.
     pub fn people(&self) -> &People {
         &self.people
+    }
+
+    /// Whose tokens are believed.
+    pub fn issuers(&self) -> &Issuers {
+        &self.issuers
     }
 
     /// Endpoints that are spoken to whoever answers there, with their upstreams.

@@ -218,6 +218,7 @@ fn prepare(
         keys: RefCell::new(Keys::from_system()),
         record,
         names: RefCell::default(),
+        verified: RefCell::default(),
         spare: Cell::new(Some(listen::spare_descriptor()?)),
         handshakes: Cell::new(0),
         epoch: Instant::now(),

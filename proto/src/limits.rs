@@ -107,6 +107,10 @@ pub const JWKS_BYTES_MAX: usize = 256 * 1024;
 pub const JWKS_KEYS_MAX: usize = 100;
 /// Bytes of a token or key that a client presents; a longer one is not looked at.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// Tokens that one worker remembers as verified.
+pub const VERIFIED_TOKENS_MAX: usize = 8192;
+/// Bytes that they may take, as estimated from the length of each.
+pub const VERIFIED_TOKENS_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Steps of one on-upgrade policy.
 pub const STEPS_MAX: usize = 256;
 /// Conditions, values and routes of one step.
@@ -168,6 +172,7 @@ pub const RESOLVER_ADDRESSES_MAX: usize = 64;
 pub const OPERATOR_CONNECTIONS_MAX: usize = 64;
 
 const _: () = assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX);
+const _: () = assert!(8 * TOKEN_BYTES_MAX < VERIFIED_TOKENS_BYTES_MAX);
 const _: () = assert!(PEM_BYTES_MAX <= ENVELOPE_BYTES_MAX / 2);
 const _: () = assert!(SMALL_ENVELOPE_BYTES_MAX <= ENVELOPE_BYTES_MAX);
 const _: () = assert!(METHOD_BYTES_MAX + TARGET_BYTES_MAX < HEAD_BYTES_MAX);
