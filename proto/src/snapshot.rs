@@ -51,6 +51,7 @@ mod path;
 mod policy;
 mod section;
 mod settings;
+mod template;
 mod tls;
 mod units;
 mod upstream;
@@ -75,6 +76,7 @@ pub use policy::{Conditions, ForwardAuth, Match, RenameHeader, Router, Routing, 
 pub(crate) use section::checksum as list_checksum;
 pub use section::{Digest, Section, SectionList, SectionName, Sections, bucket};
 pub use settings::Settings;
+pub use template::{Glob, MadeTarget, Template, Variable};
 pub use tls::{
     Authorities, Certificate, CipherSuite, ClientCertificateMode, ClientCertificates, ListenerTls, Pem, Pin,
     TlsVersion, UpstreamTls,

@@ -6,6 +6,7 @@
 mod api;
 mod entry;
 mod identity;
+mod policy;
 mod reach;
 mod tls;
 mod words;
@@ -253,6 +254,7 @@ struct Names<'a> {
     upstreams: HashSet<&'a str>,
     issuers: HashSet<&'a str>,
     assertions: HashSet<&'a str>,
+    request_id_header: &'a str,
 }
 
 impl Parts<'_> {
@@ -265,13 +267,14 @@ impl Parts<'_> {
             upstreams: self.upstreams.iter().map(|upstream| upstream.name.as_str()).collect(),
             issuers: self.issuers.iter().map(|issuer| issuer.name.as_str()).collect(),
             assertions: self.assertions.iter().map(|assertion| assertion.name.as_str()).collect(),
+            request_id_header: &self.settings.request_id_header,
         };
         entry::settings(self.settings, problems);
         tls::material(&self.certificates, &self.authorities, problems);
         entry::listeners(&self.listeners, self.settings, &names, problems);
         entry::upstreams(&self.upstreams, &names, problems);
         identity::issuers(&self.issuers, &names, problems);
-        identity::assertions(&self.assertions, problems);
+        identity::assertions(&self.assertions, &names, problems);
         api::apis(&self.apis, &names, problems);
         reach::clashes(&self.apis, &names, problems);
     }

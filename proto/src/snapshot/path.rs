@@ -262,7 +262,8 @@ impl Pattern {
         self.segments.is_empty()
     }
 
-    fn parameter(&self, name: &str) -> Option<usize> {
+    /// Where a parameter stands among [`Captures::parameters`].
+    pub fn parameter(&self, name: &str) -> Option<usize> {
         let mut parameters = self.segments.iter().filter_map(|segment| match segment {
             Segment::Parameter(parameter) => Some(parameter),
             Segment::Literal(_) => None,

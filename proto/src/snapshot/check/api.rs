@@ -6,7 +6,7 @@ use std::fmt;
 
 use super::entry::url_problem;
 use super::words::{host_problem, name_problem, origin_problem};
-use super::{Names, Problems, Spot, identity, tls};
+use super::{Names, Problems, Spot, identity, policy, tls};
 use crate::limits::{
     FRAME_PAYLOAD_MAX, HOSTS_MAX, LISTENERS_MAX, ORIGINS_MAX, SEND_BUDGET_MAX, SEND_BUDGET_MIN, TOPICS_MAX,
 };
@@ -70,6 +70,7 @@ fn one(api: &Api, names: &Names<'_>, spot: Spot<'_>, problems: &mut Problems) {
     words(&api.origins, place, |origin| if is_every { None } else { origin_problem(origin) }, problems);
 
     identity::authentication(api, names, spot, problems);
+    policy::steps(api, names, spot, problems);
     topics(api, spot, problems);
     endpoints(&api.endpoints, names, spot, problems);
     session(&api.session, spot, problems);

@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
+use super::policy::written_header_problem;
 use super::words::{claim_problem, free_header_problem, http_url_problem, scope_problem, text_problem};
 use super::{Names, Problems, Spot, tls};
 use crate::limits::{
@@ -225,12 +226,12 @@ pub(super) fn issuers(issuers: &[&Issuer], names: &Names<'_>, problems: &mut Pro
 }
 
 /// Who signs for backends.
-pub(super) fn assertions(assertions: &[&Assertion], problems: &mut Problems) {
+pub(super) fn assertions(assertions: &[&Assertion], names: &Names<'_>, problems: &mut Problems) {
     let mut known = HashMap::new();
     for (at, assertion) in assertions.iter().enumerate() {
         let spot = problems.spot("assertions", at, &assertion.name, "");
         super::entry::unique_name(&mut known, "assertion", &assertion.name, spot, problems);
-        problems.add_if(format_args!("{spot}/header"), free_header_problem(&assertion.header));
+        problems.add_if(format_args!("{spot}/header"), written_header_problem(&assertion.header, names));
         problems.add_if(format_args!("{spot}/issuer"), text_problem("the issuer", &assertion.issuer));
         problems.add_if(format_args!("{spot}/key_id"), text_problem("the key's id", &assertion.key_id));
         problems.duration_up_to(format_args!("{spot}/lifetime"), assertion.lifetime, 1000, 86_400_000);
@@ -302,6 +303,9 @@ pub(super) fn authentication(api: &Api, names: &Names<'_>, spot: Spot<'_>, probl
     }
     if let Some(name) = asked.assertion.as_deref().filter(|name| !names.assertions.contains(name)) {
         let message = format!("there is no assertion {name:?}; correct the name, or add it under assertions");
+        problems.add(format_args!("{place}/assertion"), message);
+    } else if asked.assertion.is_some() && asked.is_open() {
+        let message = "an open API knows nobody to tell of: say under authentication which credentials it accepts";
         problems.add(format_args!("{place}/assertion"), message);
     }
     for (at, topic) in api.topics.iter().enumerate().filter(|(_, topic)| !topic.scopes.is_empty()) {

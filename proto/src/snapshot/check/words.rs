@@ -112,7 +112,7 @@ pub fn origin_problem(origin: &str) -> Option<String> {
 }
 
 /// Headers that a configuration may not claim, because the handshake itself reads or writes them.
-const OWNED_HEADERS: [&str; 21] = [
+const OWNED_HEADERS: [&str; 22] = [
     "authorization",
     "connection",
     "content-length",
@@ -122,28 +122,37 @@ const OWNED_HEADERS: [&str; 21] = [
     "expect",
     "forwarded",
     "host",
+    "http2-settings",
     "keep-alive",
     "origin",
-    "proxy-connection",
     "te",
     "traceparent",
     "tracestate",
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "x-forwarded-client-cert",
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-proto",
 ];
 
-/// Header names, RFC 9110 §5.1, that the gateway does not use otherwise.
-pub fn header_problem(header: &str) -> Option<String> {
+/// Header names, RFC 9110 §5.1, for those that are only read.
+pub fn header_name_problem(header: &str) -> Option<String> {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if header.is_empty() || header.len() > NAME_BYTES_MAX || !header.bytes().all(token) {
-        return Some(format!("{header:?} is not a header name; use letters, digits and -, at most {NAME_BYTES_MAX}"));
+    let is_sound = !header.is_empty() && header.len() <= NAME_BYTES_MAX && header.bytes().all(token);
+    (!is_sound).then(|| format!("{header:?} is not a header name; use letters, digits and -, at most {NAME_BYTES_MAX}"))
+}
+
+/// Header names that the gateway does not use otherwise.
+pub fn header_problem(header: &str) -> Option<String> {
+    if let Some(fault) = header_name_problem(header) {
+        return Some(fault);
     }
     let lower = header.to_ascii_lowercase();
-    let owned = OWNED_HEADERS.contains(&lower.as_str()) || lower.starts_with("sec-websocket-");
+    let families = ["sec-websocket-", "proxy-"];
+    let owned =
+        OWNED_HEADERS.contains(&lower.as_str()) || families.into_iter().any(|family| lower.starts_with(family));
     owned.then(|| format!("the gateway itself uses the header {header}; choose another"))
 }
 
