@@ -6,20 +6,20 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use proto::http::forwarding::{append_list, forwarded_element, kept_list};
 use proto::http::{BodyLength, ChunkTracker, Chunked, ResponseHead, ResponseScan, write_relayed_head};
 use proto::parse::Parse;
 use proto::snapshot::{Balance, Compression, Place};
 use proto::ws::handshake::{Agreed, Key, Offer, SwitchFault, UpgradeRequest, check_switch, write_upgrade_request};
 use rustls::AlertDescription;
 
-use crate::handshake::{Downstream, Request, Stop};
+use crate::forwarding::{self, Told};
+use crate::handshake::{Downstream, Request, Stop, while_waited_for};
 use crate::onward::Onward;
 use crate::refusal::Refusal;
 use crate::relay::LiveSession;
@@ -42,10 +42,6 @@ const CONNECT_TIMEOUTS_MAX: u32 = 3;
 /// Bytes read at a time: of a head, which mostly fits, and of a body that is relayed.
 const HEAD_READ_BYTES: usize = 1024;
 const READ_BYTES: usize = 4096;
-/// Who the client is by its certificate, as the fields of a request are looked up.
-const CLIENT_CERTIFICATE: &str = "x-forwarded-client-cert";
-/// How often it is looked whether the client still waits.
-const CLIENT_LOOKED_AT_EVERY: Duration = Duration::from_millis(250);
 /// Bytes of a body that are relayed before everybody else has a turn: neither side need ever be waited for.
 const BODY_TURN_BYTES: usize = 256 * 1024;
 /// The shortest rest that the clock knows.
@@ -117,27 +113,6 @@ pub async fn open(
         }
         Err(SwitchFault::NotOffered) => Err(Refusal::UpstreamNotOffered.into()),
         Err(_) => Err(Refusal::UpstreamBadAccept.into()),
-    }
-}
-
-/// Does the work for as long as the client is there, and patience lasts: an endpoint is not kept busy for nobody.
-///
-/// The client is looked at now and then, because what it sends early stays unread, and its socket readable, until the 101.
-/// The work is pinned by the caller: an argument that is a future would have its place in the task twice.
-async fn while_waited_for<T>(
-    client: &Stream,
-    patience: Duration,
-    mut work: Pin<&mut impl Future<Output = T>>,
-) -> Result<Option<T>, Stop> {
-    let begun = Instant::now();
-    loop {
-        let left = patience.saturating_sub(begun.elapsed());
-        match monoio::time::timeout(left.min(CLIENT_LOOKED_AT_EVERY), work.as_mut()).await {
-            Ok(done) => return Ok(Some(done)),
-            Err(_) if client.is_hung_up() => return Err(Stop::Gone),
-            Err(_) if begun.elapsed() >= patience => return Ok(None),
-            Err(_) => {}
-        }
     }
 }
 
@@ -321,41 +296,9 @@ fn upgrade_request(
     offer: &Offer,
 ) -> Result<Vec<u8>, Refusal> {
     let view = request.view();
-    let believed = downstream.is_trusted();
-    let client_host = view.authority();
-    let peer: Option<IpAddr> = downstream.peer().map(|peer| peer.ip().to_canonical());
-    let existing = |name| view.header_values(name).filter(move |_| believed);
-    let forwarded_for = peer.map(|peer| append_list(existing("x-forwarded-for"), &peer.to_string()));
-    let spoken = if downstream.tls.is_some() { "https" } else { "http" };
-    let proto = view.header_str("x-forwarded-proto").filter(|_| believed).unwrap_or(spoken);
-    let host = view.header_str("x-forwarded-host").filter(|_| believed).unwrap_or(client_host);
-    let forwarded = append_list(existing("forwarded"), &forwarded_element(peer, Some(client_host), spoken));
-    let certificate = downstream.tls.as_ref().and_then(|tls| tls.client.as_deref());
-    let certificates = match certificate {
-        Some(certificate) => append_list(existing(CLIENT_CERTIFICATE), &certificate.forwarded()),
-        None => kept_list(existing(CLIENT_CERTIFICATE)),
-    };
-    let trace = downstream.seen.trace.as_ref().map(ToString::to_string).unwrap_or_default();
-    let mut extra = vec![
-        ("X-Forwarded-Proto", proto),
-        ("X-Forwarded-Host", host),
-        ("Forwarded", &forwarded),
-        (tables.settings().request_id_header.as_str(), &downstream.seen.request_id),
-        ("traceparent", &trace),
-    ];
-    if let Some(forwarded_for) = &forwarded_for {
-        extra.push(("X-Forwarded-For", forwarded_for));
-    }
-    if !certificates.is_empty() {
-        extra.push(("X-Forwarded-Client-Cert", &certificates));
-    }
-    let mut withheld: Vec<&str> = downstream.listener.environment_header.as_deref().into_iter().collect();
-    if !downstream.seen.continues_trace {
-        // It belongs to a trace that ended here.
-        withheld.push("tracestate");
-    }
-    extra.extend(onward.headers());
-    withheld.extend(onward.withheld());
+    let told = Told::of(tables, request, downstream);
+    let extra: Vec<(&str, &str)> = told.fields().chain(onward.headers()).collect();
+    let withheld = forwarding::withheld(downstream, onward);
     let target = route::resource(&endpoint.url, route.suffix.as_deref(), onward.query(view.query()));
     let mut head = Vec::with_capacity(1024);
     let written = write_upgrade_request(
@@ -363,7 +306,7 @@ fn upgrade_request(
         &UpgradeRequest {
             client: view,
             target: &target,
-            host: if route.upstream.config.preserve_host { client_host } else { &endpoint.authority },
+            host: if route.upstream.config.preserve_host { view.authority() } else { &endpoint.authority },
             key,
             offer,
             extra: &extra,

@@ -23,6 +23,7 @@
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -59,6 +60,8 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 64 * 1024;
 /// What a client that is refused for want of room is told: to wait, in seconds.
 pub const RETRY_AFTER: (&str, &str) = ("Retry-After", "5");
+/// How often it is looked whether the client still waits.
+const CLIENT_LOOKED_AT_EVERY: Duration = Duration::from_millis(250);
 /// Characters of a request id that is taken over from the client.
 const REQUEST_ID_CHARS_MAX: usize = 128;
 
@@ -498,6 +501,27 @@ fn refusal_for(fault: UpgradeFault) -> Refusal {
         UpgradeFault::Version => Refusal::Version,
         UpgradeFault::BadKey => Refusal::BadKey,
         UpgradeFault::BadOffer => Refusal::BadOffer,
+    }
+}
+
+/// Does the work for as long as the client is there, and patience lasts: an endpoint is not kept busy for nobody.
+///
+/// The client is looked at now and then, because what it sends early stays unread, and its socket readable, until the 101.
+/// The work is pinned by the caller: an argument that is a future would have its place in the task twice.
+pub async fn while_waited_for<T>(
+    client: &Stream,
+    patience: Duration,
+    mut work: Pin<&mut impl Future<Output = T>>,
+) -> Result<Option<T>, Stop> {
+    let begun = Instant::now();
+    loop {
+        let left = patience.saturating_sub(begun.elapsed());
+        match monoio::time::timeout(left.min(CLIENT_LOOKED_AT_EVERY), work.as_mut()).await {
+            Ok(done) => return Ok(Some(done)),
+            Err(_) if client.is_hung_up() => return Err(Stop::Gone),
+            Err(_) if begun.elapsed() >= patience => return Ok(None),
+            Err(_) => {}
+        }
     }
 }
 

@@ -16,6 +16,7 @@ pub mod choice;
 pub mod connect;
 pub mod control_link;
 pub mod doors;
+pub mod forwarding;
 pub mod gateway;
 pub mod handshake;
 pub mod health;

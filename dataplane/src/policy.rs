@@ -1,27 +1,270 @@
 //! The on-upgrade policy of an API: the operator's steps, in their order, between authentication and connecting.
+//!
+//! Decides from what the client sent and who it is; a step that asks somebody outside does so over the bridge. What a step
+//! changes is written down in the route and in [`Onward`]; the request itself is written by connecting.
+//!
+//! Conditions and templates read the client's request as it came, templates without the credentials that authentication
+//! took out of it; what a step removes or renames is the request as the steps before have left it.
 
+mod plan;
+
+pub use plan::Plan;
+
+use std::borrow::Cow;
 use std::rc::Rc;
+use std::sync::Arc;
+
+use proto::http::RequestView;
+use proto::snapshot::{EndpointUrl, MadeTarget, Template, Variable};
+use serde_json::Value;
 
 use crate::handshake::{Downstream, Request, Stop};
 use crate::identity::Identity;
 use crate::onward::Onward;
 use crate::refusal::Refusal;
-use crate::route::Route;
+use crate::route::{self, Route};
 use crate::shard::Shard;
-use crate::tables::Tables;
+use crate::tables::{Tables, UpstreamEntry};
+
+use plan::{Rule, Who};
 
 /// Takes the steps, which may lead the route elsewhere and change what travels onwards; or says why not.
 pub async fn on_upgrade(
     _shard: &Rc<Shard>,
-    _tables: &Tables,
+    tables: &Tables,
     route: &mut Route,
-    _request: &Request,
-    _identity: &Identity,
-    _onward: &mut Onward,
-    _downstream: &Downstream,
+    request: &Request,
+    identity: &Identity,
+    onward: &mut Onward,
+    downstream: &Downstream,
 ) -> Result<(), Stop> {
-    if route.api.api.on_upgrade.is_empty() {
-        return Ok(());
+    let Some(plan) = route.api.plan.clone() else { return Ok(()) };
+    let stripped = onward.withheld().map(Into::into).collect();
+    let client = Client { tables, request, identity, downstream, stripped };
+    // Few APIs have steps, and so what they need is not part of every handshake's task.
+    Box::pin(Journey { client, onward, led: None, is_allowed: false }.take(&plan, route)).await
+}
+
+/// What is known of who asks.
+struct Client<'a> {
+    tables: &'a Tables,
+    request: &'a Request,
+    identity: &'a Identity,
+    downstream: &'a Downstream,
+    /// Names of headers that authentication took out of the request, in lower case.
+    stripped: Box<[Box<str>]>,
+}
+
+/// One client's way through the steps.
+struct Journey<'a> {
+    client: Client<'a>,
+    onward: &'a mut Onward,
+    led: Option<Led>,
+    is_allowed: bool,
+}
+
+/// Where a step leads instead; the last one counts.
+struct Led {
+    upstream: Arc<UpstreamEntry>,
+    rest: String,
+    query: Option<String>,
+}
+
+impl Journey<'_> {
+    async fn take(mut self, plan: &Plan, route: &mut Route) -> Result<(), Stop> {
+        for (at, rule) in plan.rules.iter().enumerate() {
+            let outcome = match rule {
+                Rule::Ask => Err(Fault::Unavailable("nobody can be asked")),
+                rule => self.step(rule),
+            };
+            if let Err(fault) = outcome {
+                let (refusal, why) = match fault {
+                    Fault::No("") => (Refusal::Policy, String::new()),
+                    Fault::No(why) => (Refusal::Policy, format!(": {why}")),
+                    Fault::Unavailable(why) => (Refusal::PolicyUnavailable, format!(": {why}")),
+                };
+                self.client.downstream.seen.because(format!("step {}: {}{why}", at + 1, rule.word()));
+                return Err(refusal.into());
+            }
+        }
+        self.lead(route);
+        Ok(())
     }
-    Err(Refusal::PolicyUnavailable.into())
+
+    fn step(&mut self, rule: &Rule) -> Result<(), Fault> {
+        match rule {
+            Rule::Allow(who) => self.is_allowed |= self.client.is_one_of(who),
+            Rule::Deny(who) if !self.is_allowed && self.client.is_one_of(who) => return Err(Fault::No("")),
+            Rule::Deny(_) => {}
+            Rule::Set { name, value } => {
+                let value = self.client.fill(value).ok_or(UNSOUND)?;
+                self.set(name, &value)?;
+            }
+            Rule::Remove(names) => {
+                for name in names {
+                    self.onward.withhold(name);
+                    self.onward.unset(name);
+                }
+            }
+            Rule::Rename { from, to } => self.rename(from, to)?,
+            Rule::Lead(name) => self.led = Some(self.client.upstream(name)?),
+            Rule::LeadBy { value, upstreams, otherwise } => {
+                let value = self.client.fill(value).ok_or(UNSOUND)?;
+                let name = upstreams.get(value.as_str()).or(otherwise.as_ref());
+                self.led = Some(self.client.upstream(name.ok_or(Fault::No("no upstream is named for this value"))?)?);
+            }
+            Rule::LeadTo { url, allowed } => self.led = Some(self.client.target(url, allowed)?),
+            Rule::Ask => {}
+        }
+        Ok(())
+    }
+
+    /// An empty value sets no header, and the client's does not travel either.
+    fn set(&mut self, name: &str, value: &str) -> Result<(), Fault> {
+        let value = value.trim_matches([' ', '\t']);
+        if value.chars().any(|character| character.is_control() && character != '\t') {
+            return Err(UNSOUND);
+        }
+        self.onward.withhold(name);
+        self.onward.unset(name);
+        if !value.is_empty() {
+            self.onward.set(name, value.into());
+        }
+        Ok(())
+    }
+
+    /// What travels under the first name travels under the second, in place of what the client sent there.
+    fn rename(&mut self, from: &str, to: &str) -> Result<(), Fault> {
+        let set = self.onward.headers().find(|(name, _)| name.eq_ignore_ascii_case(from));
+        let value = match set {
+            Some((_, value)) => value.to_owned(),
+            None if self.onward.withheld().any(|name| name.eq_ignore_ascii_case(from)) => String::new(),
+            None => self.client.joined(from).ok_or(UNSOUND)?,
+        };
+        self.onward.withhold(from);
+        self.onward.unset(from);
+        self.set(to, &value)
+    }
+
+    fn lead(self, route: &mut Route) {
+        let Some(led) = self.led else { return };
+        route.upstream = led.upstream;
+        if !led.rest.is_empty() {
+            let mapped = route.suffix.take().unwrap_or_default();
+            let rest = if mapped.is_empty() { led.rest.as_str() } else { led.rest.trim_end_matches('/') };
+            route.suffix = Some(format!("{rest}{mapped}"));
+        }
+        if let Some(query) = led.query.filter(|query| !query.is_empty()) {
+            let query = match self.onward.query(self.client.request.view().query()).filter(|query| !query.is_empty()) {
+                Some(of_client) => format!("{query}&{of_client}"),
+                None => query,
+            };
+            self.onward.set_query(query);
+        }
+    }
+}
+
+/// Why a step ends the handshake. The texts are for the log, and have nothing of the client's.
+enum Fault {
+    No(&'static str),
+    Unavailable(&'static str),
+}
+
+const UNSOUND: Fault = Fault::No("a value of the client cannot stand there");
+
+impl Client<'_> {
+    fn view(&self) -> RequestView<'_> {
+        self.request.view()
+    }
+
+    /// What the client sent under this name, if it is still there.
+    fn header<'n>(&self, name: &'n str) -> impl Iterator<Item = &[u8]> + use<'_, 'n> {
+        let is_stripped = self.stripped.iter().any(|stripped| stripped.eq_ignore_ascii_case(name));
+        self.view().header_values(name).filter(move |_| !is_stripped)
+    }
+
+    fn is_one_of(&self, who: &Who) -> bool {
+        let address = self.downstream.seen.client.map(|client| client.ip());
+        let certificate = self.downstream.tls.as_ref().and_then(|tls| tls.client.as_deref());
+        let claims = self.identity.claims.as_deref();
+        let by_address = who.addresses.is_empty()
+            || address.is_some_and(|address| who.addresses.iter().any(|range| range.contains(address)));
+        let by_certificate = who.certificates.is_empty()
+            || certificate.is_some_and(|one| who.certificates.iter().any(|pattern| pattern.matches(&one.subject)));
+        let is_one = by_address
+            && by_certificate
+            && who.headers.iter().all(|wanted| {
+                self.view().header_values(&wanted.name).any(|value| wanted.fits(&String::from_utf8_lossy(value)))
+            })
+            && who.claims.iter().all(|wanted| claims.is_some_and(|claims| wanted.fits_claim(&claims.0)));
+        is_one != who.not
+    }
+
+    fn fill(&self, template: &Template) -> Option<String> {
+        template.fill(|variable| self.value(variable))
+    }
+
+    /// What a variable stands for: empty if it is not there, nothing if it cannot be told.
+    fn value(&self, variable: &Variable) -> Option<Cow<'_, str>> {
+        let grant = self.identity.grant.as_deref();
+        Some(match variable {
+            Variable::User => grant.and_then(|grant| grant.user.as_deref()).unwrap_or_default().into(),
+            Variable::Application => grant.and_then(|grant| grant.application.as_deref()).unwrap_or_default().into(),
+            Variable::ClientAddress => {
+                let address = self.downstream.seen.client.map(|client| client.ip().to_canonical().to_string());
+                address.unwrap_or_default().into()
+            }
+            Variable::Host => self.request.upgrade.host.name.as_str().into(),
+            Variable::Header(name) => {
+                let mut values = self.header(name);
+                match (values.next(), values.next()) {
+                    (None, _) => "".into(),
+                    (Some(value), None) => std::str::from_utf8(value).ok()?.into(),
+                    // Which of them is meant, the next server may see otherwise.
+                    (Some(_), Some(_)) => return None,
+                }
+            }
+            Variable::Claim(name) => {
+                let claims = self.identity.claims.as_deref();
+                claims.and_then(|claims| plan::claim(&claims.0, name)).map(claim_text).unwrap_or_default().into()
+            }
+            Variable::Topic(name) => {
+                let path = self.view().route_path();
+                let parameter = route::parameter(self.tables, &self.request.wanted(self.downstream, &path), name);
+                parameter.unwrap_or_default().into()
+            }
+        })
+    }
+
+    /// All fields of a name as one, RFC 9110 §5.3; empty if there are none, nothing if they are no text.
+    fn joined(&self, name: &str) -> Option<String> {
+        if self.view().fields().list("connection").any(|option| option.eq_ignore_ascii_case(name.as_bytes())) {
+            // It is for this connection only.
+            return Some(String::new());
+        }
+        let separator = if name.eq_ignore_ascii_case("cookie") { "; " } else { ", " };
+        let values = self.view().header_values(name).map(std::str::from_utf8);
+        Some(values.collect::<Result<Vec<_>, _>>().ok()?.join(separator))
+    }
+
+    fn upstream(&self, name: &str) -> Result<Led, Fault> {
+        // A snapshot knows the names that it uses.
+        let upstream = self.tables.upstream(name).ok_or(Fault::Unavailable("the upstream is not there"))?;
+        Ok(Led { upstream: Arc::clone(upstream), rest: String::new(), query: None })
+    }
+
+    fn target(&self, template: &Template, allowed: &[EndpointUrl]) -> Result<Led, Fault> {
+        let url = template.fill_url(|variable| self.value(variable)).ok_or(UNSOUND)?;
+        let made = MadeTarget::read(&url, allowed).ok_or(Fault::No("what the template made is not allowed"))?;
+        let upstream = self.tables.alone(made.allowed).ok_or(Fault::Unavailable("the endpoint is not there"))?;
+        Ok(Led { upstream: Arc::clone(upstream), rest: made.rest, query: made.query })
+    }
+}
+
+/// A claim in a header or URL: text, a number or a truth; of a list its entries, with commas between them.
+fn claim_text(value: &Value) -> String {
+    match value {
+        Value::Array(entries) => entries.iter().filter_map(plan::text_of).collect::<Vec<_>>().join(","),
+        value => plan::text_of(value).unwrap_or_default(),
+    }
 }

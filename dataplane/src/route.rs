@@ -8,10 +8,10 @@
 
 use std::sync::Arc;
 
-use proto::snapshot::{ContextMatch, EndpointUrl, Environment, ListenerSet, has_dot_segment};
+use proto::snapshot::{Captures, ContextMatch, EndpointUrl, Environment, ListenerSet, has_dot_segment};
 
 use crate::refusal::Refusal;
-use crate::tables::{ApiEntry, Paths, Published, Tables, UpstreamEntry};
+use crate::tables::{ApiEntry, CompiledTopic, Paths, Published, Tables, UpstreamEntry};
 
 /// The longest name that DNS has, RFC 1035 §2.3.4. A longer host is in no API's list.
 const HOST_BYTES_MAX: usize = 253;
@@ -74,6 +74,28 @@ impl Place {
 /// One trailing slash of the path does not count. A path in which some server may find a `.` or `..` segment has no
 /// route: what is forwarded must mean the same to everybody.
 pub fn find(tables: &Tables, request: &RouteRequest<'_>) -> Result<Place, Refusal> {
+    let (published, topic, captures) = locate(tables, request)?;
+    Ok(Place {
+        api: published.api.clone(),
+        topic: topic.template.clone(),
+        scopes: topic.scopes.clone(),
+        suffix: topic.suffix(&captures),
+        production: published.upstream(Environment::Production).cloned(),
+        sandbox: published.upstream(Environment::Sandbox).cloned(),
+    })
+}
+
+/// What a parameter of the request's topic stands for, as it stands in the path. For the few who ask: it costs as much as
+/// finding the API did.
+pub fn parameter(tables: &Tables, request: &RouteRequest<'_>, name: &str) -> Option<String> {
+    let (_, topic, captures) = locate(tables, request).ok()?;
+    topic.parameter(&captures, name).map(str::to_owned)
+}
+
+fn locate<'t, 'p>(
+    tables: &'t Tables,
+    request: &RouteRequest<'p>,
+) -> Result<(&'t Published, &'t CompiledTopic, Captures<'p>), Refusal> {
     if !request.path.starts_with('/') || has_dot_segment(request.path) {
         return Err(Refusal::NoApi);
     }
@@ -87,14 +109,7 @@ pub fn find(tables: &Tables, request: &RouteRequest<'_>) -> Result<Place, Refusa
         return Err(Refusal::NoApi);
     }
     let (topic, captures) = published.api.topics.choose(rest).ok_or(Refusal::NoTopic)?;
-    Ok(Place {
-        api: published.api.clone(),
-        topic: topic.template.clone(),
-        scopes: topic.scopes.clone(),
-        suffix: topic.suffix(&captures),
-        production: published.upstream(Environment::Production).cloned(),
-        sandbox: published.upstream(Environment::Sandbox).cloned(),
-    })
+    Ok((published, topic, captures))
 }
 
 /// Finds the route of a request to an API that is open to everybody.
@@ -272,6 +287,20 @@ mod tests {
                 format!("{} {}{suffix}", route.api.label, route.topic)
             });
             assert_eq!(route.as_deref().map_err(|refusal| *refusal), found, "{listener} {host} {path}");
+        }
+    }
+
+    #[test]
+    fn parameters_of_the_topic_are_told_as_they_stand_in_the_path() {
+        let tables = published();
+        for (path, name, value) in [
+            ("/chat/v2/rooms/a%20b", "room", Some("a%20b")),
+            ("/chat/v2/rooms/7", "other", None),
+            ("/chat/v2/rooms", "room", None),
+            ("/chat/v2/rooms/7/8", "room", None),
+            ("/nowhere", "room", None),
+        ] {
+            assert_eq!(parameter(&tables, &request("public", "x", path), name).as_deref(), value, "{path} {name}");
         }
     }
 

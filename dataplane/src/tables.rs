@@ -21,6 +21,7 @@ use proto::snapshot::{
 
 use crate::issuers::Issuers;
 use crate::people::People;
+use crate::policy::Plan;
 use crate::tls::{ClientTerms, ServerTerms, Terms};
 
 /// One generation, ready to serve.
@@ -70,6 +71,8 @@ pub struct ApiEntry {
     /// The ceilings under which sessions begin; a later generation may give a live session others, see [`Fate`].
     pub limits: Arc<MessageLimits>,
     pub(crate) topics: Arc<Topics>,
+    /// What is decided when a client asks for the upgrade, if anything.
+    pub(crate) plan: Option<Arc<Plan>>,
     /// The paths it answers at, `/` as the empty path.
     paths: Vec<Arc<str>>,
 }
@@ -219,6 +222,11 @@ impl Tables {
         self.upstreams.get(name)
     }
 
+    /// The upstream of one endpoint that an API names by a bare URL, or that a policy may lead to.
+    pub fn alone(&self, url: &EndpointUrl) -> Option<&Arc<UpstreamEntry>> {
+        self.addresses.get(url).and_then(|address| address.alone.as_ref())
+    }
+
     /// How TLS is spoken on a listener; none where it is not.
     pub fn server_terms(&self, listener: &str) -> Option<&Arc<ServerTerms>> {
         self.terms.server(listener)
@@ -317,6 +325,11 @@ impl Tables {
         };
         let production = led_to(&entry.api.endpoints.production);
         let sandbox = led_to(&entry.api.endpoints.sandbox);
+        if entry.plan.is_some() {
+            for url in entry.api.bare_urls() {
+                self.implicit_upstream(url, previous);
+            }
+        }
         self.published.push(Published { api: entry, production, sandbox, listeners });
     }
 
@@ -396,6 +409,7 @@ fn api_entry(api: &Api, previous: Option<&Tables>) -> Arc<ApiEntry> {
                 label,
                 limits: limits.unwrap_or_else(|| Arc::new(api.limits.clone())),
                 topics: Topics::compile(&api.topics),
+                plan: Plan::compile(api).map(Arc::new),
                 paths: std::iter::once(api.path()).chain(api.default_path()).map(path).collect(),
                 api: api.clone(),
             })
@@ -458,6 +472,11 @@ pub(crate) struct CompiledTopic {
 }
 
 impl CompiledTopic {
+    /// What a parameter stood for.
+    pub(crate) fn parameter<'p>(&self, captures: &Captures<'p>, name: &str) -> Option<&'p str> {
+        self.pattern.parameter(name).and_then(|at| captures.parameters.get(at).copied())
+    }
+
     /// What is appended to the endpoint's path, if anything.
     pub(crate) fn suffix(&self, captures: &Captures<'_>) -> Option<String> {
         self.mapping.as_ref().map(|mapping| mapping.fill(captures)).filter(|suffix| !suffix.is_empty())

@@ -15,7 +15,7 @@ pub mod response;
 mod scan;
 pub mod target;
 
-pub use answer::{reason_phrase, write_refusal, write_relayed_head};
+pub use answer::{reason_phrase, write_dictated, write_refusal, write_relayed_head};
 pub use body::{BodyLength, ChunkFault, ChunkTracker, Chunked};
 pub use head::{BadField, Fields, HeadFault, Span};
 pub use host::Host;

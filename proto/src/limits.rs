@@ -117,6 +117,10 @@ pub const STEPS_MAX: usize = 256;
 pub const STEP_ENTRIES_MAX: usize = 1024;
 /// Bytes of a template, and of what comes of it.
 pub const TEMPLATE_BYTES_MAX: usize = 2 * 1024;
+/// Questions to services that decide for policies, under way at one time in a data plane.
+pub const FORWARD_AUTH_CALLS_MAX: usize = 1024;
+/// Bytes of such a service's answer that are relayed to a client.
+pub const FORWARD_AUTH_BODY_BYTES_MAX: usize = 64 * 1024;
 /// Nesting of a token's claims.
 pub const CLAIM_DEPTH_MAX: usize = 16;
 
@@ -136,7 +140,7 @@ pub const PROBLEMS_MAX: usize = 1000;
 pub const DURATION_MS_MAX: u64 = 366 * 86_400_000;
 /// The longest drain window, milliseconds: a day.
 pub const DRAIN_WINDOW_MS_MAX: u64 = 86_400_000;
-/// Nesting of a section's MessagePack; the model needs 7.
+/// Nesting of a section's MessagePack; the model needs 10.
 pub const SECTION_DEPTH_MAX: usize = 16;
 
 /// The smallest and largest send budget of one direction of a session, bytes.

@@ -17,6 +17,7 @@ mod hostile;
 mod kit_itself;
 mod life;
 mod listeners;
+mod policy;
 mod records;
 mod refusals;
 mod restarts;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use proto::errors::with_sources;
 use proto::snapshot::{
-    Certificate, CipherSuite, ClientCertificateMode, Endpoint, ListenerTls, Place, Snapshot, Target, TlsVersion,
-    Upstream, UpstreamTls,
+    Api, Certificate, CipherSuite, ClientCertificateMode, Endpoint, ListenerTls, Place, Snapshot, TlsVersion, Upstream,
+    UpstreamTls,
 };
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
@@ -34,7 +34,7 @@ pub struct Terms {
     trusts: HashMap<String, Arc<Trust>>,
     listeners: HashMap<String, Arc<ServerTerms>>,
     upstreams: HashMap<String, Arc<ClientTerms>>,
-    /// Of the endpoints that APIs name by a bare `wss://` URL, if there are any.
+    /// Of the endpoints that APIs and their policies name by a bare `wss://` URL, if there are any.
     bare: Option<Arc<ClientTerms>>,
 }
 
@@ -187,11 +187,7 @@ impl Terms {
 
     /// All bare URLs have the same terms, the defaults, and share what is remembered of their sessions.
     fn make_bare(&mut self, snapshot: &Snapshot, before: Option<&Self>) -> Result<(), String> {
-        let urls = snapshot.apis().flat_map(|api| [&api.endpoints.production, &api.endpoints.sandbox]);
-        let mut urls = urls.filter_map(|target| match target {
-            Some(Target::Url(url)) if url.secure => Some(url),
-            _ => None,
-        });
+        let mut urls = snapshot.apis().flat_map(Api::bare_urls).filter(|url| url.secure);
         let Some(first) = urls.next() else { return Ok(()) };
         let failed = |url, fault: TermsError| format!("upstream {url}: {}", with_sources(&fault));
         for url in urls.chain([first]) {

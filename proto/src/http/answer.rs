@@ -36,6 +36,22 @@ pub fn write_refusal(out: &mut Vec<u8>, status: u16, extra: &[(&str, &str)], bod
     })
 }
 
+/// Appends a whole answer in the words of somebody who was asked, and who says no: its status, a few of its fields, and
+/// what was taken of its body.
+pub fn write_dictated(out: &mut Vec<u8>, status: u16, fields: &[(&str, &[u8])], body: &[u8]) -> Result<(), BadField> {
+    all_or_nothing(out, |out| {
+        status_line(out, status, reason_phrase(status));
+        close(out, status);
+        write_field(out, "Content-Length", body.len().to_string().as_bytes())?;
+        for (name, value) in fields {
+            write_field(out, name, value)?;
+        }
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(body);
+        Ok(())
+    })
+}
+
 /// Appends the head under which an endpoint's answer other than a 101 is relayed; its body follows raw, as the answer
 /// says: so many bytes, as many as a [`ChunkTracker`](super::ChunkTracker) counts, or all until the endpoint closes.
 ///

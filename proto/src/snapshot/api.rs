@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Authentication, Duration, Size, Step, is_default, is_true, yes};
+use super::{Authentication, Duration, EndpointUrl, Routing, Size, Step, is_default, is_true, yes};
 
 /// One version of a published WebSocket API.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -84,6 +84,20 @@ impl Api {
             limits: MessageLimits::default(),
         }
     }
+
+    /// The endpoints that it names by their URLs, and those that its policy may lead to.
+    pub fn bare_urls(&self) -> impl Iterator<Item = &EndpointUrl> {
+        let targets =
+            [&self.endpoints.production, &self.endpoints.sandbox].into_iter().filter_map(|target| match target {
+                Some(Target::Url(url)) => Some(url),
+                _ => None,
+            });
+        let allowed = self.on_upgrade.iter().flat_map(|step| match step {
+            Step::Route(Routing::Target(target)) => target.allowed.as_slice(),
+            _ => &[],
+        });
+        targets.chain(allowed)
+    }
 }
 
 /// How a context is compared with a path.
@@ -129,7 +143,7 @@ pub struct Endpoints {
 #[serde(rename_all = "snake_case")]
 pub enum Target {
     /// One endpoint, with the options of an upstream at their defaults: `{ url: "ws://127.0.0.1:9001/" }`.
-    Url(super::EndpointUrl),
+    Url(EndpointUrl),
     /// A named upstream: `{ upstream: chat }`.
     Upstream(String),
 }

@@ -9,8 +9,8 @@ use std::fmt::Write as _;
 
 use super::EndpointUrl;
 use super::path::has_dot_segment;
-use crate::http::target::check_path;
 use crate::http::list::is_token;
+use crate::http::target::check_path;
 use crate::limits::TEMPLATE_BYTES_MAX;
 
 const FORM: &str = "use {user}, {application}, {client_address}, {host}, {header.NAME}, {claim.NAME} or \
@@ -220,9 +220,10 @@ fn is_same_place(one: &EndpointUrl, other: &EndpointUrl) -> bool {
     }
 }
 
-/// What is wrong with a template of a URL: with a letter in the place of every variable it must be one.
+/// What is wrong with a template of a URL: with a digit in the place of every variable, which may stand anywhere, it must
+/// be one.
 pub(super) fn url_template_problem(template: &Template) -> Option<String> {
-    let tried = template.fill(|_| Some(Cow::Borrowed("x"))).unwrap_or_default();
+    let tried = template.fill(|_| Some(Cow::Borrowed("1"))).unwrap_or_default();
     if !tried.starts_with("ws://") && !tried.starts_with("wss://") {
         return Some("the template of a URL begins with ws:// or wss://; write the scheme out".into());
     }
@@ -305,9 +306,20 @@ mod tests {
 
     #[test]
     fn templates_that_stand_for_nothing_are_refused() {
-        for template in
-            ["{", "}", "{}", "{users}", "{header.}", "{header.a b}", "{claim.}", "{topic.}", "a}", "{user", "{a.b}", "\n"]
-        {
+        for template in [
+            "{",
+            "}",
+            "{}",
+            "{users}",
+            "{header.}",
+            "{header.a b}",
+            "{claim.}",
+            "{topic.}",
+            "a}",
+            "{user",
+            "{a.b}",
+            "\n",
+        ] {
             assert!(Template::parse(template).is_err(), "{template:?}");
         }
         assert!(Template::parse(&"x".repeat(TEMPLATE_BYTES_MAX + 1)).is_err());
@@ -376,10 +388,17 @@ mod tests {
     #[test]
     fn templates_of_urls_are_urls() {
         let problem = |template: &str| url_template_problem(&Template::parse(template).unwrap());
-        for sound in ["ws://{header.tenant}.internal/", "wss://h:81/{topic.room}/x?u={user}", "ws://[::1]/{user}"] {
+        for sound in [
+            "ws://{header.tenant}.internal/",
+            "wss://h:81/{topic.room}/x?u={user}",
+            "ws://[::1]/{user}",
+            "ws://{host}:{user}",
+        ] {
             assert_eq!(problem(sound), None, "{sound}");
         }
-        for unsound in ["{user}", "http://h/", "ws://", "ws://h/../{user}", "ws://h//{user}", "ws://h/#{user}", "ws://a@h"] {
+        for unsound in
+            ["{user}", "http://h/", "ws://", "ws://h/../{user}", "ws://h//{user}", "ws://h/#{user}", "ws://a@h"]
+        {
             assert!(problem(unsound).is_some(), "{unsound}");
         }
     }

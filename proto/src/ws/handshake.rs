@@ -12,7 +12,9 @@ mod switch;
 mod upgrade;
 
 pub use switch::{Agreed, SwitchFault, check_switch, write_switch};
-pub use upgrade::{FORWARDING, Upgrade, UpgradeFault, UpgradeRequest, check_upgrade, write_upgrade_request};
+pub use upgrade::{
+    FORWARDING, Upgrade, UpgradeFault, UpgradeRequest, check_upgrade, end_to_end, write_upgrade_request,
+};
 
 use base64::Engine as _;
 use base64::alphabet::STANDARD;

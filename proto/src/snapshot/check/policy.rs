@@ -10,9 +10,7 @@ use super::{Names, Problems, Spot, identity, tls};
 use crate::limits::{STEP_ENTRIES_MAX, STEPS_MAX, TEMPLATE_BYTES_MAX};
 use crate::snapshot::path::{Pattern, has_dot_segment};
 use crate::snapshot::template::url_template_problem;
-use crate::snapshot::{
-    Api, Conditions, ForwardAuth, Match, Place, Routing, Step, TargetTemplate, Template, Variable,
-};
+use crate::snapshot::{Api, Conditions, ForwardAuth, Match, Place, Routing, Step, TargetTemplate, Template, Variable};
 
 /// Longest wait for an answer of a service that decides, in milliseconds.
 const TIMEOUT_MS_MAX: u64 = 60_000;
@@ -108,7 +106,9 @@ fn template(text: &str, api: &Api, place: impl fmt::Display, problems: &mut Prob
 
 fn variable_problem(variable: &Variable, api: &Api) -> Option<String> {
     match variable {
-        Variable::User | Variable::Application | Variable::Claim(_) if api.authentication.is_open() => Some(OPEN.into()),
+        Variable::User | Variable::Application | Variable::Claim(_) if api.authentication.is_open() => {
+            Some(OPEN.into())
+        }
         Variable::Topic(name) => {
             let has = |topic: &str| Pattern::parse(topic).is_ok_and(|pattern| pattern.parameter(name).is_some());
             let known = api.topics.iter().any(|topic| has(&topic.topic));
@@ -187,8 +187,8 @@ const _: () = assert!(crate::limits::WORD_BYTES_MAX <= TEMPLATE_BYTES_MAX);
 mod tests {
     use super::*;
     use crate::snapshot::{
-        Authorities, Config, CredentialForm, Duration, Issuer, Jwks, Listener, Pem, RenameHeader, Router, SetHeader, Snapshot,
-        Target, Topic, Upstream,
+        Authorities, Config, CredentialForm, Duration, Issuer, Jwks, Listener, Pem, RenameHeader, Router, SetHeader,
+        Snapshot, Target, Topic, Upstream,
     };
 
     fn config(steps: Vec<Step>) -> Config {
@@ -351,8 +351,12 @@ mod tests {
 
     #[test]
     fn an_open_api_knows_no_claims_and_users() {
-        let steps =
-            [Step::Deny(claims("a")), set("X", "{user}"), by("{claim.a}", &[("a", "u")], None), set("X", "{application}")];
+        let steps = [
+            Step::Deny(claims("a")),
+            set("X", "{user}"),
+            by("{claim.a}", &[("a", "u")], None),
+            set("X", "{application}"),
+        ];
         for step in steps {
             let mut config = config(vec![step.clone()]);
             config.apis[0].authentication.accept.clear();

@@ -151,8 +151,7 @@ pub fn header_problem(header: &str) -> Option<String> {
     }
     let lower = header.to_ascii_lowercase();
     let families = ["sec-websocket-", "proxy-"];
-    let owned =
-        OWNED_HEADERS.contains(&lower.as_str()) || families.into_iter().any(|family| lower.starts_with(family));
+    let owned = OWNED_HEADERS.contains(&lower.as_str()) || families.into_iter().any(|family| lower.starts_with(family));
     owned.then(|| format!("the gateway itself uses the header {header}; choose another"))
 }
 

@@ -146,12 +146,13 @@ pub fn write_upgrade_request(out: &mut Vec<u8>, request: &UpgradeRequest<'_>) ->
         out.extend_from_slice(request.target.as_bytes());
         out.extend_from_slice(b" HTTP/1.1\r\n");
         write_field(out, "Host", request.host.as_bytes())?;
-        let fields = request.client.fields();
-        let nominated = Nominated::of(&fields);
-        for (name, value) in fields.iter() {
-            if is_passed_on(name, request) && !nominated.names(name) {
-                write_field(out, name, value)?;
-            }
+        let is = |name: &str, other: &&str| other.eq_ignore_ascii_case(name);
+        let is_ours = |name: &str| {
+            request.extra.iter().any(|(other, _)| is(name, other))
+                || request.withheld.iter().any(|other| is(name, other))
+        };
+        for (name, value) in end_to_end(request.client, is_ours) {
+            write_field(out, name, value)?;
         }
         out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n");
         write_field(out, "Sec-WebSocket-Key", request.key.as_bytes())?;
@@ -183,13 +184,22 @@ pub const FORWARDING: [&str; 9] = [
     "via",
 ];
 
-fn is_passed_on(name: &str, request: &UpgradeRequest<'_>) -> bool {
-    let is = |other: &&str| other.eq_ignore_ascii_case(name);
-    !(is_hop_by_hop(name)
-        || is(&"host")
-        || starts_with(name, "sec-websocket-")
-        || name.contains('_')
-        || FORWARDING.iter().any(is)
-        || request.extra.iter().any(|(other, _)| is(other))
-        || request.withheld.iter().any(is))
+/// The client's fields that another server may be told: without those of one connection only and those that `Connection`
+/// names, the handshake's own, [`FORWARDING`], names with `_`, and those that are ours.
+pub fn end_to_end<'a>(
+    client: RequestView<'a>,
+    is_ours: impl Fn(&str) -> bool,
+) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+    let fields = client.fields();
+    let nominated = Nominated::of(&fields);
+    fields.iter().filter(move |(name, _)| {
+        let is = |other: &&str| other.eq_ignore_ascii_case(name);
+        !(is_hop_by_hop(name)
+            || is(&"host")
+            || starts_with(name, "sec-websocket-")
+            || name.contains('_')
+            || FORWARDING.iter().any(is)
+            || is_ours(name)
+            || nominated.names(name))
+    })
 }
