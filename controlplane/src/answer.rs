@@ -42,6 +42,9 @@ impl std::fmt::Display for Diagnostic {
 pub struct Status {
     /// The control plane itself.
     pub control_plane: Standing,
+    /// How many objects the generation has, kind by kind; kinds of which there are none are left out.
+    #[serde(default)]
+    pub objects: Vec<Counted>,
     /// The data planes that are connected, in the order in which they came.
     pub nodes: Vec<NodeStatus>,
     /// The certificates of the generation, in the order of names.
@@ -98,6 +101,17 @@ pub struct TokenEndpointStanding {
     /// When the keys are next changed: RFC 3339.
     #[serde(default)]
     pub next_change: Option<String>,
+}
+
+/// How many objects of a kind there are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// `api`, `application`, `subscription`, `key`, `user` or `revocation`.
+    pub kind: String,
+    /// All of them.
+    pub total: u64,
+    /// Those of them that are stored in the catalogue; the others are declared in the file.
+    pub stored: u64,
 }
 
 /// How a certificate stands.
@@ -315,6 +329,13 @@ pub enum Kind {
     Listener,
     Upstream,
     Api,
+    Issuer,
+    Assertion,
+    Application,
+    Subscription,
+    Key,
+    User,
+    Revocation,
 }
 
 /// What happened to a thing.

@@ -22,7 +22,8 @@ pub use books::Books;
 pub(crate) use books::Clients;
 pub use declared::Declared;
 pub(crate) use entry::Entry;
-pub(crate) use rows::{expired, find, list};
+pub(crate) use neighbourhood::count;
+pub(crate) use rows::{counts, expired, find, list};
 
 use crate::answer::NodeOutcome;
 use crate::store::StoreError;

@@ -4,12 +4,18 @@
 
 use std::collections::BTreeMap;
 
-use proto::snapshot::{Api, Authorities, Certificate, Config, Digest, Pem, Snapshot};
+use proto::snapshot::{
+    Api, ApiKey, Application, Assertion, Authorities, Certificate, Digest, Issuer, Listener, Pem, Revocation, Section,
+    Settings, Snapshot, Subscription, Upstream, User,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::answer::{Action, Change, Effect, Field, Kind, Touched};
 use crate::expiry;
+
+/// Fields that are told to differ, and not shown.
+const HIDDEN: [&str; 4] = ["sha256", "password", "introspection.client_secret", "key"];
 
 /// The differences, and the live sessions that they touch.
 pub fn compare(
@@ -17,23 +23,60 @@ pub fn compare(
     after: &Snapshot,
     sessions_by_api: &BTreeMap<String, u64>,
 ) -> (Vec<Change>, Vec<Touched>) {
-    let before = before.map_or_else(Config::default, Snapshot::to_config);
-    let after = after.to_config();
     let mut changes = Vec::new();
-    let fields = differing(&before.settings, &after.settings);
+    let settings = before.map_or_else(Settings::default, |before| before.settings().clone());
+    let fields = differing(&settings, after.settings());
     if !fields.is_empty() {
         changes.push(Change { kind: Kind::Settings, name: String::new(), change: Action::Changed, fields });
     }
     let name_of = |one: &Value| one["name"].as_str().unwrap_or_default().to_owned();
-    let shown = |config: &Config| config.certificates.iter().map(shown_certificate).collect::<Vec<_>>();
-    things(Kind::Certificate, &shown(&before), &shown(&after), name_of, &mut changes);
-    let shown = |config: &Config| config.authorities.iter().map(shown_authorities).collect::<Vec<_>>();
-    things(Kind::Authorities, &shown(&before), &shown(&after), name_of, &mut changes);
-    things(Kind::Listener, &before.listeners, &after.listeners, |one| one.name.clone(), &mut changes);
-    things(Kind::Upstream, &before.upstreams, &after.upstreams, |one| one.name.clone(), &mut changes);
-    things(Kind::Api, &before.apis, &after.apis, api_name, &mut changes);
+    let shown = |one: &Snapshot| one.certificates().map(shown_certificate).collect::<Vec<_>>();
+    things(Kind::Certificate, &before.map(shown).unwrap_or_default(), &shown(after), name_of, &mut changes);
+    let shown = |one: &Snapshot| one.authorities().iter().map(shown_authorities).collect::<Vec<_>>();
+    things(Kind::Authorities, &before.map(shown).unwrap_or_default(), &shown(after), name_of, &mut changes);
+    macro_rules! family {
+        ($section:ident, $entry:ty, $kind:ident, $name:expr) => {{
+            fn of(section: &Section) -> &[$entry] {
+                match section {
+                    Section::$section(all) => all.as_slice(),
+                    _ => &[],
+                }
+            }
+            let (old, new) = match before {
+                Some(before) => (apart(before, after, of), apart(after, before, of)),
+                None => (Vec::new(), all(after, of)),
+            };
+            let name: fn(&$entry) -> String = $name;
+            things(Kind::$kind, &old, &new, |one| name(one), &mut changes);
+        }};
+    }
+    family!(Listeners, Listener, Listener, |one| one.name.clone());
+    family!(Upstreams, Upstream, Upstream, |one| one.name.clone());
+    family!(Apis, Api, Api, api_name);
+    family!(Issuers, Issuer, Issuer, |one| one.name.clone());
+    family!(Assertions, Assertion, Assertion, |one| one.name.clone());
+    family!(Applications, Application, Application, |one| one.name.clone());
+    family!(Subscriptions, Subscription, Subscription, |one| format!("{}/{}", one.application, one.api));
+    family!(Keys, ApiKey, Key, |one| one.name.to_string());
+    family!(Users, User, User, |one| one.name.clone());
+    family!(Revocations, Revocation, Revocation, |one| one.revoked.to_string());
     let touched = touched(&changes, sessions_by_api);
     (changes, touched)
+}
+
+/// The entries of a family in the sections that the other snapshot does not have just so: of a million keys, those of a
+/// few buckets.
+fn apart<'s, T>(one: &'s Snapshot, other: &Snapshot, of: fn(&Section) -> &[T]) -> Vec<&'s T> {
+    let sections = one
+        .sections()
+        .iter()
+        .filter(|(name, (digest, _))| other.sections().get(name).is_none_or(|(theirs, _)| theirs != digest));
+    sections.flat_map(|(_, (_, section))| of(section)).collect()
+}
+
+/// Every entry of a family.
+fn all<'s, T>(one: &'s Snapshot, of: fn(&Section) -> &[T]) -> Vec<&'s T> {
+    one.sections().values().flat_map(|(_, section)| of(section)).collect()
 }
 
 /// As reports name an API: its name, and its version where it has one.
@@ -49,7 +92,7 @@ fn things<T: Serialize>(kind: Kind, before: &[T], after: &[T], name: impl Fn(&T)
         match new.get(name) {
             None => changes.push(change(name, Action::Removed, Vec::new())),
             Some(other) => {
-                let fields = differing(one, other);
+                let fields = hidden(kind, differing(one, other));
                 if !fields.is_empty() {
                     changes.push(change(name, Action::Changed, fields));
                 }
@@ -59,6 +102,17 @@ fn things<T: Serialize>(kind: Kind, before: &[T], after: &[T], name: impl Fn(&T)
     for name in new.keys().filter(|name| !old.contains_key(*name)) {
         changes.push(change(name, Action::Added, Vec::new()));
     }
+}
+
+/// Of what nobody should see only that it differs.
+fn hidden(kind: Kind, mut fields: Vec<Field>) -> Vec<Field> {
+    let may_be_shown = matches!(kind, Kind::Certificate | Kind::Authorities);
+    for field in fields.iter_mut().filter(|field| !may_be_shown && HIDDEN.contains(&field.field.as_str())) {
+        for value in [&mut field.before, &mut field.after].into_iter().flatten() {
+            *value = "(hidden)".into();
+        }
+    }
+    fields
 }
 
 /// A certificate as it may be shown: what it is, and nothing of its key.
@@ -150,6 +204,7 @@ fn touched(changes: &[Change], sessions_by_api: &BTreeMap<String, u64>) -> Vec<T
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::snapshot::Config;
 
     fn snapshot(text: &str) -> Snapshot {
         let config: Config = serde_saphyr::from_str(text).unwrap();
@@ -199,6 +254,70 @@ apis:
 
         let (changes, _) = told(&format!("settings: {{drain_window: 5s}}{BASE}"));
         assert_eq!(changes, ["Changed Settings  drain_window"]);
+    }
+
+    #[test]
+    fn people_differ_by_their_names_and_no_secret_is_shown() {
+        let one = "0".repeat(64);
+        let people = format!(
+            "{BASE}applications: [{{name: mobile}}, {{name: web, clients: [{{id: w, secret: \"{one}\"}}]}}]
+keys:
+  - {{name: k1, application: mobile, sha256: \"{one}\"}}
+  - {{name: k2, application: mobile, sha256: \"{}\"}}
+users: [{{name: alice, password: $argon2id$one}}]
+subscriptions: [{{application: mobile, api: echo}}]
+revocations: [{{revoked: \"user:bob\"}}]
+issuers: [{{name: corp, issuer: corp, introspection: {{url: \"http://a/\", client_secret: hunter2}}}}]
+assertions: [{{name: backend, issuer: us, key: \"-----BEGIN PRIVATE KEY-----\"}}]
+",
+            "2".repeat(64)
+        );
+        let told = |before: &str, after: &str| {
+            let (changes, _) = compare(Some(&snapshot(before)), &snapshot(after), &BTreeMap::new());
+            let told = changes.iter().map(|change| {
+                let fields: Vec<_> = change.fields.iter().map(|field| field.field.as_str()).collect();
+                format!("{:?} {:?} {} {}", change.change, change.kind, change.name, fields.join(","))
+            });
+            let json = serde_json::to_string(&changes).unwrap();
+            for secret in ["hunter2", "hunter3", "argon2", "000000", "PRIVATE"] {
+                assert!(!json.contains(secret), "{json}");
+            }
+            told.collect::<Vec<_>>()
+        };
+        assert_eq!(
+            told(BASE, &people),
+            [
+                "Added Issuer corp ",
+                "Added Assertion backend ",
+                "Added Application mobile ",
+                "Added Application web ",
+                "Added Subscription mobile/echo ",
+                "Added Key k1 ",
+                "Added Key k2 ",
+                "Added User alice ",
+                "Added Revocation user:bob ",
+            ]
+        );
+        let other = people
+            .replace("name: k1, application: mobile, sha256: \"000", "name: k1, application: web, sha256: \"001")
+            .replace("$argon2id$one", "$argon2id$two")
+            .replace("hunter2", "hunter3")
+            .replace("BEGIN PRIVATE KEY", "BEGIN EC PRIVATE KEY")
+            .replace("api: echo", "api: echo, enabled: false")
+            .replace("user:bob", "user:carl");
+        assert_eq!(
+            told(&people, &other),
+            [
+                "Changed Issuer corp introspection.client_secret",
+                "Changed Assertion backend key",
+                "Changed Subscription mobile/echo enabled",
+                "Changed Key k1 application,sha256",
+                "Changed User alice password",
+                "Removed Revocation user:bob ",
+                "Added Revocation user:carl ",
+            ]
+        );
+        assert_eq!(told(&people, &people), Vec::<String>::new());
     }
 
     #[test]

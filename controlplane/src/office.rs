@@ -271,6 +271,10 @@ impl Office {
     pub async fn status(&self) -> Status {
         self.ask_for_reports().await;
         let current = self.publisher.current();
+        let objects = match &current {
+            Some(current) => self.count(&current.snapshot).await,
+            None => Vec::new(),
+        };
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let control_plane = Standing {
             software: env!("CARGO_PKG_VERSION").into(),
@@ -289,6 +293,7 @@ impl Office {
         let snapshot = current.as_ref().map(|current| &current.snapshot);
         Status {
             control_plane,
+            objects,
             nodes: self.publisher.status(Instant::now()),
             certificates: snapshot.map(|one| expiry::certificate_standings(one, now)).unwrap_or_default(),
             authorities: snapshot.map(|one| expiry::authorities_standings(one, now)).unwrap_or_default(),

@@ -6,6 +6,7 @@
 mod kit;
 
 mod balance;
+mod catalogue;
 mod certificates;
 mod control_over_tcp;
 mod control_protocol;

@@ -86,7 +86,7 @@ impl Books {
         let people = match (&self.current, &self.alone) {
             (Some(current), Some(before)) if before.has_people_of(alone) => {
                 self.without_apis(current, &frame)?;
-                frame.with_people_of(current)
+                Ok(frame.with_people_of(current))
             }
             _ => self.with_stored_people(declared, alone, &frame)?,
         };
@@ -188,7 +188,7 @@ impl Books {
         let Some(apis) = apis else { return Ok(current.clone()) };
         let frame = check_frame(declared, alone, apis);
         let frame = frame.map_err(|problems| ChangeError::Invalid(plan.retold(problems, declared, apis)))?;
-        frame.with_people_of(current).map_err(|problem| ChangeError::Invalid(vec![problem]))
+        Ok(frame.with_people_of(current))
     }
 
     /// The snapshot after a call, if that is sound.
@@ -234,7 +234,7 @@ impl Books {
     ) -> Result<Result<Snapshot, Problem>, Vec<Diagnostic>> {
         let stored = self.stored_people().map_err(|error| vec![self.diagnostic(&with_sources(&error))])?;
         if stored.is_empty() {
-            return Ok(frame.with_people_of(alone));
+            return Ok(Ok(frame.with_people_of(alone)));
         }
         let mut config = Config { apis: frame.apis().cloned().collect(), ..people_of(&declared.config) };
         let mut ids: HashMap<Kind, Vec<String>> = HashMap::new();
@@ -245,7 +245,7 @@ impl Books {
         Snapshot::check_identity(&config).map_err(|problems| self.diagnose(declared, &ids, problems))?;
         drop(config);
         let edits = stored.iter().filter_map(Entry::put);
-        Ok(frame.with_people_of(alone).and_then(|snapshot| snapshot.edited(edits)))
+        Ok(frame.with_people_of(alone).edited(edits))
     }
 
     fn stored_people(&self) -> Result<Vec<Entry>, StoreError> {

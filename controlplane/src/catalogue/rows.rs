@@ -1,5 +1,7 @@
 //! Objects as rows of the database.
 
+use std::collections::HashMap;
+
 use proto::snapshot::Timestamp;
 use rusqlite::types::Value as Column;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
@@ -52,6 +54,19 @@ pub(super) fn all(connection: &Connection, kind: Kind) -> Result<Vec<Entry>, Sto
     let mut statement = connection.prepare_cached("SELECT value FROM objects WHERE kind = ? ORDER BY id")?;
     let rows = statement.query_map([kind.word()], |row| entry(kind, row.get(0)?, 0))?;
     Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// How many objects of each kind are stored.
+pub(crate) fn counts(connection: &Connection) -> Result<HashMap<Kind, u64>, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT kind, count(*) FROM objects GROUP BY kind")?;
+    let rows = statement.query_map([], |row| {
+        let (word, count): (String, i64) = (row.get(0)?, row.get(1)?);
+        Ok((word, count.unsigned_abs()))
+    })?;
+    let known = |row: rusqlite::Result<(String, u64)>| {
+        row.map(|(word, count)| word.parse().ok().map(|kind| (kind, count))).transpose()
+    };
+    Ok(rows.filter_map(known).collect::<Result<_, _>>()?)
 }
 
 /// Whether anything but APIs is stored.

@@ -71,6 +71,13 @@ fn show_change(change: &Change, touched: Option<&Touched>, text: &mut String) {
         Kind::Listener => "listener",
         Kind::Upstream => "upstream",
         Kind::Api => "api",
+        Kind::Issuer => "issuer",
+        Kind::Assertion => "assertion",
+        Kind::Application => "application",
+        Kind::Subscription => "subscription",
+        Kind::Key => "key",
+        Kind::User => "user",
+        Kind::Revocation => "revocation",
     };
     let line = format!("{sign} {kind} {}", change.name);
     let _ = writeln!(text, "{}", line.trim_end());

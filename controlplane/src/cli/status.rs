@@ -7,7 +7,7 @@ use proto::control::message::{Generation, Request};
 
 use super::table::{count, table, time};
 use super::{Asking, Verdict};
-use crate::answer::{NodeStatus, Status};
+use crate::answer::{Counted, NodeStatus, Status};
 
 /// Options of `status`.
 #[derive(Debug, clap::Args)]
@@ -40,9 +40,24 @@ fn show(status: &Status, text: &mut String) {
     for warning in &one.warnings {
         let _ = writeln!(text, "warning: {warning}");
     }
+    show_objects(status, text);
     show_nodes(status, text);
     show_certificates(status, text);
     show_tokens(status, text);
+}
+
+fn show_objects(status: &Status, text: &mut String) {
+    let told = |one: &Counted| {
+        let noun = match one.kind.as_str() {
+            "api" => "API",
+            kind => kind,
+        };
+        let stored = if one.stored > 0 { format!(" ({} stored)", one.stored) } else { String::new() };
+        count(one.total, noun) + &stored
+    };
+    if !status.objects.is_empty() {
+        let _ = writeln!(text, "objects        {}", status.objects.iter().map(told).collect::<Vec<_>>().join(", "));
+    }
 }
 
 fn show_nodes(status: &Status, text: &mut String) {

@@ -3,12 +3,14 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use proto::snapshot::{Application, OAuthClient, Timestamp};
+use proto::snapshot::{Application, OAuthClient, Snapshot, Timestamp};
 use tokio::sync::watch;
 
 use super::{Office, blocking};
+use crate::answer::Counted;
 use crate::catalogue::{
-    Change, ChangeError, Changed, Condition, Declared, Entry, Filter, Kind, Object, PAGE_MAX, Page, expired, find, list,
+    Change, ChangeError, Changed, Condition, Declared, Entry, Filter, Kind, Object, PAGE_MAX, Page, count, counts,
+    expired, find, list,
 };
 use crate::publish::Published;
 use crate::store::{Store, StoreError};
@@ -117,6 +119,18 @@ impl Office {
             _ => Vec::new(),
         };
         Ok(Changed { objects: done.objects, removed: done.removed, generation, nodes })
+    }
+
+    /// How many objects a snapshot has, and how many are stored.
+    pub(super) async fn count(&self, snapshot: &Snapshot) -> Vec<Counted> {
+        let store = Arc::clone(&self.store);
+        let stored = blocking(move || store.read(counts)).await.unwrap_or_default();
+        let counted = |kind: Kind| Counted {
+            kind: kind.word().into(),
+            total: count(snapshot, kind) as u64,
+            stored: stored.get(&kind).copied().unwrap_or_default(),
+        };
+        Kind::ALL.into_iter().map(counted).filter(|one| one.total > 0).collect()
     }
 
     /// Forgets revocations whose time is over, for as long as it runs.

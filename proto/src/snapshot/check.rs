@@ -228,6 +228,11 @@ impl Snapshot {
         Ok(Self { sections })
     }
 
+    /// Of sections that were sound together, or do not depend on each other.
+    pub(super) fn of_sound(sections: Sections) -> Self {
+        Self { sections }
+    }
+
     pub(super) fn section(&self, name: SectionName) -> Option<&Section> {
         self.sections.get(&name).map(|(_, section)| &**section)
     }
