@@ -32,6 +32,18 @@ enum Verb {
     Token(cli::token::Options),
     /// Have data planes stop accepting and close their sessions
     Drain(cli::drain::Options),
+    /// List, publish and change APIs
+    Api(cli::api::Options),
+    /// List, create and change applications and their OAuth2 clients
+    App(cli::app::Options),
+    /// List, create and change subscriptions of applications to APIs
+    Subscription(cli::subscription::Options),
+    /// List, make and change API keys
+    Key(cli::key::Options),
+    /// List, create and change users
+    User(cli::user::Options),
+    /// Revoke a token, key, client, user, application or subscription
+    Revoke(cli::revoke::Options),
     /// Turn what other programs have into what this one reads: key stores into PEM files
     Convert(cli::convert::Options),
     /// Print the version
@@ -54,6 +66,12 @@ fn main() -> ExitCode {
         Verb::Status(options) => cli::status::run(options),
         Verb::Token(options) => cli::token::run(options),
         Verb::Drain(options) => cli::drain::run(options),
+        Verb::Api(options) => cli::api::run(options),
+        Verb::App(options) => cli::app::run(options),
+        Verb::Subscription(options) => cli::subscription::run(options),
+        Verb::Key(options) => cli::key::run(options),
+        Verb::User(options) => cli::user::run(options),
+        Verb::Revoke(options) => cli::revoke::run(options),
         Verb::Convert(options) => cli::convert::run(options),
         Verb::Version(options) => cli::version::run(options),
         Verb::Echo(options) => cli::echo::run(options),

@@ -17,6 +17,17 @@ pub mod token;
 pub mod validate;
 pub mod version;
 
+pub mod api;
+pub mod app;
+pub mod key;
+pub mod revoke;
+pub mod subscription;
+pub mod user;
+
+mod calling;
+mod doors;
+mod nouns;
+mod secret;
 mod table;
 
 use std::io::Write;
@@ -32,6 +43,10 @@ use serde_json::json;
 use crate::client::{self, ClientError, Control};
 use crate::credentials::Files;
 use proto::errors::with_sources;
+
+/// What the nouns say of their exit codes.
+const HELP: &str = "Exit codes: 0 done, 1 the answer is no (there is none, there is one already, it is not sound, or a \
+    data plane did not take it), 2 the admin API cannot be asked.";
 
 /// What a verb found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -36,6 +36,27 @@ pub fn text() -> String {
     text + "\n"
 }
 
+/// The schemas of the model's types, by their names, with references that lead to `home` (`#/components/schemas`).
+pub(crate) fn definitions(home: &str) -> Map<String, Value> {
+    let here = "#/$defs/";
+    let mut schema = document();
+    fn lead(value: &mut Value, from: &str, to: &str) {
+        match value {
+            Value::Object(object) => object.iter_mut().for_each(|(key, value)| match (key.as_str(), &mut *value) {
+                ("$ref", Value::String(reference)) if reference.starts_with(from) => {
+                    *reference = format!("{to}/{}", &reference[from.len()..]);
+                }
+                _ => lead(value, from, to),
+            }),
+            Value::Array(array) => array.iter_mut().for_each(|value| lead(value, from, to)),
+            _ => {}
+        }
+    }
+    let Some(Value::Object(mut all)) = schema.get_mut("$defs").map(Value::take) else { return Map::new() };
+    all.values_mut().for_each(|value| lead(value, here, home));
+    all
+}
+
 /// The schema of an included document: lists to append, and nothing that holds for the whole gateway.
 pub(crate) fn included_document() -> Value {
     let mut schema = document();

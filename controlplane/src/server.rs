@@ -8,23 +8,21 @@ mod operator;
 mod secure;
 mod wire;
 
-use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proto::control::Message;
 use proto::errors::with_sources;
 use proto::limits::NAME_BYTES_MAX;
-use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
 use crate::credentials::Identity;
+use crate::door::Door;
+pub use crate::door::SocketError;
 use crate::office::Office;
 pub use secure::{PortError, SecureServer};
-pub(crate) use secure::{Sources, source};
 use wire::{Reader, Writer};
 
 /// Connections at once, data planes and operators together.
@@ -32,53 +30,20 @@ const CONNECTIONS_MAX: usize = 1024;
 /// How long a connection may take to say what it is.
 const FIRST_MESSAGE_WITHIN: Duration = Duration::from_secs(5);
 
-/// Why the control socket cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum SocketError {
-    /// Somebody answers there.
-    #[error("another control plane answers on {}; stop it, or choose another socket with --control", .0.display())]
-    Taken(PathBuf),
-    /// Something else stands there.
-    #[error("{} exists and is not a socket; remove it, or choose another path with --control", .0.display())]
-    NotASocket(PathBuf),
-    /// The system refuses.
-    #[error("the control socket {} cannot be opened; choose a place you may write with --control", path.display())]
-    Io {
-        /// The path.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-}
-
 /// The open control socket.
 pub struct Server {
-    listener: UnixListener,
-    path: PathBuf,
-    /// Who made the socket: who else may use it.
-    owner: u32,
-    inode: u64,
+    door: Door,
 }
 
 impl Server {
-    /// Opens the socket: its directory made (0700) where it is missing, a socket that nobody answers on replaced, mode
-    /// 0600. Needs a tokio runtime around it.
+    /// Opens the socket. Needs a tokio runtime around it.
     pub fn open(path: &Path) -> Result<Self, SocketError> {
-        let failed = |source| SocketError::Io { path: path.to_owned(), source };
-        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
-        }
-        clear(path)?;
-        let listener = UnixListener::bind(path).map_err(failed)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-        let metadata = path.metadata().map_err(failed)?;
-        Ok(Self { listener, path: path.to_owned(), owner: metadata.uid(), inode: metadata.ino() })
+        Ok(Self { door: Door::open(path, "control socket", "--control")? })
     }
 
     /// Where it listens.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.door.path()
     }
 
     /// Serves connections until it is dropped.
@@ -86,12 +51,13 @@ impl Server {
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let permit = Arc::clone(&permits).acquire_owned().await.expect("the semaphore is never closed");
-            match self.listener.accept().await {
+            match self.door.admit().await {
                 Ok((stream, _)) => {
                     let office = Arc::clone(&office);
-                    let owner = self.owner;
                     tokio::spawn(async move {
-                        serve_one(stream, owner, &office).await;
+                        let (reader, writer) = stream.into_split();
+                        let (reader, writer) = (Reader::new(Box::new(reader)), Writer::new(Box::new(writer)));
+                        converse(reader, writer, Peer::Local, &office).await;
                         drop(permit);
                     });
                 }
@@ -103,44 +69,6 @@ impl Server {
             }
         }
     }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Another control plane may already have put its own socket there.
-        if self.path.metadata().is_ok_and(|metadata| metadata.ino() == self.inode) {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Makes room at the path: only a socket that nobody answers on is removed.
-pub(crate) fn clear(path: &Path) -> Result<(), SocketError> {
-    let failed = |source| SocketError::Io { path: path.to_owned(), source };
-    match path.symlink_metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(failed(error)),
-        Ok(metadata) if !metadata.file_type().is_socket() => Err(SocketError::NotASocket(path.to_owned())),
-        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
-            Ok(_) => Err(SocketError::Taken(path.to_owned())),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(path).map_err(failed)
-            }
-            Err(error) => Err(failed(error)),
-        },
-    }
-}
-
-async fn serve_one(stream: UnixStream, owner: u32, office: &Arc<Office>) {
-    match stream.peer_cred() {
-        Ok(peer) if peer.uid() == owner || peer.uid() == 0 => {}
-        Ok(peer) => {
-            return tracing::warn!(uid = peer.uid(), "a connection of another user to the control socket is refused");
-        }
-        Err(error) => return tracing::warn!(%error, "a peer of the control socket cannot be identified"),
-    }
-    let (reader, writer) = stream.into_split();
-    converse(Reader::new(Box::new(reader)), Writer::new(Box::new(writer)), Peer::Local, office).await;
 }
 
 /// Who is at the other end.

@@ -117,6 +117,27 @@ pub fn read(file: &Path, environment: Lookup<'_>) -> Reading {
     Reading { files: reading.files, directories: reading.directories, outcome }
 }
 
+/// What a text in YAML or JSON says, whatever it is; the error is a sentence.
+pub fn value_of(text: &str) -> Result<serde_json::Value, String> {
+    let tree = tree::parse(text, 0);
+    tree.map(|tree| tree.to_json()).map_err(|malformed| malformed.message)
+}
+
+/// What is wrong with the form of one entry of a family (`applications`), such as somebody sends it to the control plane:
+/// pointers into the entry, and sentences that hold no value of it.
+pub fn faults_of_entry(family: &str, entry: &serde_json::Value) -> Vec<(String, String)> {
+    static ENTRY: LazyLock<Form> = LazyLock::new(Form::included);
+
+    let document = serde_json::json!({ "version": 1, family: [entry] }).to_string();
+    let tree = match tree::parse(&document, 0) {
+        Ok(tree) => tree,
+        Err(malformed) => return vec![(String::new(), malformed.message)],
+    };
+    let around = format!("/{family}/0");
+    let inside = |pointer: String| pointer.strip_prefix(&around).map(str::to_owned).unwrap_or_default();
+    ENTRY.faults(&tree).into_iter().map(|fault| (inside(fault.pointer), fault.message)).collect()
+}
+
 #[derive(Default)]
 struct Files {
     files: Vec<PathBuf>,

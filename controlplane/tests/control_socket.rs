@@ -410,14 +410,14 @@ fn a_second_control_plane_is_refused_and_a_stale_socket_is_not() {
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&socket), mode(socket.parent().unwrap())), (0o600, 0o700));
     let _runtime = plane.runtime.enter();
-    assert!(matches!(Server::open(&socket), Err(SocketError::Taken(_))));
+    assert!(matches!(Server::open(&socket), Err(SocketError::Taken { .. })));
     let stale = plane.path("stale.sock");
     drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
     drop(Server::open(&stale).unwrap());
     assert!(!stale.exists(), "and it goes with the server");
     let file = plane.path("file");
     std::fs::write(&file, "precious").unwrap();
-    assert!(matches!(Server::open(&file), Err(SocketError::NotASocket(_))));
+    assert!(matches!(Server::open(&file), Err(SocketError::NotASocket { .. })));
     assert!(file.exists());
 }
 

@@ -72,6 +72,11 @@ fn the_schema_in_docs_is_the_one_that_is_generated() {
 }
 
 #[test]
+fn the_openapi_document_in_docs_is_the_one_that_is_served() {
+    is_checked_in("docs/openapi.json", &controlplane::admin::openapi::text());
+}
+
+#[test]
 fn the_reference_in_docs_is_the_one_that_is_generated() {
     is_checked_in("docs/configuration.md", &reference::page(&schema::document()));
 }

@@ -172,6 +172,12 @@ pub const RESOLVER_NAMES_MAX: usize = 10_000;
 pub const RESOLVER_QUESTIONS_MAX: usize = 1024;
 /// Addresses that are kept of one name.
 pub const RESOLVER_ADDRESSES_MAX: usize = 64;
+/// Connections to each door of the admin API at one time.
+pub const ADMIN_CONNECTIONS_MAX: usize = 256;
+/// Bytes of a request body of the admin API; an API with all that it may have is smaller.
+pub const ADMIN_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of the body of a batch of changes of the admin API: room for as many keys as one batch may have.
+pub const ADMIN_BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Connections to the operator listener at one time.
 pub const OPERATOR_CONNECTIONS_MAX: usize = 64;
 

@@ -116,6 +116,22 @@ fn help(verb: &str) -> Option<String> {
     output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
 }
 
+/// The verbs that a help text lists.
+fn listed(help: &str) -> Vec<String> {
+    let lines = help.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
+    let lines = lines.take_while(|line| !line.trim().is_empty()).filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let verbs = lines.filter_map(|line| line.split_whitespace().next().map(str::to_owned));
+    verbs.filter(|verb| verb != "help").collect()
+}
+
+/// The help of a verb and of all verbs below it.
+fn helps(words: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_framegate")).args(words).arg("--help").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let below = listed(&text).iter().map(|verb| helps(&[words, &[verb.as_str()]].concat())).collect::<String>();
+    text + &below
+}
+
 fn operators_pages() -> impl Iterator<Item = Page> {
     pages().into_iter().filter(|page| page.path == "README.md" || page.path.starts_with("docs/"))
 }
@@ -132,7 +148,7 @@ fn verbs_and_flags_that_are_mentioned_exist() {
         }
     }
     assert!(verbs.contains("run") && verbs.contains("drain"), "the documents mention verbs: {verbs:?}");
-    let helps: String = verbs.iter().filter_map(|verb| help(verb)).collect();
+    let helps: String = verbs.iter().map(|verb| helps(&[verb])).collect();
     let known = |flag: &str| helps.split(|c: char| !c.is_alphanumeric() && c != '-').any(|word| word == flag);
     for page in ["docs/running.md", "docs/dataplane.md", "docs/troubleshooting.md", "docs/security.md"].map(page) {
         let flags = page.spans().filter_map(|span| span.split([' ', '=']).next().map(str::to_owned));
@@ -151,8 +167,10 @@ fn every_verb_and_every_option_of_both_planes_is_in_the_manual() {
     let verbs = listed.take_while(|line| !line.trim().is_empty()).filter_map(|line| line.split_whitespace().next());
     let mut missing: Vec<_> = verbs.filter(|verb| !text.contains(&format!("`framegate {verb}"))).collect();
     let (run, dataplane) = (help("run").unwrap(), help("dataplane").unwrap());
+    let nouns = ["api", "app", "subscription", "key", "user", "revoke"].map(|noun| helps(&[noun]));
     let words = [&run, &dataplane]
         .into_iter()
+        .chain(&nouns)
         .flat_map(|help| help.split(|c: char| !c.is_alphanumeric() && c != '-' && c != '_'));
     let options = words.filter(|word| word.starts_with("--") && *word != "--help" || word.starts_with("FRAMEGATE_"));
     missing.extend(options.filter(|option| option.len() > 2 && !text.contains(&format!("`{option}"))));

@@ -9,7 +9,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::doors::AdminDoors;
 use super::{Verdict, absolute, cannot, default_control, default_state_directory};
+use crate::admin::Admin;
 use crate::credentials::Files;
 use crate::office::Office;
 use crate::server::{SecureServer, Server};
@@ -22,8 +24,8 @@ use proto::errors::with_sources;
     after_help = "The file is read again when it changes, on SIGHUP, and by `framegate reload`; `framegate apply` \
     puts another in its place. A file that is not sound is told in the log, and what runs, runs on.\n\n\
     Data planes keep serving while the control plane is away.\n\n\
-    Exit codes: 0 stopped by SIGTERM or SIGINT, 2 the control socket, its port or the state \
-    directory's catalogue cannot be opened."
+    Exit codes: 0 stopped by SIGTERM or SIGINT, 2 a socket, a port or the state directory's \
+    catalogue cannot be opened."
 )]
 pub struct Options {
     /// The configuration
@@ -47,6 +49,8 @@ pub struct Options {
     /// The authorities, of which one must have signed a data plane's certificate: a PEM file
     #[arg(long, env = "FRAMEGATE_CONTROL_AUTHORITIES", value_name = "FILE")]
     control_authorities: Option<PathBuf>,
+    #[command(flatten)]
+    admin: AdminDoors,
 }
 
 impl Options {
@@ -75,7 +79,11 @@ async fn serve(options: Options) -> ExitCode {
         Ok(port) => port,
         Err(reason) => return cannot(false, reason),
     };
-    let control = options.control.unwrap_or_else(default_control);
+    let control = options.control.clone().unwrap_or_else(default_control);
+    let doors = match options.admin.doors(&control) {
+        Ok(doors) => doors,
+        Err(reason) => return cannot(false, reason),
+    };
     let state_directory = options.state_dir.unwrap_or_else(default_state_directory);
     let signals = [SignalKind::hangup(), SignalKind::terminate(), SignalKind::interrupt()].map(signal);
     let [Ok(mut hangup), Ok(mut terminate), Ok(mut interrupt)] = signals else {
@@ -98,9 +106,19 @@ async fn serve(options: Options) -> ExitCode {
         Ok(office) => Arc::new(office),
         Err(error) => return cannot(false, &with_sources(&error)),
     };
+    let admin = match Admin::open(doors).await {
+        Ok(admin) => admin,
+        Err(error) => return cannot(false, &with_sources(&error)),
+    };
     tracing::info!(control = %server.path().display(), pid = std::process::id(), "the control plane is up");
     if let Some(secure) = &secure {
         tracing::info!(address = %secure.address(), "the control port is open");
+    }
+    if let Some(path) = admin.path() {
+        tracing::info!(admin = %path.display(), "the admin socket is open");
+    }
+    if let Some(address) = admin.address() {
+        tracing::info!(%address, "the admin port is open");
     }
     office.reload("the control plane has started").await;
     let following = tokio::spawn(watch::follow(Arc::clone(&office)));
@@ -144,6 +162,7 @@ async fn serve(options: Options) -> ExitCode {
     tokio::select! {
         () = serving => {}
         () = serving_elsewhere => {}
+        () = admin.serve(Arc::clone(&office)) => {}
         () = signals => {}
     }
     notify(&[NotifyState::Stopping]);

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use sd_notify::NotifyState;
 
 use super::controlplane::{monotonic_now, notify};
+use super::doors::AdminDoors;
 use super::{absolute, cannot, complain, default_control, default_state_directory, print};
 use crate::compile::{compile, process_environment};
 use crate::office::{effective_file, remembered_certificates};
@@ -65,6 +66,8 @@ pub struct Options {
     /// Where session records go: a file, or - for standard output
     #[arg(long, value_name = "FILE")]
     log: Option<String>,
+    #[command(flatten)]
+    admin: AdminDoors,
 }
 
 /// Runs until it is told to stop.
@@ -146,6 +149,7 @@ async fn keep(
         words.into_iter().map(OsString::from).collect()
     };
     let mut control_arguments = shared("controlplane");
+    control_arguments.extend(options.admin.passed_on());
     control_arguments.extend(["--".into(), file.into()]);
     let control_plane = Program {
         name: "control plane",

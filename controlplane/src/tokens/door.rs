@@ -24,7 +24,8 @@ use super::Terms;
 use super::board::Board;
 use super::front::Front;
 use crate::compile::Tokens;
-use crate::server::{Sources, clear, source};
+use crate::door::clear;
+use crate::newcomers::{Sources, source};
 
 /// Connections at one time, and how many of them from one address; of IPv6, from one network of 64 bits.
 const CONNECTIONS_MAX: usize = 1024;
@@ -247,7 +248,7 @@ impl Listening {
                 Ok(Self::Tcp(TcpListener::from_std(listener)?))
             }
             Bind::Unix(path) => {
-                clear(path)?;
+                clear(path, "token endpoint", "token_endpoint.bind")?;
                 let listener = UnixListener::bind(path)?;
                 let inode = path.metadata()?.ino();
                 Ok(Self::Unix { listener, path: path.clone(), inode })
