@@ -28,6 +28,7 @@ mod streams;
 mod supervision;
 mod systemd;
 mod tls;
+mod tokens;
 mod upstreams;
 mod variants;
 mod verbs;

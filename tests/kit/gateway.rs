@@ -44,6 +44,7 @@ pub struct Setup {
     upstreams: Vec<String>,
     apis: Vec<String>,
     people: People,
+    document: String,
     directory: TempDir,
     public: Port,
     operator: Port,
@@ -74,6 +75,7 @@ impl Setup {
             upstreams: Vec::new(),
             apis: Vec::new(),
             people: People::new(),
+            document: String::new(),
             directory: tempfile::Builder::new().prefix("framegate-").tempdir().expect("a directory"),
             public: Port::free(),
             operator: Port::free(),
@@ -192,6 +194,12 @@ impl Setup {
         ))
     }
 
+    /// More top-level members of the configuration, as lines of YAML.
+    pub fn document(mut self, lines: &str) -> Self {
+        self.document.push_str(lines);
+        self
+    }
+
     /// Who may come in.
     pub fn people(mut self, people: People) -> Self {
         self.people = people;
@@ -263,7 +271,7 @@ impl Setup {
             list(&mut [&public].into_iter().chain(&self.listeners).chain(listeners)),
             if upstreams.is_empty() { " []".into() } else { list(&mut upstreams.into_iter()) },
             list(&mut [&probe].into_iter().chain(&self.apis).chain(apis)),
-            people.yaml(),
+            people.yaml() + &self.document,
         )
     }
 

@@ -83,7 +83,9 @@ impl People {
     /// A user whose password is [`PASSWORD`]; `members` may be empty.
     pub fn user(self, name: &str, members: &str) -> Self {
         let comma = if members.is_empty() { "" } else { ", " };
-        self.entry("users", format!("name: {name}, password: \"{PASSWORD_HASH}\"{comma}{members}"))
+        // A dollar would begin a variable.
+        let hash = PASSWORD_HASH.replace('$', "$$");
+        self.entry("users", format!("name: {name}, password: \"{hash}\"{comma}{members}"))
     }
 
     /// What is good no more: `user:alice`; `members` may be empty.

@@ -119,6 +119,7 @@ enum Said {
 impl Fetching {
     async fn run(mut self) {
         self.standing.fetched = self.remembered().await;
+        self.board.fetch(&self.url, self.standing.clone());
         let mut failures = 0;
         loop {
             let wait = match self.once().await {

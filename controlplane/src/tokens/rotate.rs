@@ -3,7 +3,7 @@
 //! The order matters: a key is on the disk before anybody hears of it, and published before it signs.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use proto::errors::with_sources;
 use ring::rand::SystemRandom;
@@ -19,6 +19,8 @@ use crate::store::Store;
 
 /// The longest sleep before a look at the clock, which may be set.
 const NAP: Duration = Duration::from_secs(60);
+/// How long a new key waits for nodes that do not answer.
+const KNOWN_WITHIN: Duration = Duration::from_secs(2);
 /// When what has failed is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -74,12 +76,21 @@ async fn step(desk: &Arc<Desk>, store: &Arc<Store>, office: &Office, board: &Boa
     let text = ring.published().text();
     if office.keys().own.as_ref() != Some(&text) {
         office.change_keys(|keys| keys.own = Some(text), "the gateway's own keys have changed").await;
+        known_to_nodes(office).await;
     }
     let time = |ms: u64| UNIX_EPOCH + Duration::from_millis(ms);
     let signing = ring.signing(now_ms).map(|key| key.kid().to_owned());
     board.keys(ring.keys().len() as u64, signing, again_ms.map(time));
     desk.use_keyring(ring);
     again_ms.map_or(NAP, |at| Duration::from_millis(at.saturating_sub(now_ms) + 1))
+}
+
+/// Waits until the nodes that are there have what is published: the first key of all has no other time to wait.
+async fn known_to_nodes(office: &Office) {
+    let publisher = office.publisher();
+    let Some(current) = publisher.current() else { return };
+    let nodes = publisher.nodes();
+    publisher.outcomes(&nodes, &current.generation, Instant::now() + KNOWN_WITHIN).await;
 }
 
 /// Steps, and keeps what has changed.
