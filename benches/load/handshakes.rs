@@ -36,6 +36,8 @@ pub struct Handshakes {
     poll: Poll,
     door: Door,
     words: Words,
+    /// Requests that are made once each, the next one last.
+    fresh: Option<Vec<Vec<u8>>>,
     farewell: Farewell,
     loops: Vec<Loop>,
     stopping: bool,
@@ -83,6 +85,17 @@ enum Step {
 impl Handshakes {
     /// So many loops, of which each has begun its first session.
     pub fn begin(door: &Door, loops: usize, farewell: Farewell) -> Outcome<Self> {
+        Self::begin_with(door, door.request(), None, loops, farewell)
+    }
+
+    /// The same with other requests: each of `fresh` once, or where there are none this one again and again.
+    pub fn begin_with(
+        door: &Door,
+        request: Vec<u8>,
+        fresh: Option<Vec<Vec<u8>>>,
+        loops: usize,
+        farewell: Farewell,
+    ) -> Outcome<Self> {
         let one = || Loop {
             stream: None,
             dress: Dress::Plain,
@@ -93,7 +106,8 @@ impl Handshakes {
         let mut this = Self {
             poll: Poll::new(),
             door: door.clone(),
-            words: Words::new(door.request()),
+            words: Words::new(request),
+            fresh,
             farewell,
             loops: (0..loops).map(|_| one()).collect(),
             stopping: false,
@@ -136,6 +150,9 @@ impl Handshakes {
         let born = Instant::now();
         let stream = TcpStream::connect(self.door.address).map_err(|error| format!("no connection: {error}"))?;
         self.poll.add(stream.as_raw_fd(), libc::EPOLLIN, index as u64);
+        if let Some(fresh) = &mut self.fresh {
+            self.words.request = fresh.pop().ok_or("there are not enough requests for so long a round")?;
+        }
         let one = &mut self.loops[index];
         *one = Loop { stream: Some(stream), dress: Dress::Plain, step: Step::Switch, received: Vec::new(), born };
         if let Some(terms) = &self.door.tls {

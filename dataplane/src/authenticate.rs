@@ -41,7 +41,8 @@ use crate::tls::ClientCertificate;
 use cache::{Entry, Verified};
 use challenge::Failed;
 use forms::{Places, Presented};
-use jws::Jws;
+pub use jws::Jws;
+pub use token::of_jwt as grant_of_jwt;
 
 /// Who the client is; and what its request says onwards no more.
 pub async fn client(

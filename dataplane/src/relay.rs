@@ -78,7 +78,7 @@ pub struct Established {
 /// Makes a session of a journey and gives it to the worker's engine.
 pub fn hand_over(shard: &Shard, downstream: Downstream, established: Established) {
     let Established { tables, route, permit, upstream, request } = established;
-    let now_ms = shard.now_ms();
+    let (wall_ms, now_ms) = (wall_clock_ms(), shard.now_ms());
     let api = route.api;
     let record = shard.shared.log.is_on().then(|| downstream.record(shard, upstream.agreed(), tables.secret_names()));
     let counters = shard.record.api(&api.api.name, &api.api.version);
@@ -107,7 +107,7 @@ pub fn hand_over(shard: &Shard, downstream: Downstream, established: Established
     let mut session = Session::new(birth);
     if let Some(grant) = &resident.grant {
         let code = CloseCode(resident.api.api.authentication.close_code);
-        session.end_at(on_worker_clock(grant.expires_ms, now_ms), Cause::CredentialExpired, code);
+        session.end_at(on_worker_clock(grant.expires_ms, wall_ms, now_ms), Cause::CredentialExpired, code);
     }
     catch_up(shard, &tables, &resident, &mut session, now_ms);
     let client = downstream.stream.into_parts().behind(request.into_early());
@@ -135,9 +135,10 @@ fn catch_up(shard: &Shard, tables: &Tables, resident: &Resident, session: &mut S
     }
 }
 
-/// A moment of the wall clock, milliseconds since 1970, on the worker's clock.
-fn on_worker_clock(wall_ms: u64, now_ms: u64) -> u64 {
-    if wall_ms == u64::MAX { u64::MAX } else { now_ms.saturating_add(wall_ms.saturating_sub(wall_clock_ms())) }
+/// A moment of the wall clock on the worker's clock, and not before it. Both clocks are read in whole milliseconds, the
+/// wall's first: what is lost in between makes it later.
+fn on_worker_clock(moment_ms: u64, wall_ms: u64, now_ms: u64) -> u64 {
+    if moment_ms == u64::MAX { u64::MAX } else { now_ms.saturating_add(moment_ms.saturating_sub(wall_ms) + 1) }
 }
 
 /// When the lifetime is over: shortened by a random part, so that sessions that began together do not end together.

@@ -11,6 +11,7 @@ mod certificates;
 mod control_over_tcp;
 mod control_protocol;
 mod convert;
+mod credentials;
 mod drain;
 mod drills;
 mod headers;

@@ -556,6 +556,11 @@ impl Gateway {
         self.data_plane.as_ref().expect("a data plane that was started").id()
     }
 
+    /// The control plane's process id.
+    pub fn control_plane_pid(&self) -> u32 {
+        self.control_plane.as_ref().expect("a control plane that was started").id()
+    }
+
     /// Memory of the data plane that belongs to no file: what peers could make grow.
     #[track_caller]
     pub fn rss_bytes(&self) -> u64 {

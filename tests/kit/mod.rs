@@ -6,6 +6,7 @@
 #![allow(dead_code, unused_imports, reason = "each test binary uses its own part of the kit")]
 
 pub mod echo;
+pub mod flock;
 pub mod forger;
 pub mod frame;
 pub mod gateway;
@@ -24,6 +25,7 @@ pub mod variant;
 pub mod wait;
 
 pub use echo::EchoBackend;
+pub use flock::Flock;
 pub use frame::{Frame, Opcode};
 pub use gateway::{Gateway, Outcome, Setup};
 pub use issuer::IssuerServer;

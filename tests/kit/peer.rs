@@ -476,6 +476,21 @@ impl Upgrade {
         self
     }
 
+    /// With what another request has beside what every request has: its query, and its fields.
+    pub fn merged(mut self, other: &Self) -> Self {
+        let query = |line: &str| {
+            line.split(' ').nth(1).and_then(|target| target.split_once('?')).map(|(_, query)| query.to_owned())
+        };
+        if let Some(more) = query(&other.line) {
+            let mark = if query(&self.line).is_some() { '&' } else { '?' };
+            let (target, version) = self.line.rsplit_once(' ').expect("a request line");
+            self.line = format!("{target}{mark}{more} {version}");
+        }
+        let own = other.fields.iter().filter(|line| !self.fields.contains(line)).cloned().collect::<Vec<_>>();
+        self.fields.extend(own);
+        self
+    }
+
     /// With another value of the field, in its place.
     pub fn set(mut self, name: &str, value: &str) -> Self {
         let start = format!("{name}:").into_bytes();

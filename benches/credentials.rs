@@ -1,0 +1,205 @@
+//! What a credential adds to a handshake: the gateway's CPU for a short session without one, with a key, with a token that
+//! was seen before, and with one that was not; in one run, side by side.
+//!
+//! `cargo bench --bench credentials`. The gateway has one worker on CPU 0; generator and echo share CPU 1. A token that is
+//! new may cost its signature check and nothing else, which is why that check is timed here too; one that was seen before
+//! may cost a tenth of a handshake.
+
+#[path = "../tests/kit/mod.rs"]
+mod kit;
+mod load;
+
+use std::time::{Duration, Instant};
+
+use kit::tokens::{Algorithm, Signer, Token, key_set};
+use kit::{Gateway, People, Setup, Upgrade, Variant};
+use load::handshakes::{Farewell, Handshakes};
+use load::{Door, Echo, machine};
+use ring::signature::{self, UnparsedPublicKey};
+
+const LOOPS: usize = 32;
+const ROUNDS: usize = 7;
+const ROUND: Duration = Duration::from_secs(1);
+const WARM_UP: Duration = Duration::from_millis(200);
+/// New tokens for a round: more than there are handshakes in it.
+const FRESH: usize = 40_000;
+/// What a handshake with a token that was seen before may cost, of one without a credential.
+const SEEN_MAX: f64 = 1.1;
+/// Below this a difference is none.
+const TIE: f64 = 0.04;
+
+const ISSUER: &str = "https://issuer.test";
+const KEY: &str = "fgk_bench_7Qm2vX4nLr9sT1wY";
+
+/// What is presented.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Nothing,
+    Key,
+    Seen(Algorithm),
+    New(Algorithm),
+}
+
+const KINDS: [Kind; 8] = [
+    Kind::Nothing,
+    Kind::Key,
+    Kind::Seen(Algorithm::EdDsa),
+    Kind::Seen(Algorithm::Es256),
+    Kind::Seen(Algorithm::Rs256),
+    Kind::New(Algorithm::EdDsa),
+    Kind::New(Algorithm::Es256),
+    Kind::New(Algorithm::Rs256),
+];
+
+impl Kind {
+    fn name(self) -> String {
+        match self {
+            Self::Nothing => "no credential".into(),
+            Self::Key => "a key".into(),
+            Self::Seen(algorithm) => format!("{} seen before", algorithm.word()),
+            Self::New(algorithm) => format!("{} never seen", algorithm.word()),
+        }
+    }
+}
+
+fn main() {
+    if !std::env::args().any(|argument| argument == "--bench") {
+        println!("a measurement, no test: cargo bench --bench credentials");
+        return;
+    }
+    println!("credentials: {}", machine::describe());
+    let signers = Algorithm::ALL.map(|algorithm| Signer::new(algorithm, algorithm.word()));
+    let echo = Echo::start(Some(1));
+    let gateway = started(&echo, &signers);
+    machine::pin(1);
+    let mut spent = vec![Vec::new(); KINDS.len()];
+    for round in 0..ROUNDS {
+        for turn in 0..KINDS.len() {
+            let at = (round + turn) % KINDS.len();
+            spent[at].push(measure(&gateway, &signers, KINDS[at]));
+        }
+    }
+    let medians: Vec<f64> = spent.iter_mut().map(|all| median(all)).collect();
+    print(&medians, &spent, &signers);
+}
+
+fn started(echo: &Echo, signers: &[Signer; 3]) -> Gateway {
+    let people = People::new()
+        .issuer("test", ISSUER, &key_set(&signers.each_ref()), "audiences: [bench]")
+        .application("app", "")
+        .subscriptions("app", &["asking"])
+        .key("bench", "app", KEY, "");
+    Setup::new(Variant::Automatic)
+        .cpus("0")
+        .api_to("open", &echo.url(), "")
+        .api_to("asking", &echo.url(), "authentication: { accept: [bearer, api_key] }")
+        .people(people)
+        .start()
+}
+
+fn token(signer: &Signer) -> String {
+    let token = Token::of(ISSUER).claim("aud", "bench").claim("client_id", "app-client").claim("sub", "alice");
+    token.claim("scope", "rooms.read rooms.write").claim("keytype", "PRODUCTION").sign(signer)
+}
+
+fn signer(signers: &[Signer; 3], algorithm: Algorithm) -> &Signer {
+    signers.iter().find(|signer| signer.algorithm() == algorithm).expect("a signer of each algorithm")
+}
+
+/// CPU of the data plane for a handshake and its short session, microseconds.
+fn measure(gateway: &Gateway, signers: &[Signer; 3], kind: Kind) -> f64 {
+    let target = if kind == Kind::Nothing { "/open" } else { "/asking" };
+    let door = Door { address: gateway.address(), target, tls: None };
+    let with_token = |signer| Upgrade::to(target).with("Authorization", &format!("Bearer {}", token(signer))).encode();
+    let (request, fresh) = match kind {
+        Kind::Nothing => (door.request(), None),
+        Kind::Key => (Upgrade::to(target).with("apikey", KEY).encode(), None),
+        Kind::Seen(algorithm) => (with_token(signer(signers, algorithm)), None),
+        Kind::New(algorithm) => {
+            let signer = signer(signers, algorithm);
+            // Signing with RSA takes a millisecond: what the gateway does in a round needs fewer of them.
+            let count = if algorithm == Algorithm::Rs256 { FRESH / 2 } else { FRESH };
+            (Vec::new(), Some((0..count).map(|_| with_token(signer)).collect()))
+        }
+    };
+    let expect = "the bench's sessions are sound";
+    let mut load = Handshakes::begin_with(&door, request, fresh, LOOPS, Farewell::Frame).expect(expect);
+    load.drive(WARM_UP).expect(expect);
+    load.forget();
+    let before = machine::cpu_time(gateway.pid());
+    load.drive(ROUND).expect(expect);
+    let spent = machine::cpu_time(gateway.pid()).saturating_sub(before);
+    let count = load.count;
+    load.settle().expect(expect);
+    spent.as_secs_f64() * 1e6 / count as f64
+}
+
+fn median(all: &mut [f64]) -> f64 {
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
+}
+
+/// Microseconds of one signature check by ring, with nothing around it.
+fn check_us(signer: &Signer) -> f64 {
+    const TIMES: u32 = 2000;
+    let token = token(signer);
+    let (message, signed) = token.rsplit_once('.').expect("a token");
+    let signed = base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, signed).expect("base64url");
+    let jwk = signer.jwk();
+    let octets = |name: &str| {
+        let text = jwk[name].as_str().expect("a member of the key");
+        base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, text).expect("base64url")
+    };
+    let check: Box<dyn Fn() -> bool> = match signer.algorithm() {
+        Algorithm::EdDsa => {
+            let key = UnparsedPublicKey::new(&signature::ED25519, octets("x"));
+            Box::new(move || key.verify(message.as_bytes(), &signed).is_ok())
+        }
+        Algorithm::Es256 => {
+            let point = [vec![4], octets("x"), octets("y")].concat();
+            let key = UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point);
+            Box::new(move || key.verify(message.as_bytes(), &signed).is_ok())
+        }
+        Algorithm::Rs256 => {
+            let key = signature::RsaPublicKeyComponents { n: octets("n"), e: octets("e") };
+            let how = &signature::RSA_PKCS1_2048_8192_SHA256;
+            Box::new(move || key.verify(how, message.as_bytes(), &signed).is_ok())
+        }
+    };
+    let begun = Instant::now();
+    assert!((0..TIMES).all(|_| check()), "the signature is right");
+    begun.elapsed().as_secs_f64() * 1e6 / f64::from(TIMES)
+}
+
+fn print(medians: &[f64], spent: &[Vec<f64>], signers: &[Signer; 3]) {
+    let at = |kind: Kind| medians[KINDS.iter().position(|one| *one == kind).expect("a kind of the table")];
+    let none = at(Kind::Nothing);
+    println!("{:<22} {:>12} {:>18} {:>8}  ", "presented", "CPU us", "(least to most)", "x none");
+    for ((kind, median), all) in KINDS.iter().zip(medians).zip(spent) {
+        let (least, most) = (all[0], all[all.len() - 1]);
+        let verdict = match kind {
+            Kind::Seen(_) | Kind::Key => held(median / none, SEEN_MAX),
+            _ => "",
+        };
+        println!(
+            "{:<22} {median:>12.1} {:>18} {:>8.2}  {verdict}",
+            kind.name(),
+            format!("({least:.1} to {most:.1})"),
+            median / none
+        );
+    }
+    println!("what a new token costs beside one that was seen before, and its signature check alone:");
+    for signer in signers {
+        let algorithm = signer.algorithm();
+        let (more, check) = (at(Kind::New(algorithm)) - at(Kind::Seen(algorithm)), check_us(signer));
+        println!("{:<22} {more:>12.1} us {check:>14.1} us {:>8.2}", algorithm.word(), more / check);
+    }
+}
+
+fn held(ratio: f64, most: f64) -> &'static str {
+    match ratio {
+        _ if ratio <= most => "met (1.10)",
+        _ if ratio <= most + TIE => "tie (1.10)",
+        _ => "SHORT (1.10)",
+    }
+}
