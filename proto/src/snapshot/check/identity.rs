@@ -123,11 +123,16 @@ impl<'a> People<'a> {
                 let message = format!("this is the key {:?} ({other}); leave one out", other.label.0);
                 problems.add(format_args!("{spot}/sha256"), message);
             }
+            let user = key.user.as_deref().and_then(user_problem);
+            problems.add_if(format_args!("{spot}/user"), user);
             let Some(restrictions) = &key.restrictions else { continue };
             let place = format_args!("{spot}/restrictions");
             let (addresses, referrers) = (&restrictions.addresses, &restrictions.referrers);
             problems.ceiling(format_args!("{place}/addresses"), "address ranges", addresses.len(), CIDRS_MAX);
             problems.ceiling(format_args!("{place}/referrers"), "referrers", referrers.len(), SCOPES_MAX);
+            for (index, referrer) in restrictions.referrers.iter().enumerate() {
+                problems.add_if(format_args!("{place}/referrers/{index}"), text_problem("a referrer", referrer));
+            }
             scopes(&restrictions.scopes, format_args!("{place}/scopes"), problems);
         }
     }

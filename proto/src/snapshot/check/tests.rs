@@ -1,5 +1,6 @@
 //! One row for each thing that can be wrong, over a configuration that is sound.
 
+mod identity;
 mod tls;
 
 use super::*;
