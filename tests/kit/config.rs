@@ -2,6 +2,8 @@
 //!
 //! Included by path where a property needs it, because it knows the model, which the rest of the kit does not.
 
+mod identities;
+
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -13,6 +15,8 @@ use proto::snapshot::{
     ListenerTls, Mask, MessageLimits, PeerPings, Pem, Pin, Pings, Problem, SessionOptions, Settings, Size, Snapshot,
     Target, TlsVersion, Topic, Upstream, UpstreamTls,
 };
+
+pub use identities::{people, populated, with_people};
 
 const LISTENERS: [&str; 3] = ["public", "inside", "test"];
 const UPSTREAMS: [&str; 3] = ["one", "two", "three"];
@@ -45,6 +49,11 @@ pub fn secure_config() -> impl Strategy<Value = Config> {
             sound(Config { certificates, authorities, ..config })
         },
     )
+}
+
+/// Sound configurations with everything in them.
+pub fn whole_config() -> impl Strategy<Value = Config> {
+    populated(secure_config())
 }
 
 /// Hosts that requests name: some that configurations know, some below those, some neither.

@@ -11,9 +11,13 @@ use dataplane::tables::Tables;
 use proptest::prelude::*;
 use proto::control::Message;
 use proto::control::message::{Generation, Push};
-use proto::snapshot::{Api, Config, ContextMatch, Environment, Section, SectionName, Snapshot, Topic, has_dot_segment};
+use proto::snapshot::{
+    Api, Config, ContextMatch, Edit, Environment, Section, SectionName, Snapshot, Topic, has_dot_segment,
+};
 
-use crate::config::{config, request_host, request_listener, request_path, secure_config};
+use crate::config::{
+    config, people, populated, request_host, request_listener, request_path, whole_config, with_people,
+};
 
 fn generation() -> Generation {
     Generation { source: "properties".into(), number: 1 }
@@ -32,7 +36,7 @@ fn routed(tables: &Tables, request: &RouteRequest<'_>) -> Answer {
 
 proptest! {
     #[test]
-    fn a_configuration_survives_every_encoding(config in secure_config()) {
+    fn a_configuration_survives_every_encoding(config in whole_config()) {
         let json = serde_json::to_string(&config).unwrap();
         prop_assert_eq!(&serde_json::from_str::<Config>(&json).unwrap(), &config);
         let bytes = rmp_serde::to_vec_named(&config).unwrap();
@@ -40,18 +44,30 @@ proptest! {
     }
 
     #[test]
-    fn a_push_becomes_the_snapshot_it_was_made_of(config in secure_config()) {
+    fn a_push_becomes_the_snapshot_it_was_made_of(config in whole_config()) {
         let snapshot = snapshot(&config);
         let message = Message::Push(Push::new(generation(), &snapshot, &HashSet::new()));
         let bytes = message.encode().unwrap();
         let Message::Push(push) = Message::decode(&bytes[4..]).unwrap() else { panic!("another kind") };
         let (_, assembled) = push.assemble(&|_| None).unwrap();
         prop_assert_eq!(assembled.list(), snapshot.list());
+        for key in &config.keys {
+            prop_assert_eq!(assembled.key(&key.sha256), Some(key));
+        }
+        for one in &config.subscriptions {
+            prop_assert_eq!(assembled.subscription(&one.application, &one.api), Some(one));
+        }
+        for one in &config.users {
+            prop_assert_eq!(assembled.user(&one.name), Some(one));
+        }
+        for one in &config.revocations {
+            prop_assert_eq!(assembled.revocation(one.revoked.kind, &one.revoked.subject), Some(one));
+        }
         prop_assert_eq!(assembled.to_config(), snapshot.to_config());
     }
 
     #[test]
-    fn equal_configurations_have_equal_checksums_in_whatever_order(config in secure_config(), turn in 0_usize..24) {
+    fn equal_configurations_have_equal_checksums_in_whatever_order(config in whole_config(), turn in 0_usize..24) {
         let mut turned = config.clone();
         let middle = turn.min(turned.apis.len());
         turned.apis.rotate_left(middle);
@@ -59,11 +75,17 @@ proptest! {
         turned.listeners.reverse();
         turned.certificates.reverse();
         turned.authorities.reverse();
+        turned.applications.reverse();
+        turned.subscriptions.reverse();
+        turned.keys.reverse();
+        turned.users.reverse();
+        turned.revocations.reverse();
+        turned.issuers.reverse();
         prop_assert_eq!(snapshot(&config).checksum(), snapshot(&turned).checksum());
     }
 
     #[test]
-    fn one_changed_api_is_one_body(config in secure_config(), at in any::<prop::sample::Index>()) {
+    fn one_changed_api_is_one_body(config in whole_config(), at in any::<prop::sample::Index>()) {
         prop_assume!(!config.apis.is_empty());
         let before = snapshot(&config);
         let mut changed = config.clone();
@@ -79,7 +101,32 @@ proptest! {
     }
 
     #[test]
-    fn a_flipped_bit_anywhere_in_a_push_is_noticed(config in secure_config(), at in any::<prop::sample::Index>(), bit in 0_u8..8) {
+    fn edits_of_people_make_what_checking_the_whole_makes(
+        config in populated(config()),
+        others in people(),
+    ) {
+        let edited = with_people(config.clone(), others);
+        let kept = |hash| edited.keys.iter().any(|key| key.sha256 == hash);
+        let gone = config.keys.iter().map(|key| key.sha256).filter(|hash| !kept(*hash)).map(Edit::NoKey);
+        // All of the others go, whether they come again or not.
+        let gone = gone
+            .chain(config.applications.iter().map(|one| Edit::NoApplication(one.name.clone())))
+            .chain(config.subscriptions.iter().map(|one| Edit::NoSubscription(one.application.clone(), one.api.clone())))
+            .chain(config.users.iter().map(|one| Edit::NoUser(one.name.clone())))
+            .chain(config.revocations.iter().map(|one| Edit::NoRevocation(one.revoked.clone())));
+        let come = (edited.applications.iter().cloned().map(Edit::Application))
+            .chain(edited.subscriptions.iter().cloned().map(Edit::Subscription))
+            .chain(edited.keys.iter().cloned().map(Edit::Key))
+            .chain(edited.users.iter().cloned().map(Edit::User))
+            .chain(edited.revocations.iter().cloned().map(Edit::Revocation));
+        let (before, after) = (snapshot(&config), snapshot(&edited));
+        prop_assert_eq!(before.edited(gone.chain(come)).unwrap().list(), after.list());
+        prop_assert_eq!(before.with_people_of(&after).list(), after.list());
+        prop_assert_eq!(before.has_people_of(&after), before.list() == after.list());
+    }
+
+    #[test]
+    fn a_flipped_bit_anywhere_in_a_push_is_noticed(config in whole_config(), at in any::<prop::sample::Index>(), bit in 0_u8..8) {
         let mut push = Push::new(generation(), &snapshot(&config), &HashSet::new());
         let body = at.index(push.bodies.len());
         let byte = at.index(push.bodies[body].bytes.len());
@@ -89,8 +136,23 @@ proptest! {
 
     #[test]
     fn bytes_that_are_no_section_are_refused_quietly(bytes in prop::collection::vec(any::<u8>(), 0..200), bucket in any::<u8>()) {
-        let whole = [SectionName::Settings, SectionName::Listeners, SectionName::Authorities];
-        let buckets = [SectionName::Upstreams(bucket), SectionName::Apis(bucket), SectionName::Certificates(bucket)];
+        let whole = [
+            SectionName::Settings,
+            SectionName::Listeners,
+            SectionName::Authorities,
+            SectionName::Issuers,
+            SectionName::Assertions,
+        ];
+        let buckets = [
+            SectionName::Upstreams(bucket),
+            SectionName::Apis(bucket),
+            SectionName::Certificates(bucket),
+            SectionName::Applications(bucket),
+            SectionName::Subscriptions(bucket),
+            SectionName::Keys(bucket),
+            SectionName::Users(bucket),
+            SectionName::Revocations(bucket),
+        ];
         for name in whole.into_iter().chain(buckets) {
             if let Ok(section) = Section::decode(name, &bytes) {
                 prop_assert_eq!(Section::decode(name, &section.encode()), Ok(section));

@@ -1,0 +1,223 @@
+//! Who may come in, for properties: people, issuers and assertions that go with a configuration's APIs.
+
+use proptest::collection::{btree_set, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::{Index, select, subsequence};
+use proto::snapshot::{
+    ApiKey, Application, Assertion, ClaimNames, Config, CredentialForm, Duration, Environment, GrantType,
+    Introspection, Issuer, Jwks, KeyRestrictions, OAuthClient, PasswordHash, Pem, Revocation, Secret, SecretHash,
+    Subscription, Timestamp, User, WhenUnreachable,
+};
+
+const APPLICATIONS: [&str; 4] = ["mobile", "web", "kiosk", "robots"];
+const USERS: [&str; 4] = ["alice", "bob@example.com", "Çelik", "d"];
+const SCOPES: [&str; 3] = ["chat.read", "chat.write", "admin"];
+const ISSUERS: [&str; 2] = ["corp", "partner"];
+const REVOKED: [&str; 6] =
+    ["user:alice", "application:kiosk", "key:k1", "token:corp/7", "subscription:mobile/x:v1", "opaque:aabb"];
+
+/// The same configuration, with people in it, and APIs that ask who they are.
+pub fn populated(config: impl Strategy<Value = Config>) -> impl Strategy<Value = Config> {
+    (config, people(), issuers(), vec(authentication(), 24)).prop_map(|(config, people, issuers, asked)| {
+        let mut config = with_people(config, people);
+        config.issuers = issuers;
+        config.assertions = vec![Assertion {
+            name: "backend".into(),
+            issuer: "https://gateway/".into(),
+            key: Pem::Text("-----BEGIN PRIVATE KEY-----\nAAAA".into()),
+            key_id: String::new(),
+            header: "X-JWT-Assertion".into(),
+            lifetime: Duration::from_secs(60),
+        }];
+        let issuers: Vec<&str> = config.issuers.iter().map(|issuer| issuer.name.as_str()).collect();
+        for (api, (forms, is_strict, code, unreachable)) in config.apis.iter_mut().zip(asked) {
+            let asked = &mut api.authentication;
+            asked.assertion = (is_strict && !forms.is_empty()).then(|| "backend".into());
+            asked.accept = forms;
+            asked.require_subscription = is_strict;
+            asked.close_code = code;
+            asked.when_unreachable = unreachable;
+            asked.issuers = issuers.iter().map(|name| (*name).to_owned()).collect();
+        }
+        config
+    })
+}
+
+/// People, apart from any configuration.
+#[derive(Debug, Clone)]
+pub struct People {
+    applications: Vec<Application>,
+    subscriptions: Vec<(Index, Index, bool)>,
+    keys: Vec<ApiKey>,
+    users: Vec<User>,
+    revocations: Vec<Revocation>,
+}
+
+/// The same configuration with these people in place of its own.
+pub fn with_people(mut config: Config, people: People) -> Config {
+    let People { applications, subscriptions, mut keys, mut users, revocations } = people;
+    let names: Vec<String> = applications.iter().map(|one| one.name.clone()).collect();
+    let is_known = |name: &str| names.iter().any(|one| one == name);
+    keys.retain(|key| is_known(&key.application));
+    for user in &mut users {
+        user.application = user.application.take().filter(|name| is_known(name));
+    }
+    config.subscriptions = Vec::new();
+    if !names.is_empty() && !config.apis.is_empty() {
+        for (application, api, enabled) in subscriptions {
+            let application = names[application.index(names.len())].clone();
+            let api = config.apis[api.index(config.apis.len())].label();
+            if !config.subscriptions.iter().any(|one| (&one.application, &one.api) == (&application, &api)) {
+                let plan = "AsyncUnlimited".into();
+                config.subscriptions.push(Subscription { application, api, plan, enabled });
+            }
+        }
+    }
+    Config { applications, keys, users, revocations, ..config }
+}
+
+/// See [`People`].
+pub fn people() -> impl Strategy<Value = People> {
+    let subscriptions = vec((any::<Index>(), any::<Index>(), any::<bool>()), 0..12);
+    (applications(), subscriptions, keys(), users(), revocations()).prop_map(
+        |(applications, subscriptions, keys, users, revocations)| People {
+            applications,
+            subscriptions,
+            keys,
+            users,
+            revocations,
+        },
+    )
+}
+
+fn scopes() -> impl Strategy<Value = Vec<String>> {
+    subsequence(SCOPES.to_vec(), 0..=3).prop_map(|all| all.into_iter().map(Into::into).collect())
+}
+
+fn environment() -> impl Strategy<Value = Environment> {
+    any::<bool>().prop_map(|sandbox| if sandbox { Environment::Sandbox } else { Environment::Production })
+}
+
+fn timestamp() -> impl Strategy<Value = Option<Timestamp>> {
+    option::of((1_u64..4_000_000_000).prop_map(Timestamp::from_secs))
+}
+
+fn applications() -> impl Strategy<Value = Vec<Application>> {
+    let grants = vec![GrantType::ClientCredentials, GrantType::Password];
+    let client = (option::of(any::<u32>()), environment(), subsequence(grants, 0..=2), scopes());
+    let options = (any::<bool>(), option::of(client));
+    (subsequence(APPLICATIONS.to_vec(), 0..=4), vec(options, 4)).prop_map(|(names, options)| {
+        let one = |(name, (enabled, client)): (&str, (bool, Option<(Option<u32>, _, _, _)>))| {
+            let clients = client.into_iter().map(|(secret, environment, grants, scopes)| {
+                let secret = secret.map(|secret| SecretHash::of(&secret.to_string()));
+                OAuthClient { id: format!("{name}-client"), secret, environment, grants, scopes }
+            });
+            Application { name: name.into(), owner: String::new(), enabled, clients: clients.collect() }
+        };
+        names.into_iter().zip(options).map(one).collect()
+    })
+}
+
+fn keys() -> impl Strategy<Value = Vec<ApiKey>> {
+    let restrictions = (any::<bool>(), scopes()).prop_map(|(inside, scopes)| KeyRestrictions {
+        addresses: if inside { vec!["10.0.0.0/8".parse().unwrap()] } else { Vec::new() },
+        referrers: if inside { Vec::new() } else { vec!["https://*.example.com/*".into()] },
+        scopes,
+    });
+    let options = (select(APPLICATIONS.to_vec()), environment(), any::<bool>(), timestamp(), option::of(restrictions));
+    (btree_set(0_u16..200, 0..40), vec(options, 40)).prop_map(|(numbers, options)| {
+        let one = |(number, (application, environment, enabled, expires, restrictions)): (
+            u16,
+            (&str, _, bool, _, Option<KeyRestrictions>),
+        )| {
+            let name = format!("k{number}");
+            ApiKey {
+                application: application.into(),
+                sha256: SecretHash::of(&name),
+                name: name.into(),
+                user: enabled.then(|| "alice".into()),
+                environment,
+                enabled,
+                created: expires,
+                expires,
+                restrictions: restrictions.map(Box::new),
+            }
+        };
+        numbers.into_iter().zip(options).map(one).collect()
+    })
+}
+
+fn users() -> impl Strategy<Value = Vec<User>> {
+    let options = (any::<[bool; 3]>(), option::of(select(APPLICATIONS.to_vec())), environment(), scopes());
+    (subsequence(USERS.to_vec(), 0..=4), vec(options, 4)).prop_map(|(names, options)| {
+        let one = |(name, ([password, certificate, enabled], application, environment, scopes)): (
+            &str,
+            ([bool; 3], Option<&str>, _, _),
+        )| {
+            let certificates = if certificate { vec![format!("CN={name}")] } else { Vec::new() };
+            User {
+                name: name.into(),
+                password: bool::then(password, || PasswordHash("$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA".into())),
+                certificates,
+                application: application.map(Into::into),
+                environment,
+                scopes,
+                enabled,
+            }
+        };
+        names.into_iter().zip(options).map(one).collect()
+    })
+}
+
+fn revocations() -> impl Strategy<Value = Vec<Revocation>> {
+    (subsequence(REVOKED.to_vec(), 0..=6), vec((timestamp(), timestamp()), 6)).prop_map(|(subjects, times)| {
+        let one = |(subject, (issued_before, expires)): (&str, _)| {
+            let revoked = subject.parse().unwrap();
+            Revocation { revoked, issued_before, expires, reason: String::new() }
+        };
+        subjects.into_iter().zip(times).map(one).collect()
+    })
+}
+
+fn issuers() -> impl Strategy<Value = Vec<Issuer>> {
+    let options = (any::<[bool; 2]>(), 1000_u64..1 << 30, 0_u64..3_600_000);
+    (subsequence(ISSUERS.to_vec(), 0..=2), vec(options, 2)).prop_map(|(names, options)| {
+        let one = |(name, ([is_opaque, is_remote], refresh, skew)): (&str, ([bool; 2], _, _))| {
+            let introspection = Introspection {
+                url: format!("https://{name}.example.com/introspect"),
+                client_id: "framegate".into(),
+                client_secret: Secret("change-me".into()),
+                authorities: String::new(),
+                timeout: Duration::from_secs(2),
+                cache: Duration::from_secs(30),
+                negative_cache: Duration::from_secs(10),
+            };
+            let jwks = if is_remote {
+                Jwks::Url(format!("https://{name}.example.com/keys"))
+            } else {
+                Jwks::Text("{\"keys\":[]}".into())
+            };
+            Issuer {
+                name: name.into(),
+                issuer: format!("https://{name}.example.com/"),
+                jwks: Some(jwks),
+                refresh: Duration::from_ms(refresh),
+                audiences: if is_opaque { Vec::new() } else { vec!["framegate".into()] },
+                clock_skew: Duration::from_ms(skew),
+                claims: ClaimNames {
+                    user: if is_opaque { "sub".into() } else { "email".into() },
+                    ..ClaimNames::default()
+                },
+                introspection: is_opaque.then_some(introspection),
+            }
+        };
+        names.into_iter().zip(options).map(one).collect()
+    })
+}
+
+fn authentication() -> impl Strategy<Value = (Vec<CredentialForm>, bool, u16, WhenUnreachable)> {
+    let unreachable = select(vec![WhenUnreachable::Keep, WhenUnreachable::Close]);
+    let forms = subsequence(CredentialForm::ALL.to_vec(), 0..=8);
+    (forms, any::<bool>(), select(vec![1008, 3000, 4001]), unreachable)
+}
