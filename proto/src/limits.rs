@@ -176,6 +176,8 @@ pub const RESOLVER_ADDRESSES_MAX: usize = 64;
 pub const ADMIN_CONNECTIONS_MAX: usize = 256;
 /// Bytes of a request body of the admin API; an API with all that it may have is smaller.
 pub const ADMIN_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Nesting of such a body; the model needs 9.
+pub const ADMIN_BODY_DEPTH_MAX: usize = 32;
 /// Bytes of the body of a batch of changes of the admin API: room for as many keys as one batch may have.
 pub const ADMIN_BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Connections to the operator listener at one time.

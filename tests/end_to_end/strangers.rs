@@ -224,7 +224,7 @@ fn answer(stream: TcpStream) -> Option<String> {
     request.starts_with("POST").then(|| String::from_utf8_lossy(&body).into_owned())
 }
 
-fn succeeds(command: &mut Command) -> bool {
+pub fn succeeds(command: &mut Command) -> bool {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -233,7 +233,7 @@ fn succeeds(command: &mut Command) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-fn skip(stranger: &str, remedy: &str) {
+pub fn skip(stranger: &str, remedy: &str) {
     let sentence = format!("{stranger} is not installed ({remedy})");
     assert!(std::env::var("STRANGERS").as_deref() != Ok("require"), "{sentence}");
     aloud(&format!("skipped: {sentence}"));
@@ -244,7 +244,7 @@ fn script(name: &str) -> PathBuf {
 }
 
 /// Where install.sh puts them.
-fn strangers_home() -> PathBuf {
+pub fn strangers_home() -> PathBuf {
     let target = std::env::var("CARGO_TARGET_DIR")
         .map_or_else(|_| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
     target.join("strangers")

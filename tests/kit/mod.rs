@@ -5,6 +5,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each test binary uses its own part of the kit")]
 
+pub mod admin;
 pub mod echo;
 pub mod flock;
 pub mod forger;
@@ -24,6 +25,7 @@ pub mod upstream;
 pub mod variant;
 pub mod wait;
 
+pub use admin::Admin;
 pub use echo::EchoBackend;
 pub use flock::Flock;
 pub use frame::{Frame, Opcode};

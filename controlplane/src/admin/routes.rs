@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{MethodFilter, on};
+use proto::limits::ADMIN_BODY_DEPTH_MAX;
 use serde_json::Value;
 
 use super::act::act;
@@ -167,11 +168,26 @@ impl Call {
                 return Err(Problem::new(Fault::TooSlow, detail));
             }
         };
-        serde_json::from_slice(&bytes).map_err(|error| {
+        let value = serde_json::from_slice(&bytes).map_err(|error| {
             // The library's sentence may hold a piece of the body, and that may be a password.
             let detail = format!("the body is no JSON; see line {}, column {}", error.line(), error.column());
             Problem::new(Fault::BadRequest, detail)
-        })
+        })?;
+        // Whatever looks at it next does so by recursion.
+        if is_deeper(&value, ADMIN_BODY_DEPTH_MAX) {
+            let detail = format!("the body is nested deeper than {ADMIN_BODY_DEPTH_MAX} levels");
+            return Err(Problem::new(Fault::BadRequest, detail));
+        }
+        Ok(value)
+    }
+}
+
+/// Whether lists and objects stand in each other more often than that. The parser has bounded its own recursion.
+fn is_deeper(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(all) => levels == 0 || all.iter().any(|one| is_deeper(one, levels - 1)),
+        Value::Object(all) => levels == 0 || all.values().any(|one| is_deeper(one, levels - 1)),
+        _ => false,
     }
 }
 
