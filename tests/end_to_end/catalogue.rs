@@ -1,5 +1,7 @@
 //! What is created through the control plane reaches the data planes at once, and is not lost.
 
+mod kills;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
