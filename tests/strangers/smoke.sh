@@ -24,6 +24,25 @@ done
 
 "$python" tests/strangers/client.py "$url" || { cat "$said"; exit 1; }
 
+# Members only: with the key that is printed, with a token for the secret that is printed, and not without.
+with_key="$(grep -o "ws://[^']*apikey=[^']*" "$said")"
+"$python" tests/strangers/client.py "$with_key" || { echo "smoke: the printed key is not good"; exit 1; }
+endpoint="$(grep -o -- '--endpoint [^) ]*' "$said" | cut -d' ' -f2)"
+token="$(FRAMEGATE_CLIENT_SECRET="$(grep -o 'fgs_[A-Za-z0-9_-]*' "$said")" \
+    cargo run --release --quiet -- token get --client example --endpoint "$endpoint")"
+members="${with_key%%\?*}"
+"$python" tests/strangers/client.py "$members?access_token=$token" || { echo "smoke: the token is not good"; exit 1; }
+"$python" - "$members" <<'PY' || { echo "smoke: the members' API lets anybody in"; exit 1; }
+import sys
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+try:
+    connect(sys.argv[1], proxy=None).close()
+except InvalidStatus as refused:
+    sys.exit(refused.response.status_code != 401)
+sys.exit(1)
+PY
+
 kill -TERM "$gateway"
 for _ in $(seq 100); do
     kill -0 "$gateway" 2> /dev/null || break

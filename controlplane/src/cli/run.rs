@@ -18,7 +18,7 @@ use crate::compile::{compile, process_environment};
 use crate::office::{effective_file, remembered_certificates};
 use crate::supervise::{Notice, Program, supervise};
 use crate::tokens::KeySets;
-use quickstart::Quickstart;
+use quickstart::{Invitation, Quickstart};
 
 /// Options of `run`.
 #[derive(Debug, clap::Args)]
@@ -33,6 +33,9 @@ pub struct Options {
     /// Without a file: where clients connect
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", conflicts_with = "file")]
     listen: SocketAddr,
+    /// Without a file: where tokens are issued
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9902", conflicts_with = "file")]
+    tokens: SocketAddr,
     /// Where /health, /ready and /metrics are
     #[arg(long, env = "FRAMEGATE_OPERATOR", value_name = "ADDRESS", default_value = "127.0.0.1:9901")]
     operator: SocketAddr,
@@ -99,16 +102,25 @@ async fn start(options: Options) -> ExitCode {
             if let Err(message) = probe::is_free(options.listen, "clients", "choose another with --listen") {
                 return cannot(false, &message);
             }
+            if let Err(message) = probe::is_free(options.tokens, "the token endpoint", "choose another with --tokens") {
+                return cannot(false, &message);
+            }
             let quickstart = match Quickstart::new() {
                 Ok(quickstart) => quickstart,
                 Err(error) => return cannot(false, &format!("the embedded default cannot be set up: {error}")),
             };
             let control = options.control.clone().unwrap_or_else(|| quickstart.control());
             let state_directory = options.state_dir.clone().unwrap_or_else(|| quickstart.state_directory());
-            let environment = [quickstart.environment(options.listen), Quickstart::quiet()].concat();
+            let environment = [quickstart.environment(options.listen, options.tokens), Quickstart::quiet()].concat();
             // As it was typed: a newcomer has it in no PATH.
             let command = std::env::args().next().unwrap_or_else(|| "framegate".into());
-            let banner = quickstart::banner(&command, options.listen, options.operator, &control);
+            let banner = quickstart.banner(&Invitation {
+                command: &command,
+                listen: options.listen,
+                tokens: options.tokens,
+                operator: options.operator,
+                control: &control,
+            });
             let places = Places { file: &quickstart.file(), control: &control, state_directory: &state_directory };
             keep(&options, places, environment, Some(banner)).await
         }

@@ -7,27 +7,46 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::probe::reachable;
+use crate::admin::secrets::{self, Made};
 use crate::echo::{self, MESSAGE_BYTES_MAX};
 
 /// What `framegate run` serves without a file.
 const CONFIGURATION: &str = include_str!("../../../../examples/quickstart.yaml");
 
-/// The default's directory, which goes with it, and its backend.
+/// The default's directory, which goes with it, its backend, and the secrets of its example, which are new in every run.
 pub struct Quickstart {
     directory: PathBuf,
     echo: SocketAddr,
+    key: Made,
+    client_secret: Made,
+}
+
+/// Where a newcomer finds what, as it is printed.
+pub struct Invitation<'i> {
+    /// The program, as it was typed.
+    pub command: &'i str,
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where tokens are issued.
+    pub tokens: SocketAddr,
+    /// Where /metrics is.
+    pub operator: SocketAddr,
+    /// The control socket.
+    pub control: &'i Path,
 }
 
 impl Quickstart {
     /// Makes the directory and starts the backend.
     pub fn new() -> io::Result<Self> {
         let echo = start_echo()?;
+        let (key, client_secret) = (secrets::api_key(), secrets::client_secret());
+        let (key, client_secret) = (key.map_err(io::Error::other)?, client_secret.map_err(io::Error::other)?);
         let runtime_directory = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
         let base = runtime_directory.unwrap_or_else(std::env::temp_dir);
         let directory = base.join(format!("framegate-run-{}", std::process::id()));
         // Fails when it is there: nobody else can have put anything into it.
         std::fs::DirBuilder::new().mode(0o700).create(&directory)?;
-        let quickstart = Self { directory, echo };
+        let quickstart = Self { directory, echo, key, client_secret };
         std::fs::write(quickstart.file(), CONFIGURATION)?;
         Ok(quickstart)
     }
@@ -48,8 +67,14 @@ impl Quickstart {
     }
 
     /// What the configuration asks the environment for.
-    pub fn environment(&self, listen: SocketAddr) -> Vec<(&'static str, OsString)> {
-        vec![("FRAMEGATE_LISTEN", listen.to_string().into()), ("FRAMEGATE_ECHO", self.echo.to_string().into())]
+    pub fn environment(&self, listen: SocketAddr, tokens: SocketAddr) -> Vec<(&'static str, OsString)> {
+        vec![
+            ("FRAMEGATE_LISTEN", listen.to_string().into()),
+            ("FRAMEGATE_TOKENS", tokens.to_string().into()),
+            ("FRAMEGATE_ECHO", self.echo.to_string().into()),
+            ("FRAMEGATE_EXAMPLE_KEY", self.key.hash.to_string().into()),
+            ("FRAMEGATE_EXAMPLE_SECRET", self.client_secret.hash.to_string().into()),
+        ]
     }
 
     /// How much both planes say, unless the environment asks for it: a newcomer wants to see the gateway, not its notes.
@@ -82,18 +107,27 @@ fn start_echo() -> io::Result<SocketAddr> {
     Ok(address)
 }
 
-/// What to say once it is ready, to somebody who started it as `command`.
-pub fn banner(command: &str, listen: SocketAddr, operator: SocketAddr, control: &Path) -> String {
-    let (listen, operator) = (reachable(listen), reachable(operator));
-    let url = format!("ws://{listen}/echo");
-    format!(
-        "\
+impl Quickstart {
+    /// What to say once it is ready. The one place where the example's key and secret are shown.
+    pub fn banner(&self, Invitation { command, listen, tokens, operator, control }: &Invitation<'_>) -> String {
+        let [listen, tokens, operator] = [listen, tokens, operator].map(|address| reachable(*address));
+        let url = format!("ws://{listen}/echo");
+        let members = format!("ws://{listen}/members");
+        let (key, secret) = (&self.key.secret, &self.client_secret.secret);
+        format!(
+            "\
 Framegate is ready. The echo API is at {url}
 
 Say something to it, with whatever is at hand; it comes back:
   python3 -m websockets {url}        (pip install websockets)
   npx wscat -c {url}
   websocat {url}
+
+The same for members only, with the key of the example application, or with a token of it:
+  npx wscat -c '{members}?apikey={key}'
+  TOKEN=$(FRAMEGATE_CLIENT_SECRET={secret} \\
+    {command} token get --client example --endpoint http://{tokens})
+  npx wscat -c {members} -H \"Authorization: Bearer $TOKEN\"
 
 Look at it:
   curl http://{operator}/metrics
@@ -103,8 +137,9 @@ Put it before your own server:
   {command} run examples/minimal.yaml
 Ctrl-C stops it.
 ",
-        control = control.display(),
-    )
+            control = control.display(),
+        )
+    }
 }
 
 #[cfg(test)]
@@ -120,7 +155,8 @@ mod tests {
     fn the_embedded_default_is_sound_with_its_environment_and_without() {
         let quickstart = Quickstart::new().unwrap();
         let listen = "127.0.0.1:18080".parse().unwrap();
-        let environment = quickstart.environment(listen);
+        let tokens = "127.0.0.1:19902".parse().unwrap();
+        let environment = quickstart.environment(listen, tokens);
         let lookup = |name: &str| {
             let found = environment.iter().find(|(key, _)| *key == name);
             found.map(|(_, value)| value.to_str().unwrap().to_owned())
@@ -133,6 +169,15 @@ mod tests {
             .outcome
             .unwrap();
         assert_eq!(plain.listeners()[0].bind.to_string(), "127.0.0.1:8080");
+        assert!(snapshot.key(&quickstart.key.hash).is_some() && plain.key(&quickstart.key.hash).is_none());
+        let banner = quickstart.banner(&Invitation {
+            command: "framegate",
+            listen,
+            tokens,
+            operator: "127.0.0.1:9901".parse().unwrap(),
+            control: Path::new("/run/control.sock"),
+        });
+        assert!(banner.contains(&format!("ws://127.0.0.1:18080/members?apikey={}", quickstart.key.secret)), "{banner}");
         let directory = quickstart.directory.clone();
         drop(quickstart);
         assert!(!directory.exists());
