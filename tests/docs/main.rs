@@ -119,7 +119,9 @@ fn help(verb: &str) -> Option<String> {
 /// The verbs that a help text lists.
 fn listed(help: &str) -> Vec<String> {
     let lines = help.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
-    let lines = lines.take_while(|line| !line.trim().is_empty()).filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let lines = lines
+        .take_while(|line| !line.trim().is_empty())
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     let verbs = lines.filter_map(|line| line.split_whitespace().next().map(str::to_owned));
     verbs.filter(|verb| verb != "help").collect()
 }
