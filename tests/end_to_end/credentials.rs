@@ -2,6 +2,7 @@
 //! live sessions when a credential ends or is taken back; and whether any of it can be read anywhere.
 
 mod cluster;
+mod example;
 mod forms;
 mod hygiene;
 mod life;

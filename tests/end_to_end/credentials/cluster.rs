@@ -2,6 +2,8 @@
 //! is a Unix socket, which each has in its own working directory.
 
 use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -41,12 +43,19 @@ impl Cluster {
         &self.nodes[node].socket
     }
 
-    /// Publishes other people, and waits for nobody: the verb waits for nodes that stand still. It ends with the test.
-    pub fn apply(&mut self, people: &People) {
+    /// Publishes other people; says when that was done, in seconds since 1970. Nobody is waited for: the verb waits for
+    /// nodes that stand still.
+    #[track_caller]
+    pub fn publish(&mut self, people: &People) -> f64 {
         self.write("next.yaml", people);
+        let published = || self.said("controlplane").matches(" published ").count();
+        let before = published();
         let mut command = Command::new(FRAMEGATE);
         command.arg("apply").arg(self.path("next.yaml")).arg("--control").arg(self.setup.control_path());
-        self.applying = Some(self.spawn(command, "apply"));
+        let applying = self.spawn(command, "apply");
+        until("it is published", || published() > before);
+        self.applying = Some(applying);
+        now_s()
     }
 
     /// Waits until what was published last has been told to everybody, or given up.
@@ -54,6 +63,22 @@ impl Cluster {
         if let Some(mut applying) = self.applying.take() {
             applying.wait().expect("a child can be waited for");
         }
+    }
+
+    /// Sends the admin API a document; its answer as it came.
+    #[track_caller]
+    pub fn post(&self, target: &str, json: &str) -> String {
+        let mut stream = UnixStream::connect(self.path("admin.sock")).expect("the admin API is there");
+        write!(
+            stream,
+            "POST {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{json}",
+            json.len()
+        )
+        .expect("the admin API reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("the admin API answers");
+        answer
     }
 
     /// Sends a node a signal.
@@ -83,7 +108,11 @@ impl Cluster {
             let back = |node: &Node| node.said().matches("connected to the control plane").count() > 1;
             self.nodes.iter().any(back)
         });
-        SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs_f64()
+        now_s()
+    }
+
+    fn said(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
     fn node(&self, at: usize) -> Node {
@@ -147,6 +176,10 @@ impl Drop for Cluster {
             eprintln!("{}", std::fs::read_to_string(self.path("controlplane")).unwrap_or_default());
         }
     }
+}
+
+fn now_s() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs_f64()
 }
 
 impl Node {

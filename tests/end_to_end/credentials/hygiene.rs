@@ -6,13 +6,16 @@ use std::path::Path;
 use serde_json::json;
 
 use super::{Carrier, Keys, token};
+use crate::kit::gateway::framegate;
 use crate::kit::people::PASSWORD;
 use crate::kit::tokens::{Signer, now_s, signature, tampered};
 use crate::kit::{
-    EchoBackend, Gateway, IssuerServer, Peer, People, Port, Setup, Upgrade, Variant, on_both_drivers, pki, tls, until,
+    EchoBackend, Gateway, IssuerServer, Outcome, Peer, People, Port, Setup, Upgrade, Variant, on_both_drivers,
+    on_variant, pki, tls, until,
 };
 
 on_both_drivers!(nothing_that_was_secret_is_written_anywhere);
+on_variant!(automatic_office, Automatic, what_the_office_tells_once_is_written_nowhere);
 
 const KEY: &str = "fgk_Vt3XkqBzR8uQm5aWc7";
 const WRONG_KEY: &str = "fgk_NobodysKeyOfThatName";
@@ -208,4 +211,150 @@ fn search(secrets: &Secrets, directory: &Path) {
         }
     }
     assert!(searched >= 5, "{searched} files");
+}
+
+/// A control plane whose admin API and token endpoint are used from a shell.
+struct Office {
+    gateway: Gateway,
+    endpoint: String,
+    /// What the shell keeps to itself.
+    pockets: tempfile::TempDir,
+    told: Vec<u8>,
+}
+
+impl Office {
+    fn open(variant: Variant) -> (Self, EchoBackend) {
+        let (backend, port) = (EchoBackend::start(), Port::free());
+        let endpoint = format!("http://{}", port.address());
+        let gateway = Setup::new(variant)
+            .environment("dataplane", "FRAMEGATE_LOG_LEVEL", "trace")
+            .environment("controlplane", "FRAMEGATE_LOG_LEVEL", "trace")
+            .document(&format!("token_endpoint: {{ bind: \"{}\", issuer: \"{endpoint}\" }}\n", port.address()))
+            .api_to("chat", &backend.url("/"), "authentication: { accept: [bearer, api_key, basic] }")
+            .start();
+        let pockets = tempfile::tempdir().expect("a directory");
+        (Self { gateway, endpoint, pockets, told: Vec::new() }, backend)
+    }
+
+    /// Runs the program with words, the last of which says which control plane is meant.
+    fn ask(&self, words: &str) -> Outcome {
+        let control = self.gateway.setup().control_path();
+        let control = control.to_str().expect("a path in UTF-8");
+        let words =
+            words.split(' ').map(|word| word.strip_prefix('@').map_or(word.to_owned(), |name| self.pocket(name)));
+        let words: Vec<String> = words.collect();
+        let of_endpoint = words[0] == "token" || words.contains(&"hash".to_owned());
+        let of_control = if of_endpoint { vec![] } else { vec!["--control".to_owned(), control.to_owned()] };
+        let all: Vec<String> = [words, of_control].concat();
+        framegate(&all.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// What makes a secret: its one answer, of which nothing is searched.
+    #[track_caller]
+    fn make(&self, words: &str, member: &str) -> String {
+        let outcome = self.ask(words);
+        assert_eq!(outcome.code, 0, "{words}: {outcome:?}");
+        let secret = outcome.json()[member].as_str().unwrap_or_else(|| panic!("no {member}: {outcome:?}")).to_owned();
+        assert!(secret.len() > 20, "{outcome:?}");
+        secret
+    }
+
+    /// Whatever else is said, good or bad.
+    fn hear(&mut self, words: &str) {
+        let outcome = self.ask(words);
+        self.told.extend([outcome.stdout, outcome.stderr].concat().into_bytes());
+    }
+
+    /// The path of what is kept under this name.
+    fn pocket(&self, name: &str) -> String {
+        self.pockets.path().join(name).to_str().expect("a path in UTF-8").to_owned()
+    }
+
+    fn keep(&self, name: &str, secret: &str) {
+        std::fs::write(self.pocket(name), format!("{secret}\n")).expect("a file can be written");
+    }
+}
+
+fn what_the_office_tells_once_is_written_nowhere(variant: Variant) {
+    let (mut office, _backend) = Office::open(variant);
+    let mut secrets = Secrets(Vec::new());
+    for (name, secret) in [("password", "tr0ub4dor & 3 of alice"), ("wrong", "fgs_this-is-not-the-secret-of-anybody")] {
+        office.keep(name, secret);
+        secrets.add(name, secret);
+    }
+    for words in ["app create mobile --owner ann", "subscription create mobile chat"] {
+        office.hear(words);
+    }
+    let key = office.make("key create mobile-1 --application mobile --json", "key");
+    let client =
+        "app client create mobile --id mobile-app --grant client_credentials --grant password --grant refresh_token";
+    let secret = office.make(&format!("{client} --json"), "client_secret");
+    office.keep("secret", &secret);
+    secrets.add("an API key", &key);
+    secrets.add("a client's secret", &secret);
+    office.hear("user create alice --application mobile --password-file @password");
+    let endpoint = office.endpoint.clone();
+    let get = format!("token get --endpoint {endpoint} --client mobile-app --secret-file");
+    let of_user = format!("{get} @secret --user alice --password-file @password --json");
+    let (mut token, mut refresh) = (String::new(), String::new());
+    until("the token endpoint has its key", || office.ask(&of_user).code == 0);
+    for (name, words) in [("client", format!("{get} @secret --json")), ("user", of_user)] {
+        let outcome = office.ask(&words);
+        token = outcome.json()["access_token"].as_str().unwrap_or_else(|| panic!("{outcome:?}")).to_owned();
+        secrets.add_token(&format!("a token of a {name}"), &token);
+        if let Some(text) = outcome.json()["refresh_token"].as_str() {
+            refresh = text.to_owned();
+            secrets.add(&format!("a refresh token of a {name}"), text);
+        }
+    }
+    assert!(!refresh.is_empty());
+    office.keep("refresh", &refresh);
+    let refreshed = office.ask(&format!("{get} @secret --refresh-file @refresh --json"));
+    let renewed = refreshed.json();
+    secrets.add_token("a token that was renewed", renewed["access_token"].as_str().expect("a token"));
+    secrets.add("the next refresh token", renewed["refresh_token"].as_str().expect("a refresh token"));
+    // In use, and at the doors.
+    for request in [
+        Upgrade::to("/chat").with("apikey", &key),
+        Carrier::Bearer.request("/chat", &token),
+        Carrier::Basic.request("/chat", "alice:tr0ub4dor & 3 of alice"),
+        Carrier::Basic.request("/chat", &format!("alice:{key}")),
+        Carrier::Bearer.request("/chat", &tampered(&token)),
+        Upgrade::to("/chat").with("apikey", &secret),
+    ] {
+        let told = visit(office.gateway.connect(), &request);
+        office.told.extend(told.into_iter().flatten());
+    }
+    for words in [
+        &format!("{get} @wrong --json"),
+        &format!("{get} @secret --user alice --password-file @wrong"),
+        // A second time: whoever has it, has a copy.
+        &format!("{get} @secret --refresh-file @refresh --json"),
+        "key create mobile-1 --application mobile",
+        "key create mobile-2 --application nobody",
+        "key list --json",
+        "key show mobile-1 --json",
+        "key show mobile-1",
+        "app show mobile --json",
+        "app client list mobile --json",
+        "user show alice --json",
+        "user list",
+        "user create alice --password-file @password",
+        "revoke user:alice --reason gone",
+        "revoke key:mobile-1 --json",
+        "revoke list --json",
+        "status --json",
+        "status",
+    ] {
+        office.hear(words);
+    }
+    for target in ["/metrics", "/ready"] {
+        let (_, body) = office.gateway.ask(target).expect("the operator's listener answers");
+        office.told.extend(body.into_bytes());
+    }
+    until("the revocations have ended the sessions, and that is written down", || {
+        office.gateway.log_lines().iter().filter(|line| line["event"] != "close").count() >= 6
+    });
+    secrets.expect_none("an answer", &office.told);
+    search(&secrets, office.gateway.setup().directory());
 }
