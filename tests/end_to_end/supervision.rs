@@ -8,7 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use serde_json::Value;
 
 use crate::kit::gateway::{FRAMEGATE, ask_control_plane, die_with_parent, http_get, send_signal};
-use crate::kit::{EchoBackend, Opcode, Peer, Port, Upgrade, Variant, on_both_drivers, until, until_some};
+use crate::kit::people::sha256;
+use crate::kit::{Admin, EchoBackend, Opcode, Peer, Port, Upgrade, Variant, on_both_drivers, until, until_some};
 
 on_both_drivers!(
     a_control_plane_that_dies_is_started_again_and_no_session_hears_of_it,
@@ -125,6 +126,23 @@ fn a_data_plane_chooses_what_it_may_under_its_supervisor_too() {
     }
 }
 
+#[test]
+fn the_admin_api_has_the_doors_that_run_was_told() {
+    let (directory, port) = (tempfile::tempdir().expect("a directory"), Port::free());
+    let path = |name: &str| directory.path().join(name).to_str().expect("a path in UTF-8").to_owned();
+    let (socket, tokens) = (path("elsewhere.sock"), path("tokens"));
+    std::fs::write(&tokens, format!("read_only {} board\n", sha256("board"))).expect("a file can be written");
+    let address = port.address().to_string();
+    let doors = ["--admin", &socket, "--admin-tcp", &address, "--admin-tokens", &tokens, "--admin-host", "gw.test"];
+    let run = Run::start_with(Variant::Automatic, &doors);
+    let local = Admin::socket(std::path::Path::new(&socket));
+    assert_eq!(local.post("/applications", &serde_json::json!({ "name": "mobile" })).status, 201);
+    let board = Admin::port(port.address()).token("board");
+    let named = board.ask("GET", "/applications/mobile", &[("Host", "gw.test")], None);
+    assert_eq!((named.status, board.delete("/applications/mobile").status), (200, 403), "{}", run.said());
+    assert!(!run.control().with_file_name("admin.sock").exists());
+}
+
 /// `framegate run FILE`, as an operator starts it, with its files in a directory of its own.
 struct Run {
     child: Option<Child>,
@@ -141,13 +159,17 @@ struct Pids {
 
 impl Run {
     fn start(variant: Variant) -> Self {
+        Self::start_with(variant, &[])
+    }
+
+    fn start_with(variant: Variant, flags: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let mut run =
             Self { child: None, directory, public: Port::free(), operator: Port::free(), echo: EchoBackend::start() };
         run.write(&run.yaml("first"));
         let mut command = Command::new(FRAMEGATE);
         command.arg("run").arg(run.file()).args(["--node", "test", "--workers", "1"]).args(variant.flags());
-        command.args(["--operator", &run.operator.address().to_string()]);
+        command.args(["--operator", &run.operator.address().to_string()]).args(flags);
         command.arg("--control").arg(run.control()).arg("--state-dir").arg(run.directory.path().join("state"));
         command.arg("--log").arg(run.directory.path().join("sessions.log"));
         let log = File::create(run.directory.path().join("said")).expect("a file");

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::middleware::{self, Next};
 use axum::response::Response;
@@ -240,7 +240,10 @@ async fn gate(State(desk): State<Arc<Desk>>, mut request: Request, next: Next) -
         Err(problem) => {
             let (_, word, _) = problem.fault.row();
             tracing::warn!(method = %request.method(), path = request.uri().path(), reason = word, "an admin request is refused");
-            problem.answer(request.uri().path())
+            let mut response = problem.answer(request.uri().path());
+            // Whoever is not let in keeps no place, and what else has been sent is not looked at.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            response
         }
     };
     let headers = response.headers_mut();

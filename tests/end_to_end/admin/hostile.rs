@@ -139,7 +139,8 @@ fn one_address_takes_no_place_of_others_and_one_connection_serves_many_requests(
     let admin = Admin::port(port.address()).token("t");
     let mut crowd: Vec<_> = (0..40).map(|_| admin.connect().expect("the port accepts")).collect();
     let alive = |stream: &mut Box<dyn crate::kit::admin::Stream>| {
-        let _ = stream.write_all(b"GET /api/v1/generation HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let _ =
+            stream.write_all(b"GET /api/v1/generation HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer t\r\n\r\n");
         let mut byte = [0];
         matches!(stream.read(&mut byte), Ok(1))
     };
@@ -149,6 +150,9 @@ fn one_address_takes_no_place_of_others_and_one_connection_serves_many_requests(
     assert!(gateway.said("controlplane").contains("too many connections of its address are open"));
     assert_eq!(Admin::of(&gateway).post("/applications", &json!({ "name": "x" })).status, 201);
 
+    // Whoever is not known keeps no place.
+    let refused = Admin::port(port.address()).raw("GET /api/v1/keys HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(refused.is_some_and(|reply| reply.status == 401 && reply.header("connection") == Some("close")));
     let mut stream = crate::kit::until_some("there is room again", || {
         let mut stream = admin.connect().ok()?;
         alive(&mut stream).then_some(stream)
