@@ -26,14 +26,19 @@ fn python_websockets(variant: Variant) {
 
 /// Without its URL; `None`, said aloud, where it is not installed.
 pub fn python_client() -> Option<Command> {
+    python("client.py", &["websockets"])
+}
+
+/// A script that needs these modules, without its arguments; `None`, said aloud, where one is not installed.
+pub fn python(name: &str, modules: &[&str]) -> Option<Command> {
     let venv = strangers_home().join("venv/bin/python");
     let python = if venv.exists() { venv } else { "python3".into() };
-    if !succeeds(Command::new(&python).args(["-c", "import websockets.sync.client"])) {
-        skip("Python websockets", "pip install websockets");
+    if !succeeds(Command::new(&python).args(["-c", &format!("import {}", modules.join(", "))])) {
+        skip(&format!("One of Python's {}", modules.join(", ")), "tests/strangers/install.sh");
         return None;
     }
     let mut command = Command::new(python);
-    command.arg(script("client.py"));
+    command.arg(script(name));
     Some(command)
 }
 

@@ -7,6 +7,7 @@ mod door;
 mod fetched;
 mod keys;
 mod sessions;
+mod strangers;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

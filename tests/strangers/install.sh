@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the strangers, programs that other people wrote: the clients Python websockets and Node ws, and Python's
-# openapi-spec-validator, under target/strangers,
+# Installs the strangers, programs that other people wrote: the clients Python websockets and Node ws, Python's Authlib and PyJWT,
+# which get and make tokens, and its openapi-spec-validator, under target/strangers,
 # and, where apt-get may, Debian's Chromium, openssl, which makes the tests' certificates, and strace, which counts system
 # calls. Says what it could not install, and then exits with 1; the tests skip what is missing.
 set -uo pipefail
@@ -30,6 +30,11 @@ if ! "$home/venv/bin/python" -c 'import websockets' 2> /dev/null; then
     "$home/venv/bin/python" -m pip install --quiet 'websockets>=15,<18' || missing+=("Python websockets")
 fi
 
+if ! "$home/venv/bin/python" -c 'import authlib, requests, jwt, cryptography' 2> /dev/null; then
+    "$home/venv/bin/python" -m pip install --quiet 'authlib>=1.6,<2' 'requests>=2,<3' 'pyjwt[crypto]>=2.10,<3' \
+        || missing+=("Python Authlib and PyJWT")
+fi
+
 if ! "$home/venv/bin/python" -c 'import openapi_spec_validator' 2> /dev/null; then
     "$home/venv/bin/python" -m pip install --quiet 'openapi-spec-validator>=0.7,<1' || missing+=("Python openapi-spec-validator")
 fi
@@ -55,4 +60,4 @@ if [ ${#missing[@]} -gt 0 ]; then
     printf 'strangers: could not install %s\n' "${missing[@]}" >&2
     exit 1
 fi
-echo "strangers: Python websockets and openapi-spec-validator, Node ws, Chromium, openssl and strace are here"
+echo "strangers: Python websockets, Authlib, PyJWT and openapi-spec-validator, Node ws, Chromium, openssl and strace are here"

@@ -243,12 +243,14 @@ impl Desk {
         let who = counted("client", &[&credentials.id, &asked.source]);
         self.check_failures(&who, now)?;
         let known = self.catalogue.client(&credentials.id);
+        // Somebody may have put the secret into the id's place: only an id that there is may be told.
+        let told = known.as_ref().map(|client| client.client.id.clone());
         // Hashes of what nobody can guess: how long they are equal tells nothing that helps to guess it.
         let is_right = |client: &Client| client.client.secret == Some(SecretHash::of(&credentials.secret));
         if let Some(client) = known.filter(is_right) {
             return Ok(client);
         }
-        tracing::debug!(client = credentials.id, source = asked.source, "a client's id or secret is wrong");
+        tracing::debug!(client = told, source = asked.source, "a client's id or secret is wrong");
         self.failures().failed(who, now.steady);
         invalid("the client's id or its secret is wrong")
     }

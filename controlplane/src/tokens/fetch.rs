@@ -35,6 +35,7 @@ pub async fn follow(
     mut tokens: watch::Receiver<Arc<Tokens>>,
 ) {
     let mut running: BTreeMap<String, (Wanted, Running)> = BTreeMap::new();
+    let mut kept: Vec<String> = Vec::new();
     loop {
         let wanted = by_url(&tokens.borrow_and_update().fetches);
         running.retain(|url, (present, _)| wanted.get(url) == Some(present));
@@ -56,7 +57,8 @@ pub async fn follow(
         let urls: Vec<String> = running.keys().cloned().collect();
         board.forget_but(&urls);
         // A file that names no URL for a moment is no reason to lose the last good keys; what is named instead is.
-        if !urls.is_empty() {
+        if !urls.is_empty() && urls != kept {
+            kept.clone_from(&urls);
             let store = Arc::clone(&store);
             let forgetting = tokio::task::spawn_blocking(move || ledger::forget_fetched_but(&store, &urls));
             if let Ok(Err(error)) = forgetting.await {

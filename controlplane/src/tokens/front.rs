@@ -12,7 +12,7 @@ use axum::http::header::{
 use axum::http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Terms;
 use super::desk::{Asked, Desk, Now};
@@ -26,8 +26,11 @@ const FORM_WITHIN: Duration = Duration::from_secs(10);
 /// Passwords that are checked at one time, and that wait for it. A check takes 19 MB, and a core for some 20 ms.
 const PASSWORDS_AT_ONCE: usize = 2;
 const PASSWORDS_WAITING_MAX: usize = 64;
-/// How long one waits.
-const PASSWORD_WITHIN: Duration = Duration::from_secs(5);
+/// Requests that are decided at one time. Each takes a thread, and may need a second one to look something up: together far
+/// fewer than the runtime has.
+const DECISIONS_AT_ONCE: usize = 64;
+/// How long one waits for either.
+const PLACE_WITHIN: Duration = Duration::from_secs(5);
 /// When to come back, when everybody is busy.
 const BUSY: Duration = Duration::from_secs(1);
 
@@ -73,15 +76,17 @@ impl Page {
 pub struct Front {
     desk: Arc<Desk>,
     terms: RwLock<Option<Arc<Terms>>>,
-    passwords: Semaphore,
+    decisions: Arc<Semaphore>,
+    passwords: Arc<Semaphore>,
     waiting: Semaphore,
 }
 
 impl Front {
     /// Without terms yet.
     pub fn new(desk: Arc<Desk>) -> Self {
-        let (passwords, waiting) = (Semaphore::new(PASSWORDS_AT_ONCE), Semaphore::new(PASSWORDS_WAITING_MAX));
-        Self { desk, terms: RwLock::default(), passwords, waiting }
+        let places = |count| Arc::new(Semaphore::new(count));
+        let (decisions, passwords) = (places(DECISIONS_AT_ONCE), places(PASSWORDS_AT_ONCE));
+        Self { desk, terms: RwLock::default(), decisions, passwords, waiting: Semaphore::new(PASSWORDS_WAITING_MAX) }
     }
 
     /// Works by these terms from now on.
@@ -125,22 +130,27 @@ impl Front {
         }
     }
 
-    async fn at_the_desk(self: Arc<Self>, page: Page, asked: Asked, terms: Arc<Terms>) -> Response<Body> {
-        let busy =
-            || refused(&Refusal::wait(Word::TemporarilyUnavailable, "too many passwords are being checked", BUSY));
-        let has_password = page == Page::Token && asked.form.value("grant_type") == Some("password");
-        let permit = if has_password {
-            let Ok(place) = self.waiting.try_acquire() else { return busy() };
-            let Ok(Ok(permit)) = tokio::time::timeout(PASSWORD_WITHIN, self.passwords.acquire()).await else {
-                return busy();
-            };
-            drop(place);
-            Some(permit)
+    /// The places that a decision takes; none, where nobody leaves one in time.
+    async fn places(&self, has_password: bool) -> Option<(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>)> {
+        let soon = |places: &Arc<Semaphore>| tokio::time::timeout(PLACE_WITHIN, Arc::clone(places).acquire_owned());
+        let password = if has_password {
+            let _waiting = self.waiting.try_acquire().ok()?;
+            Some(soon(&self.passwords).await.ok()?.ok()?)
         } else {
             None
         };
+        Some((soon(&self.decisions).await.ok()?.ok()?, password))
+    }
+
+    async fn at_the_desk(self: Arc<Self>, page: Page, asked: Asked, terms: Arc<Terms>) -> Response<Body> {
+        let has_password = page == Page::Token && asked.form.value("grant_type") == Some("password");
+        let Some(places) = self.places(has_password).await else {
+            return refused(&Refusal::wait(Word::TemporarilyUnavailable, "too much is asked for at one time", BUSY));
+        };
         let desk = Arc::clone(&self.desk);
         let deciding = tokio::task::spawn_blocking(move || {
+            // Whoever goes away leaves a decision that is still being made: it keeps its places until then.
+            let _places = places;
             let now = Now::read();
             match page {
                 Page::Token => desk.token(&asked, &terms, now).map(Some),
@@ -148,9 +158,7 @@ impl Front {
                 _ => desk.revoke(&asked, &terms, now).map(|()| None),
             }
         });
-        let decided = deciding.await;
-        drop(permit);
-        match decided {
+        match deciding.await {
             Ok(Ok(Some(answer))) => no_store(json_response(StatusCode::OK, &answer, "application/json")),
             Ok(Ok(None)) => no_store(Response::new(Body::empty())),
             Ok(Err(refusal)) => refused(&refusal),

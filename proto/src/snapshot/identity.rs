@@ -175,7 +175,8 @@ pub struct OAuthClient {
     /// The key type of its tokens: which endpoint they lead to.
     #[serde(default, skip_serializing_if = "is_default")]
     pub environment: Environment,
-    /// What it may ask the token endpoint for. None: client_credentials and refresh_token.
+    /// What it may ask the token endpoint for. None: client_credentials and refresh_token. With client_credentials a
+    /// refresh token is given only where both are written, for the client can ask again (RFC 6749 §4.4.3).
     #[serde(default, skip_serializing_if = "is_default")]
     pub grants: Vec<GrantType>,
     /// The scopes that it may be given.

@@ -9,8 +9,8 @@ use super::policy::written_header_problem;
 use super::words::{claim_problem, free_header_problem, http_url_problem, scope_problem, text_problem};
 use super::{Names, Problems, Spot, tls};
 use crate::limits::{
-    API_KEYS_MAX, APPLICATIONS_MAX, CIDRS_MAX, CLIENTS_MAX, JWKS_BYTES_MAX, JWKS_KEYS_MAX, REVOKED_MAX, SCOPES_MAX,
-    SUBJECT_BYTES_MAX, SUBSCRIPTIONS_MAX, USERS_MAX, WORD_BYTES_MAX,
+    API_KEYS_MAX, APPLICATIONS_MAX, CIDRS_MAX, CLIENTS_MAX, ISSUERS_MAX, JWKS_BYTES_MAX, JWKS_KEYS_MAX, REVOKED_MAX,
+    SCOPES_MAX, SUBJECT_BYTES_MAX, SUBSCRIPTIONS_MAX, USERS_MAX, WORD_BYTES_MAX,
 };
 use crate::snapshot::{
     Api, ApiKey, Application, Assertion, Config, GrantType, Issuer, Jwks, OWN_ISSUER, Revocation, SecretHash,
@@ -252,6 +252,8 @@ pub(super) fn token_endpoint(config: &Config, problems: &mut Problems) {
         let message = "one of issuers has the name framegate, or this issuer's URL: both are the gateway's own";
         problems.add("/token_endpoint/issuer", message);
     }
+    // The gateway is one of them then.
+    problems.ceiling("/issuers", "issuers beside the token endpoint", config.issuers.len(), ISSUERS_MAX - 1);
     if let Some(listener) = config.listeners.iter().find(|listener| listener.bind == endpoint.bind) {
         let message = format!("listener {:?} already takes {}; choose another address", listener.name, endpoint.bind);
         problems.add("/token_endpoint/bind", message);
