@@ -294,6 +294,7 @@ impl<'d> Loader<'d> {
     fn assertion(&mut self, at: usize, one: &mut Assertion) {
         let (place, owner) = (format!("/assertions/{at}/key"), format!("assertion {:?}", one.name));
         if let Some((field, key)) = self.content(&one.key, place, &owner, KEY_BYTES_MAX, certificate::private_key) {
+            certificate::check_signs_tokens(&key, &mut self.findings(&field, false));
             one.key = Pem::Text(pem::text(&key.label, &key.bytes));
             self.private(&field);
         }

@@ -4,6 +4,9 @@
 
 use std::sync::Arc;
 
+use proto::http::Host;
+
+use crate::forwarding;
 use crate::handshake::{Downstream, Request};
 use crate::identity::{Fault, Identity};
 use crate::refusal::Refusal;
@@ -39,30 +42,55 @@ pub fn environment(place: Place, request: &Request, identity: &Identity) -> Resu
     }
 }
 
-/// Checks where a browser says it comes from, RFC 6455 §10.2.
+/// Checks where a browser says it comes from, RFC 6455 §10.2: against the API's list, or that of the settings. Where there
+/// is neither, and browsers send the credential whichever page asks, the page must be of this very host.
 pub fn connection(
-    _tables: &Tables,
+    tables: &Tables,
     route: &Route,
     request: &Request,
     identity: Identity,
-    _downstream: &Downstream,
+    downstream: &Downstream,
 ) -> Result<Permit, Refusal> {
-    let mut origins = request.view().header_values("origin");
-    let (first, second) = (origins.next(), origins.next());
-    let allowed = match (first, second) {
-        _ if route.api.api.origins.is_empty() => true,
+    let own = &route.api.api.origins;
+    let list = if own.is_empty() { &tables.settings().origins } else { own };
+    let is_ambient = || identity.grant.as_ref().is_some_and(|grant| grant.form.is_ambient());
+    if list.is_empty() && !is_ambient() {
+        return Ok(Permit { identity });
+    }
+    let view = request.view();
+    let mut origins = view.header_values("origin");
+    let allowed = match (origins.next(), origins.next()) {
         // Only browsers send an origin, and they send one.
         (None, _) => true,
-        (Some(origin), None) => {
-            std::str::from_utf8(origin).is_ok_and(|origin| is_allowed(origin, &route.api.api.origins))
-        }
+        (Some(origin), None) => std::str::from_utf8(origin).is_ok_and(|origin| match list.as_slice() {
+            [] => is_same(origin, forwarding::scheme(&view, downstream), &request.upgrade.host),
+            list => is_allowed(origin, list),
+        }),
         (Some(_), Some(_)) => false,
     };
     if allowed { Ok(Permit { identity }) } else { Err(Refusal::Origin) }
 }
 
-/// Scheme, host and port are compared whole; `*.` stands for one or more labels of the host. `null` is nobody's.
+/// Whether a page of this origin is one of the host that is asked, by the scheme that it is asked by.
+fn is_same(origin: &str, scheme: &str, host: &Host) -> bool {
+    let port =
+        |scheme: &str, port: Option<u16>| port.unwrap_or(if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 });
+    origin.split_once("://").is_some_and(|(of_page, authority)| {
+        of_page.eq_ignore_ascii_case(scheme)
+            && Host::parse(authority.as_bytes())
+                .is_ok_and(|page| page.name == host.name && port(of_page, page.port) == port(scheme, host.port))
+    })
+}
+
+/// Scheme, host and port are compared whole; `*.` stands for one or more labels of the host, and `*` alone for every
+/// origin. `null` is nobody's.
 fn is_allowed(origin: &str, allowed: &[String]) -> bool {
+    if origin == "null" {
+        return false;
+    }
+    if allowed == ["*"] {
+        return true;
+    }
     let origin = origin.to_ascii_lowercase();
     allowed.iter().any(|pattern| match pattern.split_once("*.") {
         None => *pattern == origin,
@@ -108,6 +136,42 @@ mod tests {
             "https://aexample.org:8443",
         ] {
             assert!(!is_allowed(origin, &allowed), "{origin}");
+        }
+    }
+
+    #[test]
+    fn every_origin_is_not_none() {
+        let every = ["*".to_owned()];
+        assert!(is_allowed("https://anywhere.example", &every) && is_allowed("chrome-extension://abc", &every));
+        assert!(!is_allowed("null", &every));
+    }
+
+    #[test]
+    fn a_page_of_the_host_itself_has_its_scheme_name_and_port() {
+        let host = |text: &str| Host::parse(text.as_bytes()).unwrap();
+        for (origin, scheme, asked) in [
+            ("https://chat.example", "https", "chat.example"),
+            ("https://chat.example", "https", "CHAT.example:443"),
+            ("https://chat.example:443", "HTTPS", "chat.example"),
+            ("http://chat.example:8080", "http", "chat.example:8080"),
+            ("http://[::1]", "http", "[::1]:80"),
+        ] {
+            assert!(is_same(origin, scheme, &host(asked)), "{origin} {asked}");
+        }
+        for (origin, scheme, asked) in [
+            ("null", "https", "null"),
+            ("", "https", "chat.example"),
+            ("http://chat.example", "https", "chat.example"),
+            ("https://chat.example", "http", "chat.example"),
+            ("https://chat.example:80", "http", "chat.example:80"),
+            ("https://chat.example:8443", "https", "chat.example"),
+            ("https://evil.chat.example", "https", "chat.example"),
+            ("https://chat.example.evil", "https", "chat.example"),
+            ("https://chat.example/", "https", "chat.example"),
+            ("https://user@chat.example", "https", "chat.example"),
+            ("https://chat.example#", "https", "chat.example"),
+        ] {
+            assert!(!is_same(origin, scheme, &host(asked)), "{origin} {asked}");
         }
     }
 }

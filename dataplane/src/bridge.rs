@@ -1,11 +1,15 @@
-//! The bridge thread: what a worker must not wait for itself. It resolves names and answers operators.
+//! The bridge thread: what a worker must not wait for itself. It resolves names, asks services that
+//! decide for policies, and answers operators.
 //!
 //! One thread with a tokio runtime of its own. The process serves without it: when it fails it is started again, names
 //! that workers hold already stay good, and no session notices.
 
+mod callers;
+mod forward_auth;
 mod operator;
 mod resolve;
 
+pub use forward_auth::{Answer, Call, CallError, ForwardAuth, ForwardAuthCounts};
 pub use operator::{BindError, bind};
 pub use resolve::{NameServers, ResolveError, Resolver, ResolverCounts};
 
@@ -48,6 +52,7 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Bridge {
     resolver: Resolver,
+    forward_auth: ForwardAuth,
     stop: watch::Sender<bool>,
     thread: JoinHandle<()>,
 }
@@ -56,6 +61,7 @@ impl Bridge {
     /// Starts the thread.
     pub fn start(parts: Parts) -> io::Result<Self> {
         let (resolver, mut questions) = Resolver::new();
+        let (forward_auth, mut calls) = ForwardAuth::new();
         let desk = Arc::new(operator::Desk {
             hosts: parts.operator_hosts,
             node: parts.node,
@@ -63,26 +69,34 @@ impl Bridge {
             health: Arc::clone(&parts.health),
             log: parts.log,
             counts: resolver.counts(),
+            forward_auth: forward_auth.counts(),
         });
         if let Some(listener) = &parts.operator {
             listener.set_nonblocking(true)?;
         }
         let (stop, stopped) = watch::channel(false);
         let health = parts.health;
-        let (listener, name_servers) = (parts.operator, parts.name_servers);
+        let (listener, name_servers, names) = (parts.operator, parts.name_servers, resolver.clone());
         let thread = thread::Builder::new().name("bridge".into()).spawn(move || {
             let round = || {
                 let operator = listener.as_ref().map(TcpListener::try_clone).transpose()?;
-                run(operator, &desk, &mut questions, &name_servers, stopped.clone())
+                let resolving = resolve::serve(&mut questions, &name_servers);
+                let asking = forward_auth::serve(&mut calls, &names);
+                run(operator, &desk, resolving, asking, stopped.clone())
             };
             supervise(round, &health, RESTART_PAUSE, || *stopped.borrow());
         })?;
-        Ok(Self { resolver, stop, thread })
+        Ok(Self { resolver, forward_auth, stop, thread })
     }
 
     /// For workers.
     pub fn resolver(&self) -> Resolver {
         self.resolver.clone()
+    }
+
+    /// For workers.
+    pub fn forward_auth(&self) -> ForwardAuth {
+        self.forward_auth.clone()
     }
 
     /// Ends the thread: operators' connections are cut, questions that wait are answered with an error.
@@ -119,8 +133,8 @@ fn supervise(
 fn run(
     operator: Option<TcpListener>,
     desk: &Arc<operator::Desk>,
-    questions: &mut resolve::Questions,
-    name_servers: &NameServers,
+    resolving: impl Future<Output = ()>,
+    asking: impl Future<Output = ()>,
     mut stopped: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
@@ -133,7 +147,8 @@ fn run(
         };
         tokio::select! {
             result = operators => result,
-            () = resolve::serve(questions, name_servers) => Ok(()),
+            () = resolving => Ok(()),
+            () = asking => Ok(()),
             _ = stopped.wait_for(|stopped| *stopped) => Ok(()),
         }
     })

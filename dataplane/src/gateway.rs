@@ -14,7 +14,7 @@ use proto::control::message::Generation;
 use proto::snapshot::{Listener, Snapshot};
 
 use crate::balance::Places;
-use crate::bridge::Resolver;
+use crate::bridge::{ForwardAuth, Resolver};
 use crate::choice::Choice;
 use crate::inbox::{Inbox, Order};
 use crate::listen::Bound;
@@ -46,6 +46,8 @@ pub struct Setting {
     pub descriptors_max: u64,
     /// Name resolution.
     pub resolver: Resolver,
+    /// Questions to services that decide for policies.
+    pub forward_auth: ForwardAuth,
     /// The session log.
     pub log: Log,
     /// Counters, with a shard for each worker.
@@ -72,6 +74,7 @@ impl Gateway {
             places: Places::new(setting.cpus.len(), ((setting.descriptors_max - reserve) / 2) as usize),
             inboxes: setting.cpus.iter().map(|_| Inbox::new().map(Arc::new)).collect::<io::Result<_>>()?,
             resolver: setting.resolver,
+            forward_auth: setting.forward_auth,
             log: setting.log,
         });
         let start = |(number, cpu): (usize, &Option<usize>)| {

@@ -144,8 +144,20 @@ pub enum Stop {
     Healthy,
     /// The endpoint answered with another status, and the client has been given that answer.
     Answered(u16),
+    /// A service that was asked says no, in its own words.
+    Relayed(Box<Relayed>),
     /// The client went away.
     Gone,
+}
+
+/// What a service that was asked says to the client.
+pub struct Relayed {
+    /// What it is counted as.
+    pub refusal: Refusal,
+    /// The status.
+    pub status: u16,
+    /// The whole answer.
+    pub bytes: Vec<u8>,
 }
 
 impl From<Refusal> for Stop {
@@ -572,6 +584,13 @@ pub async fn dismiss(shard: &Rc<Shard>, downstream: Downstream, stop: Stop) {
                 say(&downstream, row.status, &extra, row.sentence).await;
             }
         }
+        Stop::Relayed(relayed) => {
+            shard.record.refused(relayed.refusal);
+            let detail = downstream.seen.detail.take();
+            let Relayed { refusal, status, bytes } = *relayed;
+            log(shard, &downstream, |record| Refused::new(record, refusal).with_status(status).with_detail(detail));
+            answer(&downstream, &bytes).await;
+        }
         Stop::Answered(status) => {
             shard.record.answered_by_upstream(status);
             log(shard, &downstream, |record| Refused::by_upstream(record, status));
@@ -603,7 +622,12 @@ async fn say(downstream: &Downstream, status: u16, extra: &[(&str, &str)], body:
     if write_refusal(&mut answer, status, extra, body).is_err() {
         return;
     }
-    let sent = monoio::time::timeout(LINGER, downstream.stream.send_all(&answer)).await;
+    self::answer(downstream, &answer).await;
+}
+
+/// Sends a whole answer, and ends the connection.
+async fn answer(downstream: &Downstream, answer: &[u8]) {
+    let sent = monoio::time::timeout(LINGER, downstream.stream.send_all(answer)).await;
     if matches!(sent, Ok(Ok(()))) {
         linger(downstream).await;
     }

@@ -6,8 +6,11 @@
 //! Conditions and templates read the client's request as it came, templates without the credentials that authentication
 //! took out of it; what a step removes or renames is the request as the steps before have left it.
 
+mod assertion;
+mod forward_auth;
 mod plan;
 
+pub use assertion::Signers;
 pub use plan::Plan;
 
 use std::borrow::Cow;
@@ -18,10 +21,11 @@ use proto::http::RequestView;
 use proto::snapshot::{EndpointUrl, MadeTarget, Template, Variable};
 use serde_json::Value;
 
-use crate::handshake::{Downstream, Request, Stop};
+use crate::handshake::{Downstream, Relayed, Request, Stop};
 use crate::identity::Identity;
 use crate::onward::Onward;
 use crate::refusal::Refusal;
+use crate::relay::wall_clock_ms;
 use crate::route::{self, Route};
 use crate::shard::Shard;
 use crate::tables::{Tables, UpstreamEntry};
@@ -30,7 +34,7 @@ use plan::{Rule, Who};
 
 /// Takes the steps, which may lead the route elsewhere and change what travels onwards; or says why not.
 pub async fn on_upgrade(
-    _shard: &Rc<Shard>,
+    shard: &Rc<Shard>,
     tables: &Tables,
     route: &mut Route,
     request: &Request,
@@ -38,15 +42,26 @@ pub async fn on_upgrade(
     onward: &mut Onward,
     downstream: &Downstream,
 ) -> Result<(), Stop> {
-    let Some(plan) = route.api.plan.clone() else { return Ok(()) };
-    let stripped = onward.withheld().map(Into::into).collect();
-    let client = Client { tables, request, identity, downstream, stripped };
+    if route.api.plan.is_none() && route.api.api.authentication.assertion.is_none() {
+        return Ok(());
+    }
     // Few APIs have steps, and so what they need is not part of every handshake's task.
-    Box::pin(Journey { client, onward, led: None, is_allowed: false }.take(&plan, route)).await
+    Box::pin(async move {
+        let stripped = onward.withheld().map(Into::into).collect();
+        let client = Client { shard, tables, request, identity, downstream, stripped };
+        let mut journey = Journey { client, onward, led: None, is_allowed: false };
+        if let Some(plan) = &route.api.plan {
+            journey.take(plan).await?;
+        }
+        journey.lead(route);
+        journey.assert_who(route)
+    })
+    .await
 }
 
 /// What is known of who asks.
 struct Client<'a> {
+    shard: &'a Shard,
     tables: &'a Tables,
     request: &'a Request,
     identity: &'a Identity,
@@ -71,23 +86,23 @@ struct Led {
 }
 
 impl Journey<'_> {
-    async fn take(mut self, plan: &Plan, route: &mut Route) -> Result<(), Stop> {
+    async fn take(&mut self, plan: &Plan) -> Result<(), Stop> {
         for (at, rule) in plan.rules.iter().enumerate() {
             let outcome = match rule {
-                Rule::Ask => Err(Fault::Unavailable("nobody can be asked")),
+                Rule::Ask(asked) => asked.ask(&self.client, self.onward).await,
                 rule => self.step(rule),
             };
-            if let Err(fault) = outcome {
-                let (refusal, why) = match fault {
-                    Fault::No("") => (Refusal::Policy, String::new()),
-                    Fault::No(why) => (Refusal::Policy, format!(": {why}")),
-                    Fault::Unavailable(why) => (Refusal::PolicyUnavailable, format!(": {why}")),
-                };
-                self.client.downstream.seen.because(format!("step {}: {}{why}", at + 1, rule.word()));
-                return Err(refusal.into());
-            }
+            let (why, stop) = match outcome {
+                Ok(()) => continue,
+                Err(Fault::No(why)) => (why.into(), Refusal::Policy.into()),
+                Err(Fault::Unavailable(why)) => (why, Refusal::PolicyUnavailable.into()),
+                Err(Fault::Said(relayed)) => (format!("the service said {}", relayed.status), Stop::Relayed(relayed)),
+                Err(Fault::Gone(stop)) => return Err(stop),
+            };
+            let colon = if why.is_empty() { "" } else { ": " };
+            self.client.downstream.seen.because(format!("step {}: {}{colon}{why}", at + 1, rule.word()));
+            return Err(stop);
         }
-        self.lead(route);
         Ok(())
     }
 
@@ -114,7 +129,8 @@ impl Journey<'_> {
                 self.led = Some(self.client.upstream(name.ok_or(Fault::No("no upstream is named for this value"))?)?);
             }
             Rule::LeadTo { url, allowed } => self.led = Some(self.client.target(url, allowed)?),
-            Rule::Ask => {}
+            // Is taken where it can be waited for.
+            Rule::Ask(_) => {}
         }
         Ok(())
     }
@@ -146,8 +162,8 @@ impl Journey<'_> {
         self.set(to, &value)
     }
 
-    fn lead(self, route: &mut Route) {
-        let Some(led) = self.led else { return };
+    fn lead(&mut self, route: &mut Route) {
+        let Some(led) = self.led.take() else { return };
         route.upstream = led.upstream;
         if !led.rest.is_empty() {
             let mapped = route.suffix.take().unwrap_or_default();
@@ -162,12 +178,31 @@ impl Journey<'_> {
             self.onward.set_query(query);
         }
     }
+
+    /// Tells the endpoint, signed, who the client is, where the API wants it; whatever the client sent under the header's
+    /// name does not travel.
+    fn assert_who(&mut self, route: &Route) -> Result<(), Stop> {
+        let Some(name) = &route.api.api.authentication.assertion else { return Ok(()) };
+        let shard = self.client.shard;
+        let signed = self.client.tables.signers().signer(name).and_then(|signer| {
+            let id = shard.keys.borrow_mut().next_octets();
+            let assertion = signer.sign(&self.client, route, wall_clock_ms() / 1000, id)?;
+            Some((signer.header(), assertion))
+        });
+        let (header, assertion) = signed.ok_or(Refusal::Internal)?;
+        self.onward.set(header, assertion);
+        Ok(())
+    }
 }
 
 /// Why a step ends the handshake. The texts are for the log, and have nothing of the client's.
 enum Fault {
     No(&'static str),
-    Unavailable(&'static str),
+    Unavailable(String),
+    /// A service that was asked says no, and this to the client.
+    Said(Box<Relayed>),
+    /// It ended while a service was being asked.
+    Gone(Stop),
 }
 
 const UNSOUND: Fault = Fault::No("a value of the client cannot stand there");
@@ -249,14 +284,14 @@ impl Client<'_> {
 
     fn upstream(&self, name: &str) -> Result<Led, Fault> {
         // A snapshot knows the names that it uses.
-        let upstream = self.tables.upstream(name).ok_or(Fault::Unavailable("the upstream is not there"))?;
+        let upstream = self.tables.upstream(name).ok_or(Fault::Unavailable("the upstream is not there".into()))?;
         Ok(Led { upstream: Arc::clone(upstream), rest: String::new(), query: None })
     }
 
     fn target(&self, template: &Template, allowed: &[EndpointUrl]) -> Result<Led, Fault> {
         let url = template.fill_url(|variable| self.value(variable)).ok_or(UNSOUND)?;
         let made = MadeTarget::read(&url, allowed).ok_or(Fault::No("what the template made is not allowed"))?;
-        let upstream = self.tables.alone(made.allowed).ok_or(Fault::Unavailable("the endpoint is not there"))?;
+        let upstream = self.tables.alone(made.allowed).ok_or(Fault::Unavailable("the endpoint is not there".into()))?;
         Ok(Led { upstream: Arc::clone(upstream), rest: made.rest, query: made.query })
     }
 }

@@ -171,6 +171,7 @@ impl Process {
             cpus: pinned(options, &cpus),
             descriptors_max,
             resolver: bridge.resolver(),
+            forward_auth: bridge.forward_auth(),
             log,
             record: record.clone(),
         })

@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use crate::alarm::Alarm;
 use crate::authenticate::cache::Verified;
 use crate::balance::Places;
-use crate::bridge::Resolver;
+use crate::bridge::{ForwardAuth, Resolver};
 use crate::inbox::Inbox;
 use crate::record::{Log, Names, ShardRecord};
 use crate::relay::{Engine, Keys};
@@ -32,6 +32,8 @@ pub struct Shared {
     pub inboxes: Box<[Arc<Inbox>]>,
     /// Name resolution, on the bridge thread.
     pub resolver: Resolver,
+    /// Questions to services that decide for policies, on the bridge thread.
+    pub forward_auth: ForwardAuth,
     /// The session log.
     pub log: Log,
 }

@@ -21,7 +21,7 @@ use proto::snapshot::{
 
 use crate::issuers::Issuers;
 use crate::people::People;
-use crate::policy::Plan;
+use crate::policy::{Plan, Signers};
 use crate::tls::{ClientTerms, ServerTerms, Terms};
 
 /// One generation, ready to serve.
@@ -39,6 +39,7 @@ pub struct Tables {
     pub(crate) hosts: Hosts,
     terms: Terms,
     people: People,
+    signers: Signers,
     secret_names: Vec<String>,
     issuers: Issuers,
 }
@@ -143,6 +144,7 @@ impl Tables {
     /// are none.
     pub fn build(generation: Generation, snapshot: &Snapshot, previous: Option<&Self>) -> Result<Self, Vec<String>> {
         let terms = Terms::build(snapshot, previous.map(|tables| (&tables.snapshot, &tables.terms)))?;
+        let signers = Signers::build(snapshot, previous.map(|tables| &tables.signers))?;
         let people = People::build(snapshot, previous.map(|tables| (&tables.snapshot, &tables.people)));
         let issuers = Issuers::build(snapshot, previous.map(|tables| &tables.issuers));
         let mut tables = Self {
@@ -157,6 +159,7 @@ impl Tables {
             hosts: Hosts::default(),
             terms,
             people,
+            signers,
             secret_names: secret_names(snapshot),
             issuers,
         };
@@ -240,6 +243,11 @@ impl Tables {
     /// Query parameters whose values never reach a log, beside those that never do: the settings', and those of API keys.
     pub fn secret_names(&self) -> &[String] {
         &self.secret_names
+    }
+
+    /// Who signs for backends.
+    pub fn signers(&self) -> &Signers {
+        &self.signers
     }
 
     /// Whose OAuth2 clients and certificates are.

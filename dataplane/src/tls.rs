@@ -18,7 +18,7 @@ mod verify;
 
 pub use peer::ClientCertificate;
 pub use records::Records;
-pub use terms::{ClientTerms, ServerTerms, Terms};
+pub use terms::{ClientTerms, ServerTerms, Terms, nobody_trusted};
 
 use rustls::{CipherSuite, ProtocolVersion};
 

@@ -132,6 +132,7 @@ impl DataPlane {
             cpus: vec![None],
             descriptors_max: 4096,
             resolver: bridge.resolver(),
+            forward_auth: bridge.forward_auth(),
             log,
             record,
         })

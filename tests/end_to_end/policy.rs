@@ -2,6 +2,9 @@
 //!
 //! Upstreams say what they were asked; what a step refuses, nobody is asked.
 
+mod people;
+mod services;
+
 use std::time::Duration;
 
 use crate::kit::{Gateway, Head, RawUpstream, Setup, Upgrade, Variant, on_both_drivers};

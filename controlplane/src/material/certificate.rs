@@ -3,10 +3,12 @@
 //! Whether a client will trust the chain is the client's to say.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use rustls::SignatureScheme;
 use rustls::crypto::ring::sign::any_supported_type;
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
 use x509_parser::error::X509Error;
 use x509_parser::extensions::GeneralName;
@@ -114,24 +116,40 @@ pub fn check_as_server(chain: &[Vec<u8>], found: &mut Findings<'_>) {
     }
 }
 
-/// Looks at the key, and whether it is that of the chain's first certificate, where there is a chain.
-pub fn check_key(key: &Block, chain: Option<&[Vec<u8>]>, found: &mut Findings<'_>) {
+/// Looks at a key by itself: whether it signs JWTs in a way that every backend knows.
+pub fn check_signs_tokens(key: &Block, found: &mut Findings<'_>) {
+    let Some(signing) = signing_key(key, found) else { return };
+    let known = [SignatureScheme::ED25519, SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::RSA_PKCS1_SHA256];
+    if signing.choose_scheme(&known).is_none() {
+        found.error("a key of this kind signs no assertions; use Ed25519, EC on P-256, or RSA".into());
+    }
+}
+
+/// A key that can sign; what is wrong with it is told.
+fn signing_key(key: &Block, found: &mut Findings<'_>) -> Option<Arc<dyn SigningKey>> {
     let der = match key.label.as_str() {
         "PRIVATE KEY" => PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.bytes.as_slice())),
         "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(PrivatePkcs1KeyDer::from(key.bytes.as_slice())),
         "EC PRIVATE KEY" => PrivateKeyDer::Sec1(PrivateSec1KeyDer::from(key.bytes.as_slice())),
         other => {
-            let message = format!("a key of the form {other} cannot be used; `openssl pkey` writes PRIVATE KEY");
-            return found.error(message);
+            found.error(format!("a key of the form {other} cannot be used; `openssl pkey` writes PRIVATE KEY"));
+            return None;
         }
     };
-    let Ok(signing) = any_supported_type(&der) else {
-        return found.error(
+    let signing = any_supported_type(&der);
+    if signing.is_err() {
+        found.error(
             "the private key is damaged or of a kind that cannot be used; EC on P-256 or P-384, Ed25519, and RSA of \
              2048 to 4096 bits can"
                 .into(),
         );
-    };
+    }
+    signing.ok()
+}
+
+/// Looks at the key, and whether it is that of the chain's first certificate, where there is a chain.
+pub fn check_key(key: &Block, chain: Option<&[Vec<u8>]>, found: &mut Findings<'_>) {
+    let Some(signing) = signing_key(key, found) else { return };
     let Some(chain) = chain else { return };
     let chain: Vec<_> = chain.iter().map(|bytes| CertificateDer::from(bytes.clone())).collect();
     match CertifiedKey::new(chain, signing).keys_match() {

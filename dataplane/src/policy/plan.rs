@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use proto::snapshot::{Api, Cidr, Conditions, EndpointUrl, Glob, Match, Routing, Step, Template};
 use serde_json::{Map, Value};
 
+use super::forward_auth::Asked;
+
 /// The steps of one API, in their order.
 #[derive(Debug)]
 pub struct Plan {
@@ -24,7 +26,7 @@ pub(super) enum Rule {
     Lead(Box<str>),
     LeadBy { value: Template, upstreams: HashMap<Box<str>, Box<str>>, otherwise: Option<Box<str>> },
     LeadTo { url: Template, allowed: Box<[EndpointUrl]> },
-    Ask,
+    Ask(Asked),
 }
 
 impl Rule {
@@ -37,7 +39,7 @@ impl Rule {
             Self::Remove(_) => "remove_headers",
             Self::Rename { .. } => "rename_header",
             Self::Lead(_) | Self::LeadBy { .. } | Self::LeadTo { .. } => "route",
-            Self::Ask => "forward_auth",
+            Self::Ask(_) => "forward_auth",
         }
     }
 }
@@ -87,7 +89,7 @@ fn rule(step: &Step) -> Rule {
         Step::Route(Routing::Target(target)) => {
             Rule::LeadTo { url: template(&target.url), allowed: target.allowed.as_slice().into() }
         }
-        Step::ForwardAuth(_) => Rule::Ask,
+        Step::ForwardAuth(asked) => Rule::Ask(Asked::of(asked)),
     }
 }
 

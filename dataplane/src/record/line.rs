@@ -67,6 +67,11 @@ impl Refused {
         Self { record, status, reason: "upstream_answered", blame: "upstream", detail: None }
     }
 
+    /// With another status than the refusal's own.
+    pub fn with_status(self, status: u16) -> Self {
+        Self { status, ..self }
+    }
+
     /// With what else there is to say about it.
     pub fn with_detail(self, detail: Option<Box<str>>) -> Self {
         let bounded = |detail: Box<str>| {

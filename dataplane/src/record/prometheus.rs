@@ -15,7 +15,7 @@ use super::counters::{
     ApiTotals, LATENCY_BOUNDS_US, MESSAGE_BOUNDS, OPCODES, Record, SESSION_BOUNDS_S, Tally, Totals, close_label,
 };
 use super::{Direction, Log, Side};
-use crate::bridge::ResolverCounts;
+use crate::bridge::{ForwardAuthCounts, ResolverCounts};
 use crate::choice::Choice;
 use crate::health::Health;
 use crate::identity::Fault;
@@ -23,15 +23,24 @@ use crate::refusal::Refusal;
 use crate::tls::VERSIONS;
 use crate::tls::failure::Reason;
 
+/// What the bridge counts.
+#[derive(Debug, Clone, Copy)]
+pub struct BridgeCounts<'a> {
+    /// Names that were asked for.
+    pub resolver: &'a ResolverCounts,
+    /// Questions of policies.
+    pub forward_auth: &'a ForwardAuthCounts,
+}
+
 /// All metrics, as they stand at `now`.
-pub fn render(record: &Record, health: &Health, log: &Log, resolver: &ResolverCounts, now: Instant) -> String {
+pub fn render(record: &Record, health: &Health, log: &Log, bridge: BridgeCounts<'_>, now: Instant) -> String {
     let totals = record.totals();
     let mut text = Text { out: String::with_capacity(16 * 1024) };
     text.process(record, health, now);
     text.door(&totals);
     text.tls(&totals, health);
     text.apis(&totals);
-    text.side_rooms(log, resolver);
+    text.side_rooms(log, bridge);
     text.out
 }
 
@@ -256,7 +265,7 @@ impl Text {
         });
     }
 
-    fn side_rooms(&mut self, log: &Log, resolver: &ResolverCounts) {
+    fn side_rooms(&mut self, log: &Log, BridgeCounts { resolver, forward_auth }: BridgeCounts<'_>) {
         self.counter("log_lines_written_total", "Lines of the session log that were written.", log.written());
         self.counter("log_lines_dropped_total", "Lines of the session log that were dropped.", log.dropped());
         self.family("resolver_lookups_total", "counter", "Names that were asked for over the network, by outcome.");
@@ -264,6 +273,10 @@ impl Text {
             self.sample("resolver_lookups_total", &[("outcome", outcome)], count);
         }
         self.gauge("resolver_names", "Names in the resolver's cache.", resolver.names());
+        self.family("forward_auth_total", "counter", "Questions to services that decide for policies, by outcome.");
+        for (outcome, count) in forward_auth.by_outcome() {
+            self.sample("forward_auth_total", &[("outcome", outcome)], count);
+        }
     }
 
     /// A family with samples for each version of an API.
@@ -401,7 +414,8 @@ mod tests {
         health.shows([("edge", 1_900_000_000)].into_iter());
         health.serving(Generation { source: "a\"b\\c".into(), number: 7 });
         let (log, _) = Log::open(LogTarget::Off).unwrap();
-        render(record, &health, &log, &ResolverCounts::default(), now)
+        let bridge = BridgeCounts { resolver: &ResolverCounts::default(), forward_auth: &ForwardAuthCounts::default() };
+        render(record, &health, &log, bridge, now)
     }
 
     fn busy() -> Record {

@@ -5,12 +5,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use proto::errors::with_sources;
 use proto::snapshot::{
-    Api, Certificate, CipherSuite, ClientCertificateMode, Endpoint, ListenerTls, Place, Snapshot, TlsVersion, Upstream,
-    UpstreamTls,
+    Api, Certificate, CipherSuite, ClientCertificateMode, Endpoint, ListenerTls, Place, Snapshot, Step, TlsVersion,
+    Upstream, UpstreamTls,
 };
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
@@ -26,6 +26,8 @@ use super::{tickets, verify};
 
 /// What is spoken inside (RFC 7301): WebSocket begins as HTTP/1.1.
 const ALPN: &[u8] = b"http/1.1";
+/// Services under the same authorities whose sessions are remembered.
+const SERVICES_REMEMBERED: usize = 32;
 
 /// The terms of one generation.
 #[derive(Debug, Default)]
@@ -36,6 +38,15 @@ pub struct Terms {
     upstreams: HashMap<String, Arc<ClientTerms>>,
     /// Of the endpoints that APIs and their policies name by a bare `wss://` URL, if there are any.
     bare: Option<Arc<ClientTerms>>,
+    /// Of HTTP services that the bridge calls, by the name of their authorities; the empty one is the host's.
+    callers: HashMap<String, Caller>,
+}
+
+/// On whose word a service is believed, and how it is spoken to.
+#[derive(Debug)]
+struct Caller {
+    trust: Arc<Trust>,
+    config: Arc<ClientConfig>,
 }
 
 /// Why terms cannot be made.
@@ -90,6 +101,7 @@ impl Terms {
         if let Err(reason) = terms.make_bare(snapshot, before) {
             reasons.push(reason);
         }
+        terms.make_callers(snapshot, before, &mut reasons);
         if reasons.is_empty() { Ok(terms) } else { Err(reasons) }
     }
 
@@ -106,6 +118,11 @@ impl Terms {
     /// Of the endpoints that APIs name by a bare `wss://` URL.
     pub fn bare(&self) -> Option<&Arc<ClientTerms>> {
         self.bare.as_ref()
+    }
+
+    /// Of an `https` service whose certificate leads to these authorities; the empty name is the host's.
+    pub fn caller(&self, authorities: &str) -> Option<&Arc<ClientConfig>> {
+        self.callers.get(authorities).map(|caller| &caller.config)
     }
 
     /// Every certificate: its name, and when it expires, in seconds since 1970.
@@ -205,6 +222,38 @@ impl Terms {
         Ok(())
     }
 
+    /// For the services that decide for policies, and those that tell of opaque tokens.
+    fn make_callers(&mut self, snapshot: &Snapshot, before: Option<&Self>, reasons: &mut Vec<String>) {
+        let deciding = snapshot.apis().flat_map(|api| {
+            api.on_upgrade.iter().filter_map(move |step| match step {
+                Step::ForwardAuth(asked) => Some((&asked.url, &asked.authorities, "API", &api.name)),
+                _ => None,
+            })
+        });
+        let telling = snapshot.issuers().iter().filter_map(|issuer| {
+            let asked = issuer.introspection.as_ref()?;
+            Some((&asked.url, &asked.authorities, "issuer", &issuer.name))
+        });
+        for (url, authorities, kind, name) in deciding.chain(telling) {
+            if let Err(fault) = url.parse::<reqwest::Url>() {
+                reasons.push(format!("{kind} {name:?}: the URL {url} cannot be called: {fault}"));
+            }
+            if !url.starts_with("https:") || self.callers.contains_key(authorities) {
+                continue;
+            }
+            let trust = if authorities.is_empty() {
+                Trust::of_the_host().map_err(TermsError::from)
+            } else {
+                self.trust(authorities)
+            };
+            let held = before.and_then(|terms| terms.callers.get(authorities));
+            match trust.and_then(|trust| Caller::of(trust, held)) {
+                Ok(caller) => _ = self.callers.insert(authorities.clone(), caller),
+                Err(fault) => reasons.push(format!("{kind} {name:?}, {url}: {}", with_sources(&fault))),
+            }
+        }
+    }
+
     fn identity(&self, name: &str) -> Result<Arc<Identity>, TermsError> {
         self.identities.get(name).cloned().ok_or_else(|| TermsError::NoCertificate(name.into()))
     }
@@ -212,6 +261,27 @@ impl Terms {
     fn trust(&self, name: &str) -> Result<Arc<Trust>, TermsError> {
         self.trusts.get(name).cloned().ok_or_else(|| TermsError::NoAuthorities(name.into()))
     }
+}
+
+impl Caller {
+    fn of(trust: Arc<Trust>, held: Option<&Self>) -> Result<Self, TermsError> {
+        if let Some(held) = held.filter(|held| Arc::ptr_eq(&held.trust, &trust)) {
+            return Ok(Self { trust, config: Arc::clone(&held.config) });
+        }
+        let verifier = verify::OfEndpoints::trusting(&trust, &[]);
+        let config = client_config(&UpstreamTls::default(), None, verifier, tickets::memory(SERVICES_REMEMBERED))?;
+        Ok(Self { trust, config: Arc::new(config) })
+    }
+}
+
+/// For services that are called in clear: whatever speaks TLS is refused.
+pub fn nobody_trusted() -> &'static Arc<ClientConfig> {
+    static NOBODY: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
+        let config =
+            client_config(&UpstreamTls::default(), None, verify::OfEndpoints::refusing(), Resumption::disabled());
+        Arc::new(config.expect("the defaults go together"))
+    });
+    &NOBODY
 }
 
 /// How a listener speaks TLS with clients.

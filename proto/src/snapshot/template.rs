@@ -240,8 +240,17 @@ pub(super) fn url_template_problem(template: &Template) -> Option<String> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Glob {
     first: Box<str>,
-    /// What stands between two `*`; and behind the last one. None: the pattern has no `*`.
-    others: Option<(Box<[Box<str>]>, Box<str>)>,
+    /// None: the pattern has no `*`.
+    others: Option<Others>,
+}
+
+/// What stands behind the first `*` of a pattern.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Others {
+    /// Between two of them.
+    between: Box<[Box<str>]>,
+    /// Behind the last one.
+    last: Box<str>,
 }
 
 impl Glob {
@@ -250,12 +259,12 @@ impl Glob {
         let Some((first, rest)) = pattern.split_once('*') else { return Self { first: pattern.into(), others: None } };
         let (between, last) = rest.rsplit_once('*').unwrap_or(("", rest));
         let between = between.split('*').filter(|piece| !piece.is_empty()).map(Into::into).collect();
-        Self { first: first.into(), others: Some((between, last.into())) }
+        Self { first: first.into(), others: Some(Others { between, last: last.into() }) }
     }
 
     /// Whether the whole text is like it.
     pub fn matches(&self, text: &str) -> bool {
-        let Some((between, last)) = &self.others else { return *self.first == *text };
+        let Some(Others { between, last }) = &self.others else { return *self.first == *text };
         let Some(behind) = text.strip_prefix(&*self.first) else { return false };
         let Some(mut left) = behind.strip_suffix(&**last) else { return false };
         // The earliest place of each piece leaves the most room for the next.
