@@ -75,7 +75,7 @@ fn apart<'s, T>(one: &'s Snapshot, other: &Snapshot, of: fn(&Section) -> &[T]) -
 }
 
 /// Every entry of a family.
-fn all<'s, T>(one: &'s Snapshot, of: fn(&Section) -> &[T]) -> Vec<&'s T> {
+fn all<T>(one: &Snapshot, of: fn(&Section) -> &[T]) -> Vec<&T> {
     one.sections().values().flat_map(|(_, section)| of(section)).collect()
 }
 

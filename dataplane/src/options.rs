@@ -49,8 +49,8 @@ pub struct Options {
     #[arg(long, env = "FRAMEGATE_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 
-    /// Whether private keys are stored with the snapshot, readable by this user only. Without them a snapshot that has keys
-    /// is of no use to a restart: the node then waits for its control plane
+    /// Whether private keys, users and issuers are stored with the snapshot, readable by this user only. Without them a
+    /// snapshot that has any is of no use to a restart: the node then waits for its control plane
     #[arg(long, env = "FRAMEGATE_STORE_KEYS", value_name = "SWITCH", default_value = "on")]
     pub store_keys: Switch,
 

@@ -56,9 +56,9 @@ pub enum StoreError {
         /// Everything that is wrong with it.
         reasons: Vec<String>,
     },
-    /// What is stored is whole but for its private keys, which are not stored here, or were not.
+    /// What is stored is whole but for its private keys, hashes and secrets, which are not stored here, or were not.
     #[error(
-        "the stored snapshot is without its private keys (--store-keys off); the control plane has to send it again"
+        "the stored snapshot is without its secrets (--store-keys off); the control plane has to send it again"
     )]
     WithoutKeys,
     /// The bytes of a section have gone from the disk, and another program than this one had encoded them.

@@ -358,7 +358,7 @@ fn a_node_that_stores_no_keys_waits_for_its_control_plane() {
             house.gateway.probe();
             continue;
         }
-        let sentence = "the stored snapshot is without its private keys";
+        let sentence = "the stored snapshot is without its secrets";
         until("it says so", || house.gateway.said("dataplane").contains(sentence));
         until("it is alive", || house.gateway.ask("/health").is_some_and(|(status, _)| status == 200));
         assert_eq!(house.gateway.ask("/ready").map(|(status, _)| status), Some(503));

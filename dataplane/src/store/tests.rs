@@ -250,6 +250,41 @@ fn where_private_keys_are_not_wanted_none_is_written_and_the_rest_is_not_served(
     assert_eq!(stands_in(directory.path(), "hunter2"), (false, false), "switched off, it takes away what was there");
 }
 
+#[test]
+fn hashes_of_passwords_and_secrets_are_kept_from_the_disk_like_private_keys() {
+    let spoilt: [fn(&mut Config); 3] = [
+        |config| {
+            let user = r#"{"name": "alice", "password": "$argon2id$hunter2"}"#;
+            config.users = vec![serde_json::from_str(user).unwrap()];
+        },
+        |config| {
+            let issuer = r#"{"name": "corp", "issuer": "corp",
+                "introspection": {"url": "http://a/", "client_secret": "hunter2"}}"#;
+            config.issuers = vec![serde_json::from_str(issuer).unwrap()];
+        },
+        |config| {
+            let assertion = r#"{"name": "backend", "issuer": "us", "key": "-----BEGIN PRIVATE KEY-----\nhunter2"}"#;
+            config.assertions = vec![serde_json::from_str(assertion).unwrap()];
+        },
+    ];
+    for spoil in spoilt {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = snapshot(&["a"]).to_config();
+        spoil(&mut config);
+        let secret = Snapshot::check(config).unwrap();
+        let mut store = Store::open(directory.path(), true).unwrap();
+        save(&mut store, 1, &secret, &[]).unwrap();
+        assert_eq!(stands_in(directory.path(), "hunter2"), (true, false));
+        assert_eq!(loaded(&mut store), Some((1, secret.checksum())));
+        drop(store);
+        let mut store = Store::open(directory.path(), false).unwrap();
+        assert_eq!(stands_in(directory.path(), "hunter2"), (false, false));
+        assert!(matches!(store.load(), Err(StoreError::WithoutKeys)));
+        save(&mut store, 2, &secret, &[]).unwrap();
+        assert_eq!(stands_in(directory.path(), "hunter2"), (false, false));
+    }
+}
+
 /// The file of the section with the key.
 fn key_file(directory: &Path, secret: &Snapshot) -> PathBuf {
     let (_, (digest, _)) = secret.sections().iter().find(|(name, _)| name.is_secret()).unwrap();

@@ -97,7 +97,8 @@ const SINGLE: [(&str, SectionName); 5] = [
     ("issuers", SectionName::Issuers),
     ("assertions", SectionName::Assertions),
 ];
-const BUCKETED: [(&str, fn(u8) -> SectionName); 8] = [
+type OfBucket = fn(u8) -> SectionName;
+const BUCKETED: [(&str, OfBucket); 8] = [
     ("upstreams", SectionName::Upstreams),
     ("apis", SectionName::Apis),
     ("certificates", SectionName::Certificates),
