@@ -233,12 +233,12 @@ async fn serve_port(listener: &TcpListener, mut terms: Option<Terms>, router: Ro
         let acceptor = terms.as_mut().map(|terms| TlsAcceptor::from(terms.current()));
         tokio::spawn(async move {
             match acceptor {
-                None => converse(stream, Peer::Remote { identity: None }, router).await,
+                None => converse(stream, Peer::Remote { from, identity: None }, router).await,
                 Some(acceptor) => match tokio::time::timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await {
                     Ok(Ok(stream)) => {
                         let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
                         let identity = shown.map(Identity::of);
-                        converse(stream, Peer::Remote { identity }, router).await;
+                        converse(stream, Peer::Remote { from, identity }, router).await;
                     }
                     Ok(Err(error)) => refusals.tell(from, &with_sources(&error)),
                     Err(_) => refusals.tell(from, "the TLS handshake did not come to an end in time"),

@@ -2,6 +2,8 @@
 //!
 //! Where tokens and certificates come from is said by `tokens` and [`credentials`](crate::credentials).
 
+use std::net::SocketAddr;
+
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, Method};
 
@@ -61,6 +63,8 @@ pub enum Peer {
     },
     /// Over TCP: whoever has shown a certificate of one of our authorities, or nobody yet.
     Remote {
+        /// From where.
+        from: SocketAddr,
         /// What the certificate says.
         identity: Option<Identity>,
     },
@@ -71,7 +75,7 @@ impl Peer {
     pub fn caller(&self, headers: &HeaderMap, tokens: Option<&Tokens>) -> Result<Caller, Problem> {
         let identity = match self {
             Self::Local { uid } => return Ok(Caller { role: Role::Operator, name: format!("user {uid}") }),
-            Self::Remote { identity } => identity,
+            Self::Remote { identity, .. } => identity,
         };
         let unknown = |detail: &str| Err(Problem::new(Fault::Unauthenticated, detail));
         let mut presented = headers.get_all(AUTHORIZATION).iter();

@@ -24,6 +24,7 @@ use super::query::decode;
 use super::secrets::Hashing;
 use super::site::Site;
 use super::tokens::Tokens;
+use crate::newcomers::Refusals;
 use crate::office::Office;
 
 /// What all paths begin with.
@@ -106,12 +107,14 @@ pub struct Desk {
     pub hashing: Arc<Hashing>,
     site: Site,
     tokens: Option<Tokens>,
+    /// Of callers from elsewhere, who could fill the log otherwise.
+    refusals: Refusals,
 }
 
 impl Desk {
     /// Of one door.
     pub fn new(office: Arc<Office>, hashing: Arc<Hashing>, site: Site, tokens: Option<Tokens>) -> Arc<Self> {
-        Arc::new(Self { office, hashing, site, tokens })
+        Arc::new(Self { office, hashing, site, tokens, refusals: Refusals::of("the admin API") })
     }
 
     /// Who asks, if they may.
@@ -239,7 +242,10 @@ async fn gate(State(desk): State<Arc<Desk>>, mut request: Request, next: Next) -
         }
         Err(problem) => {
             let (_, word, _) = problem.fault.row();
-            tracing::warn!(method = %request.method(), path = request.uri().path(), reason = word, "an admin request is refused");
+            match request.extensions().get::<Peer>() {
+                Some(Peer::Remote { from, .. }) => desk.refusals.tell(*from, word),
+                _ => tracing::warn!(path = request.uri().path(), reason = word, "an admin request is refused"),
+            }
             let mut response = problem.answer(request.uri().path());
             // Whoever is not let in keeps no place, and what else has been sent is not looked at.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
