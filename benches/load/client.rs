@@ -54,9 +54,14 @@ impl Round {
 impl Client {
     /// Connects and upgrades.
     pub fn connect(address: SocketAddr, target: &str) -> Self {
+        Self::ask(address, &Upgrade::to(target))
+    }
+
+    /// Connects and makes this request.
+    pub fn ask(address: SocketAddr, request: &Upgrade) -> Self {
         let mut stream = TcpStream::connect(address).expect("a connection");
         stream.set_nodelay(true).expect("TCP_NODELAY");
-        stream.write_all(&Upgrade::to(target).encode()).expect("a request is taken");
+        stream.write_all(&request.encode()).expect("a request is taken");
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut room = [0; 1024];

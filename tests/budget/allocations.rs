@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use dataplane::bridge::{Bridge, NameServers, Parts};
@@ -18,11 +18,15 @@ use dataplane::health::Health;
 use dataplane::record::{Log, LogTarget, LogThread, Record};
 use proto::control::message::Generation;
 use proto::snapshot::{
-    Api, Certificate, Config, Listener, ListenerTls, Mask, PeerPings, Pem, Snapshot, Target, Upstream,
+    Api, ApiKey, Certificate, Config, CredentialForm, Issuer, Listener, ListenerTls, Mask, PeerPings, Pem, Snapshot,
+    Target, Upstream,
 };
 
+use serde_json::json;
+
 use crate::Way;
-use crate::kit::{EchoBackend, Frame, Opcode, Peer, Port, pki, tls, until, until_some};
+use crate::kit::tokens::{self, Algorithm, Signer, Token};
+use crate::kit::{EchoBackend, Frame, Opcode, Peer, Port, Upgrade, people, pki, tls, until, until_some};
 use crate::load::client::Round;
 use crate::load::{Client, Echo};
 
@@ -222,8 +226,25 @@ fn config(ports: [&Port; 2], echo: &Echo, backend: &EchoBackend) -> Config {
     let text = |path: &Path| Pem::new(std::fs::read_to_string(path).expect("a file"));
     let edge = &pki::shared().edge;
     secure.tls = Some(ListenerTls::new(vec!["edge".into()]));
+    let mut asking = Api::new("asking", "", "/asking", Target::Url(url(echo.url())));
+    asking.authentication.accept = vec![CredentialForm::Bearer, CredentialForm::ApiKey];
+    let read = |value| serde_json::from_value(value).expect("an entry of a configuration");
+    let issuer: Issuer = serde_json::from_value(json!({
+        "name": "budget", "issuer": ISSUER, "jwks": tokens::key_set(&[signer()]),
+    }))
+    .expect("an issuer");
+    let key: ApiKey = serde_json::from_value(json!({
+        "name": "budget", "application": "app", "sha256": people::sha256(KEY),
+    }))
+    .expect("a key");
     Config {
         version: 1,
+        applications: vec![read(json!({ "name": "app", "clients": [{ "id": "app-client" }] }))],
+        subscriptions: vec![
+            serde_json::from_value(json!({ "application": "app", "api": "asking" })).expect("a subscription"),
+        ],
+        keys: vec![key],
+        issuers: vec![issuer],
         certificates: vec![Certificate {
             name: "edge".into(),
             chain: text(&edge.chain),
@@ -232,9 +253,26 @@ fn config(ports: [&Port; 2], echo: &Echo, backend: &EchoBackend) -> Config {
         }],
         listeners: vec![public, secure],
         upstreams: vec![Upstream { mask: Mask::Fresh, ..Upstream::new("fresh", vec![url(backend.url("/"))]) }],
-        apis: vec![keep, plain, checked, fresh],
+        apis: vec![keep, plain, checked, fresh, asking],
         ..Config::default()
     }
+}
+
+const ISSUER: &str = "https://issuer.test";
+const KEY: &str = "fgk_budget_Xb2mQ7";
+
+fn signer() -> &'static Signer {
+    static SIGNER: LazyLock<Signer> = LazyLock::new(|| Signer::new(Algorithm::EdDsa, "budget"));
+    &SIGNER
+}
+
+/// Requests to an API that asks for credentials: with a key, and with a token that is the same every time.
+fn requests_with_credentials() -> [(&'static str, Upgrade); 2] {
+    let token = Token::of(ISSUER).claim("client_id", "app-client").claim("sub", "alice").sign(signer());
+    [
+        ("a key", Upgrade::to("/asking").with("apikey", KEY)),
+        ("a token that was seen before", Upgrade::to("/asking").with("Authorization", &format!("Bearer {token}"))),
+    ]
 }
 
 /// Threads are found by their names, so there is one data plane at a time.
@@ -388,6 +426,51 @@ fn a_handshake_keeps_its_budget_and_leaves_nothing(way: Way) {
     });
 }
 
+/// What a credential adds to the allocations of a handshake: what is withheld from the endpoint, and for a key the grant.
+const CREDENTIAL_ALLOCATIONS_MAX: u64 = 5;
+/// What a credential adds to an idle session: a grant of its own where it came by a key. Sessions of one token share theirs.
+const CREDENTIAL_BYTES_MAX: i64 = 250;
+
+fn a_credential_keeps_its_budget(way: Way) {
+    const JOURNEYS: u64 = 300;
+    const SESSIONS: i64 = 100;
+    on(way, |plane| {
+        let mut round = Round::new(1, 1024);
+        for (what, request) in requests_with_credentials() {
+            let mut journeys = |count: u64| {
+                for _ in 0..count {
+                    Client::ask(plane.port.address(), &request).play(&mut round);
+                    plane.rest();
+                }
+            };
+            journeys(50);
+            let allocations = plane.allocations(|| journeys(JOURNEYS));
+            println!("{way:?}: {:.2} allocations a handshake with {what}", allocations as f64 / JOURNEYS as f64);
+            let most = HANDSHAKE_ALLOCATIONS_MAX + CREDENTIAL_ALLOCATIONS_MAX;
+            assert!(allocations <= most * JOURNEYS, "{allocations} in {JOURNEYS} handshakes with {what}");
+            let mut open = |count: i64| -> Vec<Client> {
+                let open_one = |_| {
+                    let mut client = Client::ask(plane.port.address(), &request);
+                    client.play(&mut round);
+                    client
+                };
+                (0..count).map(open_one).collect()
+            };
+            let first = open(50);
+            let before = plane.bytes();
+            let second = open(SESSIONS);
+            let mut each = 0;
+            until("handshakes have given back what they had", || {
+                each = (plane.bytes() - before) / SESSIONS;
+                each <= IDLE_BYTES_MAX + CREDENTIAL_BYTES_MAX
+            });
+            println!("{way:?}: {each} bytes on the heap for an idle session with {what}");
+            drop((first, second));
+            plane.rest();
+        }
+    });
+}
+
 fn an_idle_session_keeps_its_budget(way: Way) {
     const SESSIONS: i64 = 200;
     on(way, |plane| {
@@ -419,6 +502,7 @@ crate::on_every_way!(
     a_frame_allocates_nothing,
     a_frame_that_is_looked_at_keeps_its_budget,
     a_handshake_keeps_its_budget_and_leaves_nothing,
+    a_credential_keeps_its_budget,
     an_idle_session_keeps_its_budget,
     a_frame_under_tls_allocates_nothing,
     an_idle_session_under_tls_keeps_its_budget,
