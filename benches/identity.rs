@@ -20,6 +20,7 @@ use dataplane::issuers::Believed;
 use dataplane::people::People;
 use dataplane::standing::{self, Moments};
 use dataplane::tables::Tables;
+use dataplane::tls::Terms;
 use proto::control::Message;
 use proto::control::envelope::PREFIX_BYTES;
 use proto::control::message::{Generation, Push};
@@ -57,7 +58,7 @@ fn tokens(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("token");
     for algorithm in Algorithm::ALL {
         let signer = Signer::new(algorithm, "bench");
-        let issuer = Believed::new(issuer(&key_set(&[&signer])));
+        let issuer = Believed::new(issuer(&key_set(&[&signer])), &Terms::default());
         let people = People::default();
         let claims = Token::of(ISSUER).claim("aud", "bench").claim("client_id", "app-client").claim("sub", "alice");
         let token = claims.claim("scope", "rooms.read rooms.write").claim("keytype", "PRODUCTION").sign(&signer);

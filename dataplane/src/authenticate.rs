@@ -2,19 +2,22 @@
 //! has it verified. The first that is there decides.
 //!
 //! ```text
-//! forms ─┬─ token ── jws ── issuers ── token ── cache (a token that was verified before)
-//!        ├─ key ─── a look-up in the snapshot
-//!        └─ certificate ── a look-up in `people`          all ──► standing ──► scopes
+//! forms ─┬─ signed token ── cache, or: jws ── issuers ── token ─┐
+//!        ├─ opaque token ── known, or: the bridge asks issuers ─┤
+//!        ├─ key ─────────── a look-up in the snapshot           ├─► standing ─► scopes
+//!        ├─ password ────── known, or: the bridge compares      ┤
+//!        └─ certificate ─── a look-up in `people`               ┘
 //! ```
 //!
-//! Nothing here waits, except where somebody else must be asked; only then is anything allocated for waiting. What a
-//! grant is stands in [`identity`](crate::identity), whether it still stands in [`standing`](crate::standing).
+//! Nothing here waits, except where the bridge must be asked; only then is anything allocated for waiting. What a grant
+//! is stands in [`identity`](crate::identity), whether it still stands in [`standing`](crate::standing).
 
 pub mod cache;
 pub mod challenge;
-mod forms;
-mod jws;
+pub mod forms;
+pub mod jws;
 mod key;
+mod question;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -23,14 +26,17 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use proto::http::RequestView;
-use proto::snapshot::{CredentialForm, SecretHash};
+use proto::snapshot::{CredentialForm, SecretHash, User};
 
+use crate::bridge::{Credentials, Heard};
 use crate::handshake::{Downstream, Request, Stop};
 use crate::identity::{Claims, Fault, Grant, Identity, Proof, Word};
 use crate::issuers::Believed;
 use crate::onward::Onward;
+use crate::record::ShardRecord;
 use crate::relay::wall_clock_ms;
 use crate::route::Place;
 use crate::shard::Shard;
@@ -40,8 +46,9 @@ use crate::tls::ClientCertificate;
 
 use cache::{Entry, Verified};
 use challenge::Failed;
-use forms::{Places, Presented};
+use forms::{Login, Places, Presented};
 pub use jws::Jws;
+use question::Question;
 pub use token::of_jwt as grant_of_jwt;
 
 /// Who the client is; and what its request says onwards no more.
@@ -55,17 +62,19 @@ pub async fn client(
     if place.api.api.authentication.is_open() {
         return Ok((Identity::default(), Onward::default()));
     }
-    let room = Room {
-        verified: &shard.verified,
-        tables,
-        place,
-        client: downstream.seen.client.map(|client| client.ip()),
-        certificate: downstream.tls.as_ref().and_then(|tls| tls.client.as_deref()),
-        now_ms: wall_clock_ms(),
-    };
     let mut onward = Onward::default();
-    let (form, outcome) = room.look(request.view(), &request.upgrade.offer.subprotocols, &mut onward);
-    let outcome = outcome.and_then(|identity| room.stands(&identity).map(|()| identity));
+    let (form, step) = Room::new(shard, tables, place, downstream).look(
+        request.view(),
+        &request.upgrade.offer.subprotocols,
+        &mut onward,
+    );
+    let outcome = match step {
+        Step::Done(outcome) => outcome,
+        // Not every handshake's, and so not part of every handshake's task.
+        Step::Ask(question) => Box::pin(question.answer(&shard.shared.credentials, tables)).await,
+    };
+    let outcome =
+        outcome.and_then(|identity| Room::new(shard, tables, place, downstream).stands(&identity).map(|()| identity));
     shard.record.authenticated(form, outcome.as_ref().err().copied());
     match outcome {
         Ok(identity) => Ok((identity, onward)),
@@ -77,8 +86,30 @@ pub async fn client(
     }
 }
 
+/// What a look at a credential comes to.
+enum Step {
+    /// It is known what it is good for.
+    Done(Result<Identity, Fault>),
+    /// The bridge must be asked.
+    Ask(Box<Question>),
+}
+
+impl From<Result<Identity, Fault>> for Step {
+    fn from(outcome: Result<Identity, Fault>) -> Self {
+        Self::Done(outcome)
+    }
+}
+
+impl From<Fault> for Step {
+    fn from(fault: Fault) -> Self {
+        Self::Done(Err(fault))
+    }
+}
+
 /// What credentials are judged with.
 struct Room<'a> {
+    credentials: &'a Credentials,
+    record: &'a ShardRecord,
     verified: &'a RefCell<Verified>,
     tables: &'a Tables,
     place: &'a Place,
@@ -89,14 +120,27 @@ struct Room<'a> {
     now_ms: u64,
 }
 
-impl Room<'_> {
+impl<'a> Room<'a> {
+    fn new(shard: &'a Shard, tables: &'a Tables, place: &'a Place, downstream: &'a Downstream) -> Self {
+        Self {
+            credentials: &shard.shared.credentials,
+            record: &shard.record,
+            verified: &shard.verified,
+            tables,
+            place,
+            client: downstream.seen.client.map(|client| client.ip()),
+            certificate: downstream.tls.as_ref().and_then(|tls| tls.client.as_deref()),
+            now_ms: wall_clock_ms(),
+        }
+    }
+
     /// The form of the credential that decides, and what it is good for.
     fn look(
         &self,
         view: RequestView<'_>,
         subprotocols: &[String],
         onward: &mut Onward,
-    ) -> (Option<CredentialForm>, Result<Identity, Fault>) {
+    ) -> (Option<CredentialForm>, Step) {
         let places = Places {
             view,
             subprotocols,
@@ -106,36 +150,42 @@ impl Room<'_> {
         let found = places.find();
         places.strip(found.as_ref(), onward);
         match found {
-            None => (None, Err(Fault::Absent)),
-            Some((form, Err(forms::Malformed))) => (Some(form), Err(Fault::Malformed)),
-            Some((form, Ok(presented))) => (Some(form), self.judge(form, &presented, &view)),
+            None => (None, Fault::Absent.into()),
+            Some((form, Err(forms::Malformed))) => (Some(form), Fault::Malformed.into()),
+            Some((form, Ok(presented))) => (Some(form), self.judge(form, presented, &view)),
         }
     }
 
-    fn judge(
-        &self,
-        form: CredentialForm,
-        presented: &Presented<'_>,
-        view: &RequestView<'_>,
-    ) -> Result<Identity, Fault> {
+    fn judge(&self, form: CredentialForm, presented: Presented<'_>, view: &RequestView<'_>) -> Step {
         match presented {
-            Presented::Token(token) if jws::is_jwt(token) => self.jwt(form, token),
-            Presented::Token(_) => Err(Fault::Malformed),
-            Presented::Key(key) => key::grant(self.tables.snapshot(), form, key, self.client, view).map(identity),
-            Presented::Password(_) => Err(Fault::Unavailable),
-            Presented::Certificate => self.certificate_grant().map(identity),
+            Presented::Token(token) => match jws::is_jwt(&token).then(|| self.jwt(form, &token)) {
+                Some(Ok(identity)) => Ok(identity).into(),
+                Some(Err(NoJwt::Fault(fault))) => fault.into(),
+                Some(Err(NoJwt::OnlyItsIssuerKnows(issuer))) => self.opaque(form, &token, vec![issuer]),
+                None => self.opaque(form, &token, self.askable().cloned().collect()),
+            },
+            Presented::Key(key) => {
+                key::grant(self.tables.snapshot(), form, &key, self.client, view).map(identity).into()
+            }
+            Presented::Password(login) => self.password(login),
+            Presented::Certificate => self.certificate_grant().map(identity).into(),
         }
     }
 
     /// A signed token: what it granted the last time, or what its issuer's signature makes of it now.
-    fn jwt(&self, form: CredentialForm, token: &str) -> Result<Identity, Fault> {
+    fn jwt(&self, form: CredentialForm, token: &str) -> Result<Identity, NoJwt> {
         let key = (SecretHash::of(token), form);
-        if let Some(identity) = self.remembered(&key) {
+        let remembered = self.remembered(&key);
+        self.record.token_looked_up(remembered.is_some());
+        if let Some(identity) = remembered {
             return Ok(identity);
         }
         let jws = Jws::read(token)?;
         let said = jws.claims.get("iss").ok_or(Fault::Issuer)?.as_str().ok_or(Fault::Malformed)?;
         let issuer = self.tables.issuers().saying(said).filter(|issuer| self.accepts(issuer)).ok_or(Fault::Issuer)?;
+        if issuer.config.jwks.is_none() {
+            return Err(NoJwt::OnlyItsIssuerKnows(Arc::clone(issuer)));
+        }
         jws.verify(issuer)?;
         let people = self.tables.people();
         let grant = token::of_jwt(issuer, &jws.claims, form, people, self.now_ms)?;
@@ -161,6 +211,42 @@ impl Room<'_> {
         self.accepts(&entry.issuer).then(|| entry.identity.clone())
     }
 
+    /// A token that only its issuer can read: what it said not long ago, or what it says now.
+    fn opaque(&self, form: CredentialForm, token: &str, issuers: Vec<Arc<Believed>>) -> Step {
+        if issuers.is_empty() {
+            return Fault::Malformed.into();
+        }
+        let hash = SecretHash::of(token);
+        let now = Instant::now();
+        for issuer in &issuers {
+            match self.credentials.introspector.known(issuer, hash, now) {
+                Some(Heard::Active(claims)) => {
+                    let heard = question::Active { issuer, hash, form, claims };
+                    return heard.identity(&self.credentials.introspector, self.tables, self.now_ms).into();
+                }
+                Some(Heard::Inactive) => {}
+                None => return Step::Ask(Box::new(Question::Token { issuers, hash, form, token: token.into() })),
+            }
+        }
+        Fault::Unknown.into()
+    }
+
+    /// Issuers that can be asked about tokens, of those that the API accepts.
+    fn askable(&self) -> impl Iterator<Item = &Arc<Believed>> {
+        self.tables.issuers().iter().filter(|one| one.config.introspection.is_some() && self.accepts(one))
+    }
+
+    /// A name and a password: what is known of them, or what the bridge finds.
+    fn password(&self, login: Login) -> Step {
+        let stored = self.tables.snapshot().user(&login.user).and_then(|user| user.password.as_ref());
+        let passwords = &self.credentials.passwords;
+        let fingerprint = passwords.fingerprint(&login.user, &login.password, stored);
+        match passwords.known(&fingerprint, Instant::now()) {
+            Some(is_good) => question::of_password(self.tables.snapshot(), &login.user, is_good).map(identity).into(),
+            None => Step::Ask(Box::new(Question::Password { login, fingerprint, stored: stored.cloned() })),
+        }
+    }
+
     fn accepts(&self, issuer: &Believed) -> bool {
         let accepted = &self.place.api.api.authentication.issuers;
         accepted.is_empty() || accepted.contains(&issuer.config.name)
@@ -173,18 +259,8 @@ impl Room<'_> {
         let name = self.tables.people().user_by_subject(&certificate.subject).ok_or(Fault::Unknown)?;
         let user = self.tables.snapshot().user(name).ok_or(Fault::Unknown)?;
         let expires_s = u64::try_from(certificate.not_after).ok().filter(|seconds| *seconds > 0);
-        Ok(Grant {
-            form: CredentialForm::ClientCertificate,
-            proof: Proof::Certificate,
-            client: None,
-            application: user.application.as_deref().map(Into::into),
-            user: Some(name.into()),
-            environment: Some(user.environment),
-            scopes: user.scopes.iter().map(|scope| scope.as_str().into()).collect(),
-            issued_s: None,
-            expires_ms: expires_s.map_or(u64::MAX, |seconds| seconds.saturating_mul(1000)),
-            word: Word::default(),
-        })
+        let expires_ms = expires_s.map_or(u64::MAX, |seconds| seconds.saturating_mul(1000));
+        Ok(of_user(user, CredentialForm::ClientCertificate, Proof::Certificate, expires_ms))
     }
 
     /// Whether a credential that is good is good here and now.
@@ -193,7 +269,43 @@ impl Room<'_> {
         standing::check(self.tables, &self.place.api, grant, Moments::now(self.now_ms / 1000))?;
         let wanted = &self.place.scopes;
         let has = |scope: &String| grant.scopes.iter().any(|own| **own == **scope);
-        if wanted.is_empty() || wanted.iter().any(has) { Ok(()) } else { Err(Fault::Scope) }
+        if !wanted.is_empty() && !wanted.iter().any(has) {
+            return Err(Fault::Scope);
+        }
+        // The route follows from it; it is asked here, too, so that it is counted and explained like any other fault.
+        if grant.environment.is_some_and(|environment| !self.place.leads_in(environment)) {
+            return Err(Fault::KeyType);
+        }
+        Ok(())
+    }
+}
+
+/// What a user's own credential grants. It counts as issued at its handshake.
+fn of_user(user: &User, form: CredentialForm, proof: Proof, expires_ms: u64) -> Grant {
+    Grant {
+        form,
+        proof,
+        client: None,
+        application: user.application.as_deref().map(Into::into),
+        user: Some(user.name.as_str().into()),
+        environment: Some(user.environment),
+        scopes: user.scopes.iter().map(|scope| scope.as_str().into()).collect(),
+        issued_s: None,
+        expires_ms,
+        word: Word::default(),
+    }
+}
+
+/// Why a token that looks like a JWT is not taken for one.
+enum NoJwt {
+    Fault(Fault),
+    /// Its issuer has published no keys.
+    OnlyItsIssuerKnows(Arc<Believed>),
+}
+
+impl From<Fault> for NoJwt {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
     }
 }
 

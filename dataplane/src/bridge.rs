@@ -1,16 +1,20 @@
-//! The bridge thread: what a worker must not wait for itself. It resolves names, asks services that
-//! decide for policies, and answers operators.
+//! The bridge thread: what a worker must not wait for itself. It resolves names, compares passwords, asks issuers about
+//! tokens and services that decide for policies, and answers operators.
 //!
 //! One thread with a tokio runtime of its own. The process serves without it: when it fails it is started again, names
 //! that workers hold already stay good, and no session notices.
 
 mod callers;
 mod forward_auth;
+mod introspect;
 mod operator;
+mod passwords;
 mod resolve;
 
 pub use forward_auth::{Answer, Call, CallError, ForwardAuth, ForwardAuthCounts};
+pub use introspect::{Heard, IntrospectionCounts, Introspector, Silence, TokenName};
 pub use operator::{BindError, bind};
+pub use passwords::{Fingerprint, PasswordCounts, Passwords, Unchecked};
 pub use resolve::{NameServers, ResolveError, Resolver, ResolverCounts};
 
 use std::net::TcpListener;
@@ -48,11 +52,51 @@ pub struct Parts {
     pub name_servers: NameServers,
 }
 
+/// Credentials that a worker cannot judge by itself.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// Passwords.
+    pub passwords: Passwords,
+    /// Opaque tokens.
+    pub introspector: Introspector,
+}
+
+#[cfg(test)]
+impl Credentials {
+    /// Of a bridge that is not there: what is asked of it stays unanswered.
+    pub(crate) fn of_nobody() -> Self {
+        let (passwords, _) = Passwords::new().expect("there is randomness");
+        Self { passwords, introspector: Introspector::new().0 }
+    }
+}
+
+/// What came of what the bridge was asked.
+#[derive(Debug, Clone, Default)]
+pub struct BridgeCounts {
+    /// Of names.
+    pub names: Arc<ResolverCounts>,
+    /// Of services that decide for policies.
+    pub forward_auth: Arc<ForwardAuthCounts>,
+    /// Of passwords.
+    pub passwords: Arc<PasswordCounts>,
+    /// Of opaque tokens.
+    pub introspections: Arc<IntrospectionCounts>,
+}
+
+/// Questions on their way to the bridge.
+struct Questions {
+    names: resolve::Questions,
+    passwords: passwords::Checks,
+    tokens: introspect::Inquiries,
+    calls: forward_auth::Questions,
+}
+
 /// The running bridge.
 #[derive(Debug)]
 pub struct Bridge {
     resolver: Resolver,
     forward_auth: ForwardAuth,
+    credentials: Credentials,
     stop: watch::Sender<bool>,
     thread: JoinHandle<()>,
 }
@@ -60,33 +104,40 @@ pub struct Bridge {
 impl Bridge {
     /// Starts the thread.
     pub fn start(parts: Parts) -> io::Result<Self> {
-        let (resolver, mut questions) = Resolver::new();
-        let (forward_auth, mut calls) = ForwardAuth::new();
+        let (resolver, names) = Resolver::new();
+        let (passwords, checks) = Passwords::new().map_err(|_| io::Error::other("there is no randomness"))?;
+        let (introspector, inquiries) = Introspector::new();
+        let (forward_auth, calls) = ForwardAuth::new();
+        let mut questions = Questions { names, passwords: checks, tokens: inquiries, calls };
+        let credentials = Credentials { passwords, introspector };
         let desk = Arc::new(operator::Desk {
             hosts: parts.operator_hosts,
             node: parts.node,
             record: parts.record,
             health: Arc::clone(&parts.health),
             log: parts.log,
-            counts: resolver.counts(),
-            forward_auth: forward_auth.counts(),
+            counts: BridgeCounts {
+                names: resolver.counts(),
+                forward_auth: forward_auth.counts(),
+                passwords: credentials.passwords.counts(),
+                introspections: credentials.introspector.counts(),
+            },
         });
         if let Some(listener) = &parts.operator {
             listener.set_nonblocking(true)?;
         }
         let (stop, stopped) = watch::channel(false);
         let health = parts.health;
-        let (listener, name_servers, names) = (parts.operator, parts.name_servers, resolver.clone());
+        let (listener, name_servers) = (parts.operator, parts.name_servers);
+        let for_thread = resolver.clone();
         let thread = thread::Builder::new().name("bridge".into()).spawn(move || {
             let round = || {
                 let operator = listener.as_ref().map(TcpListener::try_clone).transpose()?;
-                let resolving = resolve::serve(&mut questions, &name_servers);
-                let asking = forward_auth::serve(&mut calls, &names);
-                run(operator, &desk, resolving, asking, stopped.clone())
+                run(operator, &desk, &mut questions, &for_thread, &name_servers, stopped.clone())
             };
             supervise(round, &health, RESTART_PAUSE, || *stopped.borrow());
         })?;
-        Ok(Self { resolver, forward_auth, stop, thread })
+        Ok(Self { resolver, forward_auth, credentials, stop, thread })
     }
 
     /// For workers.
@@ -97,6 +148,11 @@ impl Bridge {
     /// For workers.
     pub fn forward_auth(&self) -> ForwardAuth {
         self.forward_auth.clone()
+    }
+
+    /// For workers.
+    pub fn credentials(&self) -> Credentials {
+        self.credentials.clone()
     }
 
     /// Ends the thread: operators' connections are cut, questions that wait are answered with an error.
@@ -133,11 +189,12 @@ fn supervise(
 fn run(
     operator: Option<TcpListener>,
     desk: &Arc<operator::Desk>,
-    resolving: impl Future<Output = ()>,
-    asking: impl Future<Output = ()>,
+    questions: &mut Questions,
+    resolver: &Resolver,
+    name_servers: &NameServers,
     mut stopped: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build()?;
     runtime.block_on(async {
         let operators = async {
             match operator {
@@ -147,8 +204,10 @@ fn run(
         };
         tokio::select! {
             result = operators => result,
-            () = resolving => Ok(()),
-            () = asking => Ok(()),
+            () = resolve::serve(&mut questions.names, name_servers) => Ok(()),
+            () = passwords::serve(&mut questions.passwords) => Ok(()),
+            () = introspect::serve(&mut questions.tokens, resolver) => Ok(()),
+            () = forward_auth::serve(&mut questions.calls, resolver) => Ok(()),
             _ = stopped.wait_for(|stopped| *stopped) => Ok(()),
         }
     })

@@ -14,7 +14,7 @@ use proto::control::message::Generation;
 use proto::snapshot::{Listener, Snapshot};
 
 use crate::balance::Places;
-use crate::bridge::{ForwardAuth, Resolver};
+use crate::bridge::{Credentials, ForwardAuth, Resolver};
 use crate::choice::Choice;
 use crate::inbox::{Inbox, Order};
 use crate::listen::Bound;
@@ -48,6 +48,8 @@ pub struct Setting {
     pub resolver: Resolver,
     /// Questions to services that decide for policies.
     pub forward_auth: ForwardAuth,
+    /// Credentials that workers cannot judge by themselves.
+    pub credentials: Credentials,
     /// The session log.
     pub log: Log,
     /// Counters, with a shard for each worker.
@@ -75,8 +77,10 @@ impl Gateway {
             inboxes: setting.cpus.iter().map(|_| Inbox::new().map(Arc::new)).collect::<io::Result<_>>()?,
             resolver: setting.resolver,
             forward_auth: setting.forward_auth,
+            credentials: setting.credentials,
             log: setting.log,
         });
+        shared.credentials.introspector.tell(&shared.inboxes);
         let start = |(number, cpu): (usize, &Option<usize>)| {
             Worker::start(number, *cpu, setting.choice, Arc::clone(&shared), setting.record.shard(number))
         };
@@ -96,6 +100,7 @@ impl Gateway {
         let patience = if before.is_some() { BIND_PATIENCE } else { PREDECESSOR_PATIENCE };
         let prepared = bound.prepare(listeners, self.workers.len(), patience)?;
         self.shared.tables.store(Arc::new(Some(Arc::clone(&tables))));
+        self.shared.credentials.introspector.follow(tables.issuers());
         let mut sockets = bound.commit(prepared, listeners);
         let listeners: Vec<Arc<Listener>> = listeners.iter().cloned().map(Arc::new).collect();
         self.order_all(|number, done| Order::Listen(listeners.clone(), std::mem::take(&mut sockets[number]), done));

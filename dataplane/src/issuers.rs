@@ -11,10 +11,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use proto::limits::JWKS_KEYS_MAX;
 use proto::snapshot::{Issuer, Snapshot};
 use ring::signature::{self, UnparsedPublicKey};
+use rustls::ClientConfig;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::identity::Fault;
+use crate::tls::{self, Terms};
 
 /// How a token may be signed: RFC 7518 §3.1, RFC 8037. No key that two sides know is among them, and not "none".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +71,8 @@ pub struct Believed {
     pub name: Arc<str>,
     /// What the operator wrote.
     pub config: Issuer,
+    /// How TLS is spoken where it is asked about tokens; none where it cannot be asked.
+    pub tls: Option<Arc<ClientConfig>>,
     keys: Vec<Key>,
 }
 
@@ -90,11 +94,17 @@ enum Public {
 }
 
 impl Issuers {
-    /// Of a snapshot, with the entries before it that still say the same.
-    pub fn build(snapshot: &Snapshot, previous: Option<&Self>) -> Self {
-        let build = |issuer: &Issuer| match previous.and_then(|issuers| issuers.named(&issuer.name)) {
-            Some(held) if held.config == *issuer => Arc::clone(held),
-            _ => Arc::new(Believed::new(issuer.clone())),
+    /// Of a snapshot and its terms of TLS, with the entries before it that still say the same.
+    pub fn build(snapshot: &Snapshot, terms: &Terms, previous: Option<&Self>) -> Self {
+        let build = |issuer: &Issuer| {
+            let held = previous.and_then(|issuers| {
+                let is_same = |held: &&Arc<Believed>| {
+                    let tls = tls_of(issuer, terms);
+                    held.config == *issuer && held.tls.as_ref().map(Arc::as_ptr) == tls.as_ref().map(Arc::as_ptr)
+                };
+                issuers.named(&issuer.name).filter(is_same)
+            });
+            held.map_or_else(|| Arc::new(Believed::new(issuer.clone(), terms)), Arc::clone)
         };
         Self(snapshot.issuers().iter().map(build).collect())
     }
@@ -120,9 +130,19 @@ impl Issuers {
     }
 }
 
+/// With whom its authorities vouch for; where nothing is sealed, nobody needs to.
+fn tls_of(issuer: &Issuer, terms: &Terms) -> Option<Arc<ClientConfig>> {
+    let asked = issuer.introspection.as_ref()?;
+    if asked.url.starts_with("https:") {
+        terms.caller(&asked.authorities).cloned()
+    } else {
+        Some(Arc::clone(tls::nobody_trusted()))
+    }
+}
+
 impl Believed {
     /// An issuer as it was written, with what can be used of its keys.
-    pub fn new(config: Issuer) -> Self {
+    pub fn new(config: Issuer, terms: &Terms) -> Self {
         let keys = match config.jwks.as_ref().map(|jwks| jwks.text()) {
             None => Vec::new(),
             Some(None) => {
@@ -131,7 +151,8 @@ impl Believed {
             }
             Some(Some(text)) => keys(&config.name, text),
         };
-        Self { name: config.name.as_str().into(), config, keys }
+        let tls = tls_of(&config, terms);
+        Self { name: config.name.as_str().into(), tls, config, keys }
     }
 
     /// Whether `signed` has this signature of the key that a token names; of the only one that fits, where it names

@@ -172,6 +172,7 @@ impl Process {
             descriptors_max,
             resolver: bridge.resolver(),
             forward_auth: bridge.forward_auth(),
+            credentials: bridge.credentials(),
             log,
             record: record.clone(),
         })

@@ -19,7 +19,7 @@ mod session;
 pub use counters::{ApiCounters, ApiTotals, ListenerCounters, Record, ShardRecord, Totals};
 pub use line::{Closed, Line, Refused};
 pub use log::{Log, LogTarget, LogThread};
-pub use prometheus::{BridgeCounts, render};
+pub use prometheus::render;
 pub use session::{Names, Peer, SessionId, SessionParts, SessionRecord, redact_query};
 
 use proto::ws::Violation;

@@ -59,6 +59,14 @@ pub struct Place {
 }
 
 impl Place {
+    /// Whether the API leads anywhere in an environment.
+    pub fn leads_in(&self, environment: Environment) -> bool {
+        match environment {
+            Environment::Production => self.production.is_some(),
+            Environment::Sandbox => self.sandbox.is_some(),
+        }
+    }
+
     /// The route in an environment, if the API leads anywhere there.
     pub fn lead(self, environment: Environment) -> Option<Route> {
         let upstream = match environment {

@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use crate::alarm::Alarm;
 use crate::authenticate::cache::Verified;
 use crate::balance::Places;
-use crate::bridge::{ForwardAuth, Resolver};
+use crate::bridge::{Credentials, ForwardAuth, Resolver};
 use crate::inbox::Inbox;
 use crate::record::{Log, Names, ShardRecord};
 use crate::relay::{Engine, Keys};
@@ -34,6 +34,8 @@ pub struct Shared {
     pub resolver: Resolver,
     /// Questions to services that decide for policies, on the bridge thread.
     pub forward_auth: ForwardAuth,
+    /// Credentials that workers cannot judge by themselves, on the bridge thread.
+    pub credentials: Credentials,
     /// The session log.
     pub log: Log,
 }

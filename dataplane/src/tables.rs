@@ -146,7 +146,7 @@ impl Tables {
         let terms = Terms::build(snapshot, previous.map(|tables| (&tables.snapshot, &tables.terms)))?;
         let signers = Signers::build(snapshot, previous.map(|tables| &tables.signers))?;
         let people = People::build(snapshot, previous.map(|tables| (&tables.snapshot, &tables.people)));
-        let issuers = Issuers::build(snapshot, previous.map(|tables| &tables.issuers));
+        let issuers = Issuers::build(snapshot, &terms, previous.map(|tables| &tables.issuers));
         let mut tables = Self {
             generation,
             snapshot: snapshot.clone(),

@@ -111,6 +111,26 @@ pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 pub const VERIFIED_TOKENS_MAX: usize = 8192;
 /// Bytes that they may take, as estimated from the length of each.
 pub const VERIFIED_TOKENS_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Passwords that wait for their check, beside the two that are being checked; each takes some 20 ms.
+pub const PASSWORD_CHECKS_MAX: usize = 64;
+/// Handshakes that wait for the check of one password.
+pub const PASSWORD_WAITING_MAX: usize = 4096;
+/// Passwords of which it is known whether they are good.
+pub const PASSWORDS_KNOWN_MAX: usize = 16 * 1024;
+/// Memory that a check of a password may take, KiB: thirteen times what is usual.
+pub const PASSWORD_MEMORY_KIB_MAX: u32 = 256 * 1024;
+/// Opaque tokens that wait until their issuers are asked.
+pub const INQUIRIES_MAX: usize = 256;
+/// Opaque tokens that issuers are being asked about at one time.
+pub const INQUIRIES_UNDER_WAY_MAX: usize = 64;
+/// Handshakes that wait for what is heard of one opaque token.
+pub const INQUIRIES_WAITING_MAX: usize = 4096;
+/// Opaque tokens that are known to be good.
+pub const TOKENS_HEARD_MAX: usize = 64 * 1024;
+/// Opaque tokens that are known not to be.
+pub const TOKENS_REFUSED_MAX: usize = 16 * 1024;
+/// Bytes of an answer about a token.
+pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Steps of one on-upgrade policy.
 pub const STEPS_MAX: usize = 256;
 /// Conditions, values and routes of one step.

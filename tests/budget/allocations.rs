@@ -137,6 +137,7 @@ impl DataPlane {
             descriptors_max: 4096,
             resolver: bridge.resolver(),
             forward_auth: bridge.forward_auth(),
+            credentials: bridge.credentials(),
             log,
             record,
         })

@@ -1,5 +1,6 @@
 //! The fuzz bodies of the data plane, in the form of those of proto: see there.
 
+mod credential;
 mod session;
 mod tls;
 
@@ -7,4 +8,4 @@ mod tls;
 type Run = fn(&[u8]);
 
 /// Every body by its name.
-pub const BODIES: &[(&str, Run)] = &[("session", session::run), ("tls", tls::run)];
+pub const BODIES: &[(&str, Run)] = &[("credential", credential::run), ("session", session::run), ("tls", tls::run)];

@@ -1,6 +1,7 @@
 //! The room without a worker: requests as bytes, tables of a small configuration, tokens that are signed here.
 
 mod credentials;
+mod outside;
 mod places;
 mod tokens;
 
@@ -22,6 +23,7 @@ use serde_json::{Value, json};
 
 use super::cache::Verified;
 use super::*;
+use crate::record::Record;
 use crate::route::{self, RouteRequest};
 
 /// The time at which all of this happens: 2027-01-15T08:00:00Z.
@@ -130,6 +132,7 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(accept: &[CredentialForm], issuers: Vec<Issuer>) -> Self {
         let mut api = Api::new("chat", "v1", "/chat", Target::Url("ws://backend/".parse().unwrap()));
+        api.endpoints.sandbox = Some(Target::Url("ws://sandbox/".parse().unwrap()));
         api.authentication = Authentication { accept: accept.to_vec(), ..Authentication::default() };
         let client = OAuthClient {
             id: "mobile-client".into(),
@@ -184,6 +187,7 @@ impl World {
 /// Who asks, beside what the request says.
 pub(super) struct Caller<'a> {
     pub(super) verified: &'a RefCell<Verified>,
+    pub(super) credentials: Option<&'a Credentials>,
     pub(super) address: IpAddr,
     pub(super) certificate: Option<&'a ClientCertificate>,
     pub(super) now_s: u64,
@@ -196,7 +200,11 @@ pub(super) fn ask(tables: &Tables, caller: &Caller<'_>, target: &str, lines: &[&
     let wanted =
         RouteRequest { listener: "public", host: "a", path: "/chat/v1/x", environment: Environment::Production };
     let place = route::find(tables, &wanted).unwrap();
+    let nobody = Credentials::of_nobody();
+    let credentials = caller.credentials.unwrap_or(&nobody);
     let room = Room {
+        credentials,
+        record: &Record::new(1, 1).shard(0),
         verified: caller.verified,
         tables,
         place: &place,
@@ -206,7 +214,14 @@ pub(super) fn ask(tables: &Tables, caller: &Caller<'_>, target: &str, lines: &[&
     };
     let mut onward = Onward::default();
     let offer: Vec<String> = offer.iter().map(|name| (*name).to_owned()).collect();
-    let (form, outcome) = with_head(target, lines, |view| room.look(view, &offer, &mut onward));
+    let (form, step) = with_head(target, lines, |view| room.look(view, &offer, &mut onward));
+    let outcome = match step {
+        Step::Done(outcome) => outcome,
+        Step::Ask(question) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(question.answer(credentials, tables))
+        }
+    };
     let outcome = outcome.and_then(|identity| room.stands(&identity).map(|()| identity));
     (form, outcome, onward)
 }
@@ -218,7 +233,7 @@ pub(super) fn ask_simply(tables: &Tables, target: &str, lines: &[&str]) -> Looke
 }
 
 pub(super) fn somebody(verified: &RefCell<Verified>) -> Caller<'_> {
-    Caller { verified, address: "192.0.2.7".parse().unwrap(), certificate: None, now_s: NOW_S }
+    Caller { verified, credentials: None, address: "192.0.2.7".parse().unwrap(), certificate: None, now_s: NOW_S }
 }
 
 pub(super) fn with_head<T>(target: &str, lines: &[&str], work: impl FnOnce(RequestView<'_>) -> T) -> T {

@@ -82,7 +82,7 @@ pub fn client_of<'p>(grant: &Grant, people: &'p People) -> Option<&'p Client> {
 }
 
 /// A claim that is a text if it is there.
-fn text<'c>(claims: &'c Claimed, name: &str) -> Result<Option<&'c str>, Fault> {
+pub fn text<'c>(claims: &'c Claimed, name: &str) -> Result<Option<&'c str>, Fault> {
     match claims.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) if text.len() <= SUBJECT_BYTES_MAX => Ok(Some(text)),

@@ -23,8 +23,7 @@ use proto::limits::{HEADERS_MAX, OPERATOR_CONNECTIONS_MAX};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::forward_auth::ForwardAuthCounts;
-use super::resolve::ResolverCounts;
+use super::BridgeCounts;
 use crate::health::Health;
 use crate::record::{self, Log, Record};
 
@@ -61,8 +60,7 @@ pub(super) struct Desk {
     pub(super) record: Record,
     pub(super) health: Arc<Health>,
     pub(super) log: Log,
-    pub(super) counts: Arc<ResolverCounts>,
-    pub(super) forward_auth: Arc<ForwardAuthCounts>,
+    pub(super) counts: BridgeCounts,
 }
 
 /// Serves until something is wrong with the listener itself.
@@ -118,8 +116,7 @@ async fn ready(State(desk): State<Arc<Desk>>) -> (StatusCode, String) {
 async fn metrics(State(desk): State<Arc<Desk>>) -> Response {
     // Summing thousands of series takes milliseconds, which names need not wait for.
     let rendering = tokio::task::spawn_blocking(move || {
-        let bridge = record::BridgeCounts { resolver: &desk.counts, forward_auth: &desk.forward_auth };
-        record::render(&desk.record, &desk.health, &desk.log, bridge, Instant::now())
+        record::render(&desk.record, &desk.health, &desk.log, &desk.counts, Instant::now())
     });
     match rendering.await {
         Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),

@@ -288,6 +288,8 @@ struct ShardCounts {
     refusals: Each<Counter, { Refusal::ALL.len() }>,
     /// By form, and none of them; then by fault, and last those that were granted.
     authentications: Each<Each<Counter, OUTCOMES>, FORMS>,
+    /// Signed tokens that had to be verified, and that had been.
+    token_lookups: [Counter; 2],
     /// By the hundred of the status, 1xx to 5xx.
     upstream_answers: [Counter; 5],
     abandoned: Counter,
@@ -385,6 +387,11 @@ impl ShardRecord {
         let form = form.map_or(FORMS - 1, |form| form as usize);
         let outcome = fault.map_or(OUTCOMES - 1, Fault::index);
         self.counts.authentications[form][outcome].add(1);
+    }
+
+    /// A signed token was looked up among those that were verified before.
+    pub fn token_looked_up(&self, was_there: bool) {
+        self.counts.token_lookups[usize::from(was_there)].add(1);
     }
 
     /// The upstream answered an upgrade with another status than 101, and the client was given that answer.
@@ -540,6 +547,7 @@ fn add_all(sums: &mut [u64], values: &[u64]) {
 pub struct Totals {
     pub(super) refusals: Each<u64, { Refusal::ALL.len() }>,
     pub(super) authentications: Each<Each<u64, OUTCOMES>, FORMS>,
+    pub(super) token_lookups: [u64; 2],
     pub(super) upstream_answers: [u64; 5],
     pub(super) abandoned: u64,
     pub(super) handshakes_active: u64,
@@ -590,6 +598,7 @@ impl Totals {
         for (sums, counters) in self.authentications.iter_mut().zip(counts.authentications.iter()) {
             add_all(&mut **sums, &values(counters));
         }
+        add_all(&mut self.token_lookups, &values(&counts.token_lookups));
         add_all(&mut self.upstream_answers, &values(&counts.upstream_answers));
         self.abandoned += counts.abandoned.value();
         // The end is read first: a handshake that ends between the two reads counts as active, never as minus one.

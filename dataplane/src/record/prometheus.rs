@@ -15,7 +15,7 @@ use super::counters::{
     ApiTotals, LATENCY_BOUNDS_US, MESSAGE_BOUNDS, OPCODES, Record, SESSION_BOUNDS_S, Tally, Totals, close_label,
 };
 use super::{Direction, Log, Side};
-use crate::bridge::{ForwardAuthCounts, ResolverCounts};
+use crate::bridge::BridgeCounts;
 use crate::choice::Choice;
 use crate::health::Health;
 use crate::identity::Fault;
@@ -23,17 +23,8 @@ use crate::refusal::Refusal;
 use crate::tls::VERSIONS;
 use crate::tls::failure::Reason;
 
-/// What the bridge counts.
-#[derive(Debug, Clone, Copy)]
-pub struct BridgeCounts<'a> {
-    /// Names that were asked for.
-    pub resolver: &'a ResolverCounts,
-    /// Questions of policies.
-    pub forward_auth: &'a ForwardAuthCounts,
-}
-
 /// All metrics, as they stand at `now`.
-pub fn render(record: &Record, health: &Health, log: &Log, bridge: BridgeCounts<'_>, now: Instant) -> String {
+pub fn render(record: &Record, health: &Health, log: &Log, bridge: &BridgeCounts, now: Instant) -> String {
     let totals = record.totals();
     let mut text = Text { out: String::with_capacity(16 * 1024) };
     text.process(record, health, now);
@@ -265,16 +256,26 @@ impl Text {
         });
     }
 
-    fn side_rooms(&mut self, log: &Log, BridgeCounts { resolver, forward_auth }: BridgeCounts<'_>) {
+    fn side_rooms(&mut self, log: &Log, bridge: &BridgeCounts) {
         self.counter("log_lines_written_total", "Lines of the session log that were written.", log.written());
         self.counter("log_lines_dropped_total", "Lines of the session log that were dropped.", log.dropped());
         self.family("resolver_lookups_total", "counter", "Names that were asked for over the network, by outcome.");
-        for (outcome, count) in resolver.by_outcome() {
+        for (outcome, count) in bridge.names.by_outcome() {
             self.sample("resolver_lookups_total", &[("outcome", outcome)], count);
         }
-        self.gauge("resolver_names", "Names in the resolver's cache.", resolver.names());
+        self.gauge("resolver_names", "Names in the resolver's cache.", bridge.names.names());
+        self.family("password_checks_total", "counter", "Passwords that were presented, by what came of their check.");
+        for (outcome, count) in bridge.passwords.by_outcome() {
+            self.sample("password_checks_total", &[("outcome", outcome)], count);
+        }
+        self.family("introspections_total", "counter", "Questions to issuers about opaque tokens, by outcome.");
+        for (outcome, count) in bridge.introspections.by_outcome() {
+            self.sample("introspections_total", &[("outcome", outcome)], count);
+        }
+        let help = "Opaque tokens of which it is known whether they are good.";
+        self.gauge("introspected_tokens", help, bridge.introspections.tokens());
         self.family("forward_auth_total", "counter", "Questions to services that decide for policies, by outcome.");
-        for (outcome, count) in forward_auth.by_outcome() {
+        for (outcome, count) in bridge.forward_auth.by_outcome() {
             self.sample("forward_auth_total", &[("outcome", outcome)], count);
         }
     }
@@ -304,6 +305,11 @@ impl Text {
             for (outcome, count) in outcomes.zip(**counts).filter(|(_, count)| *count > 0) {
                 self.sample("authentications_total", &[("form", form), ("outcome", outcome)], count);
             }
+        }
+        let help = "Signed tokens, by whether the worker had verified them before.";
+        self.family("token_cache_lookups_total", "counter", help);
+        for (outcome, count) in ["miss", "hit"].iter().zip(totals.token_lookups) {
+            self.sample("token_cache_lookups_total", &[("outcome", outcome)], count);
         }
     }
 
@@ -414,8 +420,7 @@ mod tests {
         health.shows([("edge", 1_900_000_000)].into_iter());
         health.serving(Generation { source: "a\"b\\c".into(), number: 7 });
         let (log, _) = Log::open(LogTarget::Off).unwrap();
-        let bridge = BridgeCounts { resolver: &ResolverCounts::default(), forward_auth: &ForwardAuthCounts::default() };
-        render(record, &health, &log, bridge, now)
+        render(record, &health, &log, &BridgeCounts::default(), now)
     }
 
     fn busy() -> Record {

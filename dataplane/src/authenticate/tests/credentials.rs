@@ -95,6 +95,11 @@ fn what_is_off_or_not_subscribed_is_let_in_nowhere() {
     assert_eq!(outcome(&world), Err(Fault::NotSubscribed));
     world.asked().require_subscription = false;
     assert_eq!(outcome(&world), Ok(()));
+    world.config.keys[0].environment = Environment::Sandbox;
+    assert_eq!(outcome(&world), Ok(()));
+    let sandbox = world.config.apis[0].endpoints.sandbox.take();
+    assert_eq!(outcome(&world), Err(Fault::KeyType));
+    world.config.apis[0].endpoints.sandbox = sandbox;
     world.config.applications[0].enabled = false;
     assert_eq!(outcome(&world), Err(Fault::Disabled));
     world.config.applications[0].enabled = true;
@@ -140,7 +145,7 @@ fn challenges_say_what_could_be_presented_and_what_was_wrong() {
 #[test]
 fn the_cache_of_tokens_stays_within_its_bounds_and_keeps_what_is_used() {
     use proto::limits::{VERIFIED_TOKENS_BYTES_MAX, VERIFIED_TOKENS_MAX};
-    let believed = Arc::new(Believed::new(issuer("test", ISSUER, &[])));
+    let believed = Arc::new(Believed::new(issuer("test", ISSUER, &[]), &crate::tls::Terms::default()));
     let entry = || Entry { identity: Identity::default(), issuer: Arc::clone(&believed), client: None };
     let key = |number: usize| (SecretHash::of(&number.to_string()), Bearer);
     let mut verified = Verified::default();

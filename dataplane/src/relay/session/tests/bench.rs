@@ -6,9 +6,9 @@ use std::time::{Instant, SystemTime};
 use proto::snapshot::{MessageLimits, SessionOptions, Size};
 use proto::ws::{FrameHeader, Opcode, Parse, Sender, frame, mask};
 
-use crate::bridge::{ForwardAuthCounts, ResolverCounts};
+use crate::bridge::BridgeCounts;
 use crate::health::Health;
-use crate::record::{ApiCounters, BridgeCounts, Log, LogTarget, Record, render};
+use crate::record::{ApiCounters, Log, LogTarget, Record, render};
 use crate::relay::Keys;
 use crate::relay::session::{Birth, CONTROL_FRAME_MAX, Facts, Leg, LegView, Session};
 
@@ -179,8 +179,7 @@ impl Bench {
         let now = Instant::now();
         let (log, _) = Log::open(LogTarget::Off).unwrap();
         let health = Health::new(now, SystemTime::now());
-        let bridge = BridgeCounts { resolver: &ResolverCounts::default(), forward_auth: &ForwardAuthCounts::default() };
-        render(&self.record, &health, &log, bridge, now)
+        render(&self.record, &health, &log, &BridgeCounts::default(), now)
     }
 }
 
