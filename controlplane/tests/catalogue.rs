@@ -1,5 +1,7 @@
 //! The catalogue at the office: what is declared and what is stored are one configuration, changed all or nothing.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
