@@ -35,6 +35,8 @@ pub struct Publisher {
     roster: Mutex<Roster>,
     /// Steps whenever the roster changes, for those who wait for an answer.
     changes: watch::Sender<u64>,
+    /// Steps whenever a node has met tokens whose key it does not know.
+    unknown_keys: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -64,7 +66,13 @@ struct Answer {
 impl Publisher {
     /// With the name that its generations carry: unique to this run of the control plane.
     pub fn new(source: String) -> Self {
-        Self { source, current: watch::Sender::new(None), roster: Mutex::default(), changes: watch::Sender::new(0) }
+        Self {
+            source,
+            current: watch::Sender::new(None),
+            roster: Mutex::default(),
+            changes: watch::Sender::new(0),
+            unknown_keys: watch::Sender::new(0),
+        }
     }
 
     /// Makes the snapshot the current generation.
@@ -142,7 +150,17 @@ impl Publisher {
 
     /// A node has said how it stands.
     pub fn reported(&self, id: NodeId, report: Report) {
+        let known = |node: &Node| node.report.as_ref().map_or(0, |before| before.unknown_keys_total);
+        let before = self.roster().nodes.get(&id).map_or(0, known);
+        if report.unknown_keys_total > before {
+            self.unknown_keys.send_modify(|step| *step = step.wrapping_add(1));
+        }
         self.with(id, |node| node.report = Some(report));
+    }
+
+    /// Tells when a node has met tokens whose key it does not know: their issuer may have newer ones.
+    pub fn unknown_keys(&self) -> watch::Receiver<u64> {
+        self.unknown_keys.subscribe()
     }
 
     /// Sends a message to every node that is wanted; the nodes that could be told, by name and process id.

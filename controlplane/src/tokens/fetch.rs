@@ -23,6 +23,8 @@ use crate::store::Store;
 
 /// Sooner than this nobody's `max-age` has a set fetched again, unless the operator wants it so.
 const AGE_MIN: Duration = Duration::from_secs(30);
+/// And sooner than this nobody's tokens, whose key is not known, have it fetched.
+const SOONER_MIN: Duration = Duration::from_secs(10);
 /// How long is waited after a failure: this, then twice as long each time, up to the second.
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 const BACKOFF_LONGEST: Duration = Duration::from_secs(300);
@@ -49,6 +51,7 @@ pub async fn follow(
                     board: Arc::clone(&board),
                     standing: FetchStanding::default(),
                     etag: None,
+                    unknown_keys: office.publisher().unknown_keys(),
                 };
                 let task = Running(tokio::spawn(fetching.run()));
                 running.insert(url.clone(), (wanted.clone(), task));
@@ -107,6 +110,8 @@ struct Fetching {
     board: Arc<Board>,
     standing: FetchStanding,
     etag: Option<String>,
+    /// Steps when a node has met tokens whose key it does not know.
+    unknown_keys: watch::Receiver<u64>,
 }
 
 /// What a server has said.
@@ -124,6 +129,8 @@ impl Fetching {
         self.board.fetch(&self.url, self.standing.clone());
         let mut failures = 0;
         loop {
+            // What is met from here on may be what this very fetch does not have yet.
+            self.unknown_keys.mark_unchanged();
             let wait = match self.once().await {
                 Ok(max_age) => {
                     if failures > 0 {
@@ -150,7 +157,16 @@ impl Fetching {
             let wait = jittered(wait);
             self.standing.next = Some(SystemTime::now() + wait);
             self.board.fetch(&self.url, self.standing.clone());
-            tokio::time::sleep(wait).await;
+            self.pause(wait).await;
+        }
+    }
+
+    /// Waits so long, or until somebody shows a token whose key is not known, though not less than the shortest time.
+    async fn pause(&mut self, wait: Duration) {
+        let soonest = tokio::time::Instant::now() + SOONER_MIN.min(wait);
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            Ok(()) = self.unknown_keys.changed() => tokio::time::sleep_until(soonest).await,
         }
     }
 

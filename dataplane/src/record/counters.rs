@@ -510,6 +510,7 @@ impl Record {
             refusals_total: totals.refusals.iter().sum(),
             messages_total: totals.apis.values().flat_map(|api| api.messages.as_flattened()).sum(),
             bytes_total: totals.apis.values().flat_map(|api| api.bytes).sum(),
+            unknown_keys_total: totals.authentications.iter().map(|of| of[Fault::UnknownKeyId.index()]).sum(),
             ..Report::default()
         }
     }
@@ -716,6 +717,7 @@ mod tests {
             api.message(Direction::ToUpstream, true, 100);
             api.bytes(Direction::ToUpstream, 100);
             shard.refused(Refusal::NoApi);
+            shard.authenticated(Some(CredentialForm::Bearer), Some(Fault::UnknownKeyId));
         }
         record.shard(1).api("chat", "v1").session_closed(1000, Side::Client, Duration::from_secs(3));
         let totals = record.totals();
@@ -729,6 +731,7 @@ mod tests {
         assert_eq!((report.sessions, report.sessions_total, report.refusals_total), (1, 2, 2));
         assert_eq!((report.messages_total, report.bytes_total, report.workers), (2, 200, 2));
         assert_eq!(report.sessions_by_api.get("chat:v1"), Some(&1));
+        assert_eq!(report.unknown_keys_total, 2);
     }
 
     #[test]

@@ -249,6 +249,9 @@ pub struct Report {
     /// Payload bytes relayed since start, both directions.
     #[serde(default)]
     pub bytes_total: u64,
+    /// Tokens since start whose key was not among those of their issuer: it may have newer ones.
+    #[serde(default)]
+    pub unknown_keys_total: u64,
 }
 
 /// Operator to control plane: one request, first on its connection. Kind 64.

@@ -4,12 +4,14 @@ use serde_json::Value;
 
 use crate::kit::issuer::{IssuerServer, Manner};
 use crate::kit::people::People;
-use crate::kit::tokens::{Algorithm, Signer, key_set};
-use crate::kit::{Gateway, Setup, Variant, until};
+use crate::kit::tokens::{Algorithm, Signer, Token, key_set};
+use crate::kit::{Gateway, Setup, Upgrade, Variant, until};
 
 fn standing(gateway: &Gateway) -> Value {
     let status = gateway.verb("status", &["--json"]).json();
-    status["issuers"].as_array().unwrap().iter().find(|one| one["name"] == "corporate").cloned().unwrap_or_default()
+    // A control plane that is starting says nothing of them yet.
+    let issuers = status["issuers"].as_array().into_iter().flatten();
+    issuers.filter(|one| one["name"] == "corporate").cloned().next().unwrap_or_default()
 }
 
 fn gateway(jwks: &str) -> Gateway {
@@ -56,6 +58,31 @@ fn keys_are_fetched_and_the_last_good_ones_stay() {
     gateway.start_control_plane();
     until("a control plane that starts alone has them still", || standing(&gateway)["keys"] == 2);
     until("and says since when", || standing(&gateway)["fetched"].is_string());
+}
+
+#[test]
+fn a_token_whose_key_is_not_known_has_the_keys_fetched_sooner() {
+    let (one, two) = (Signer::new(Algorithm::EdDsa, "one"), Signer::new(Algorithm::Es256, "two"));
+    let server = IssuerServer::start();
+    server.set_keys(&key_set(&[&one]));
+    let issuer =
+        format!("name: corporate, issuer: \"https://login.test\", jwks: \"{}\", refresh: 1h", server.keys_url());
+    let setup = Setup::new(Variant::Automatic);
+    let url = setup.probe_url();
+    let people = super::people().subscriptions("shop", &["guarded"]).entry("issuers", issuer);
+    let gateway = setup.people(people).api_to("guarded", &url, "authentication: { accept: [bearer] }").start();
+    let status = |signer: &Signer| {
+        let token = Token::of("https://login.test").claim("sub", "x").claim("client_id", "theirs").sign(signer);
+        let mut client = gateway.connect();
+        client.send(&Upgrade::to("/guarded").with("Authorization", &format!("Bearer {token}")).encode());
+        client.head().status()
+    };
+    until("the first key is known", || status(&one) == 101);
+    server.set_keys(&key_set(&[&one, &two]));
+    assert_eq!(status(&two), 401);
+    until("the second one is fetched", || standing(&gateway)["keys"] == 2);
+    until("and known", || status(&two) == 101);
+    assert_eq!(server.fetched(), 2, "nobody has it fetched more often than that");
 }
 
 #[test]
