@@ -292,3 +292,53 @@ fn match_topic(topic: &Topic, rest: &[String]) -> Option<(Rank, String, Option<S
     let length = if open { words.len() } else { 0 };
     Some(((class, Reverse(length), variable), topic.topic.clone(), suffix))
 }
+
+/// Whatever is written for developers, at whichever level of the log: none of it shows what was to be kept.
+#[test]
+fn debug_shows_no_secret() {
+    const SECRETS: [&str; 6] = [
+        "the-private-key-of-assertions",
+        "the-signing-key",
+        "the-secret-of-introspection",
+        "the-hash",
+        "5ec4e7",
+        "c11e27",
+    ];
+    let [assertion, signing, introspection, password, key, client] = SECRETS;
+    let pem = |text: &str| format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n");
+    let value = serde_json::json!({
+        "version": 1,
+        "listeners": [{ "name": "public", "bind": "127.0.0.1:8080" }],
+        "apis": [{
+            "name": "chat", "context": "/chat", "endpoints": { "production": { "url": "ws://127.0.0.1:9001/" } },
+            "authentication": { "accept": ["bearer"], "assertion": "backend" },
+        }],
+        "applications": [{ "name": "app", "clients": [{ "id": "web", "secret": format!("{client:0<64}") }] }],
+        "keys": [{ "name": "one", "application": "app", "sha256": format!("{key:0<64}") }],
+        "users": [{ "name": "alice", "password": format!("$argon2id$v=19$m=64,t=1,p=1${password}$x") }],
+        "issuers": [{
+            "name": "opaque", "issuer": "https://opaque.test",
+            "introspection": { "url": "https://opaque.test/", "client_id": "gateway", "client_secret": introspection },
+        }],
+        "assertions": [{ "name": "backend", "issuer": "https://gateway.test", "key": pem(assertion) }],
+        "token_endpoint": { "bind": "127.0.0.1:8090", "issuer": "http://127.0.0.1:8090", "signing_key": pem(signing) },
+    });
+    let config: Config = serde_json::from_value(value).unwrap();
+    let snapshot = snapshot(&config);
+    let push = Push::new(generation(), &snapshot, &HashSet::new());
+    let (sections, decoded) = (format!("{:?}", snapshot.sections()), format!("{:?}", snapshot.to_config()));
+    let message = format!("{:?}", Message::Push(push));
+    for (what, shown) in [
+        ("config", format!("{config:?}")),
+        ("snapshot", format!("{snapshot:?}")),
+        ("sections", sections),
+        ("decoded", decoded),
+        ("push", message),
+    ] {
+        for secret in SECRETS {
+            let bytes = format!("{:?}", secret.as_bytes());
+            let bytes = bytes.trim_matches(['[', ']']);
+            assert!(!shown.contains(secret) && !shown.contains(bytes), "{what} shows {secret}: {shown}");
+        }
+    }
+}
