@@ -57,9 +57,7 @@ pub enum StoreError {
         reasons: Vec<String>,
     },
     /// What is stored is whole but for its private keys, hashes and secrets, which are not stored here, or were not.
-    #[error(
-        "the stored snapshot is without its secrets (--store-keys off); the control plane has to send it again"
-    )]
+    #[error("the stored snapshot is without its secrets (--store-keys off); the control plane has to send it again")]
     WithoutKeys,
     /// The bytes of a section have gone from the disk, and another program than this one had encoded them.
     #[error("the bytes of section {0} are missing")]

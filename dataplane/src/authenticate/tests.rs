@@ -7,6 +7,8 @@ mod tokens;
 
 use std::cell::RefCell;
 use std::net::IpAddr;
+use std::task::{Context, Poll, Wake};
+use std::thread::Thread;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -217,13 +219,28 @@ pub(super) fn ask(tables: &Tables, caller: &Caller<'_>, target: &str, lines: &[&
     let (form, step) = with_head(target, lines, |view| room.look(view, &offer, &mut onward));
     let outcome = match step {
         Step::Done(outcome) => outcome,
-        Step::Ask(question) => {
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            runtime.block_on(question.answer(credentials, tables))
-        }
+        Step::Ask(question) => wait_for(question.answer(credentials, tables)),
     };
     let outcome = outcome.and_then(|identity| room.stands(&identity).map(|()| identity));
     (form, outcome, onward)
+}
+
+/// As a worker would, which is woken when the bridge has an answer.
+fn wait_for<T>(future: impl Future<Output = T>) -> T {
+    struct Sleeper(Thread);
+    impl Wake for Sleeper {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Sleeper(std::thread::current())).into();
+    let mut future = std::pin::pin!(future);
+    loop {
+        if let Poll::Ready(done) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return done;
+        }
+        std::thread::park();
+    }
 }
 
 /// The same, of a client that is nobody in particular.
