@@ -7,7 +7,7 @@ mod services;
 
 use std::time::Duration;
 
-use crate::kit::{Gateway, Head, RawUpstream, Setup, Upgrade, Variant, on_both_drivers};
+use crate::kit::{Gateway, Head, RawUpstream, Setup, Upgrade, Variant, on_both_drivers, on_single_legs};
 
 on_both_drivers!(
     steps_allow_and_deny_by_address_and_header_in_their_order,
@@ -17,7 +17,9 @@ on_both_drivers!(
     a_step_leads_to_another_upstream,
     a_template_leads_where_it_may_and_nowhere_else,
     a_policy_that_is_changed_holds_for_the_next_client,
+    the_example_does_what_it_says,
 );
+on_single_legs!(what_a_template_makes_is_reached_over_tls);
 
 #[track_caller]
 fn opened(gateway: &Gateway, upstream: &RawUpstream, request: &Upgrade) -> Head {
@@ -307,6 +309,20 @@ fn a_template_leads_where_it_may_and_nowhere_else(variant: Variant) {
     gateway.probe();
 }
 
+fn what_a_template_makes_is_reached_over_tls(variant: Variant) {
+    let upstream = RawUpstream::listen();
+    let base = upstream.url("/tenants");
+    let target = format!("url: \"{base}/{{header.X-Tenant}}\", allowed: [\"{base}\"]");
+    let setup = Setup::new(variant).upstream("name: other, endpoints: [{ url: \"ws://127.0.0.1:1/\" }]");
+    let steps = format!("on_upgrade: [{{ route: {{ target: {{ {target} }} }} }}]");
+    let endpoints = "endpoints: { production: { upstream: other } }";
+    let mut gateway = setup.api(&format!("name: a, context: /a, {endpoints}, {steps}")).start();
+    let head = opened(&gateway, &upstream, &Upgrade::to("/a").with("X-Tenant", "acme"));
+    assert_eq!(head.target(), "/tenants/acme");
+    refused(&gateway, &Upgrade::to("/a").with("X-Tenant", ".."), 403);
+    gateway.probe();
+}
+
 fn a_policy_that_is_changed_holds_for_the_next_client(variant: Variant) {
     let upstream = RawUpstream::listen();
     let mut gateway = Setup::new(variant).start();
@@ -327,5 +343,57 @@ fn a_policy_that_is_changed_holds_for_the_next_client(variant: Variant) {
     let outcome = gateway.apply(&gateway.setup().yaml_with(&[], &[], &[api("{ route: { upstream: nowhere } }")]));
     assert!(outcome.code != 0 && format!("{outcome:?}").contains("there is no upstream"), "{outcome:?}");
     opened(&gateway, &upstream, &Upgrade::to("/a"));
+    gateway.probe();
+}
+
+const EXAMPLE: &str = include_str!("../../examples/policy.yaml");
+
+fn the_example_does_what_it_says(variant: Variant) {
+    let [europe, america, service] = [(); 3].map(|()| RawUpstream::listen());
+    let mut gateway = Setup::new(variant).start();
+    let yaml = EXAMPLE
+        .replace("0.0.0.0:8080", &gateway.address().to_string())
+        .replace("10.0.0.0/8", "127.0.0.0/8")
+        .replace("ws://10.1.0.5:9001/", &europe.url("/"))
+        .replace("ws://10.2.0.5:9001/", &america.url("/"))
+        .replace("127.0.0.1:9100", &service.address().to_string());
+    let outcome = gateway.apply(&yaml);
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+
+    let good = Upgrade::to("/chat")
+        .with("X-Client", "web/1")
+        .with("X-Region", "us")
+        .with("X-Debug", "1")
+        .with("X-User-Tier", "mine");
+    let mut client = gateway.connect();
+    client.send(&good.clone().with("Cookie", "a=b").encode());
+    let mut asked = service.accept();
+    assert_eq!(asked.head().headers("Cookie"), ["a=b"]);
+    asked.send(b"HTTP/1.1 200 OK\r\nX-User-Tier: gold\r\nContent-Length: 0\r\n\r\n");
+    let head = america.accept().agree();
+    client.upgraded();
+    for (name, expected) in [
+        ("X-Client-Version", &["web/1"][..]),
+        ("X-Client", &[]),
+        ("X-Debug", &[]),
+        ("X-Client-Address", &["127.0.0.1"]),
+        ("X-User-Tier", &["gold"]),
+    ] {
+        assert_eq!(head.headers(name), expected, "{name}: {head}");
+    }
+
+    refused(&gateway, &Upgrade::to("/chat"), 403);
+    let robot = good.with("User-Agent", "a bot");
+    refused(&gateway, &robot, 403);
+    // From the office, as the trusted proxy says, robots are welcome.
+    let mut client = gateway.connect();
+    client.send(&robot.with("X-Forwarded-For", "192.0.2.7").encode());
+    asked.head();
+    asked.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(america.accept().agree().headers("X-Client-Address"), ["192.0.2.7"]);
+    client.upgraded();
+    refused(&gateway, &Upgrade::to("/tenants"), 403);
+    refused(&gateway, &Upgrade::to("/tenants").with("X-Tenant", "red"), 403);
+    gateway.apply(&gateway.setup().yaml());
     gateway.probe();
 }

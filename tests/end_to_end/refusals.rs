@@ -11,13 +11,14 @@ use crate::kit::issuer::Manner;
 use crate::kit::peer::Refused;
 use crate::kit::pki;
 use crate::kit::{
-    Gateway, IssuerServer, Peer, People, RawUpstream, Setup, Upgrade, Variant, on_both_drivers, until, until_some,
+    Gateway, IssuerServer, Peer, People, Port, RawUpstream, Setup, Upgrade, Variant, on_both_drivers, until, until_some,
 };
 
 on_both_drivers!(
     requests_that_break_a_rule,
     requests_that_lead_nowhere,
     clients_that_cannot_say_who_they_are,
+    clients_that_a_policy_does_not_let_in,
     a_head_that_does_not_come_in_time,
     a_proxy_header_that_does_not_come,
     clients_without_a_tls_session,
@@ -218,6 +219,22 @@ fn requests_that_lead_nowhere(variant: Variant) {
         upstream.accept().agree();
         client.upgraded();
     }
+}
+
+/// Every step, and every way in which a service can fail to decide, has its case among `policy`.
+fn clients_that_a_policy_does_not_let_in(variant: Variant) {
+    let upstream = RawUpstream::listen();
+    let nobody = Port::free();
+    let asks = format!("on_upgrade: [{{ forward_auth: {{ url: 'http://{}/' }} }}]", nobody.address());
+    let mut gateway = Setup::new(variant)
+        .api_to("refused", &upstream.url("/"), "on_upgrade: [{ deny: { addresses: [127.0.0.0/8] } }]")
+        .api_to("undecided", &upstream.url("/"), &asks)
+        .start();
+    for (refusal, target) in [("Policy", "/refused"), ("PolicyUnavailable", "/undecided")] {
+        let answer = expect_refusal(&mut gateway, &Upgrade::to(target).encode(), refusal);
+        assert_eq!(answer.head.header("Retry-After").is_some(), answer.status == 503, "{}", answer.head);
+    }
+    upstream.expect_no_connection(Duration::ZERO);
 }
 
 /// One of each; every form and every fault has its case among `credentials`.

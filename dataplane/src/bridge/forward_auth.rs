@@ -204,7 +204,8 @@ async fn hear(client: Client, call: Call, deadline: Instant) -> (Result<Answer, 
     let mut response = match asked {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
-            // Its text may hold the URL, and nothing of the headers.
+            // Its URL may have a key in its query.
+            let error = error.without_url();
             tracing::debug!(%error, "a service that decides for a policy gave no answer");
             return (Err(CallError::Failed), None);
         }

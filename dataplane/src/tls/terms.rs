@@ -235,8 +235,10 @@ impl Terms {
             Some((&asked.url, &asked.authorities, "issuer", &issuer.name))
         });
         for (url, authorities, kind, name) in deciding.chain(telling) {
+            // Its query may hold a key.
+            let shown = url.split('?').next().unwrap_or_default();
             if let Err(fault) = url.parse::<reqwest::Url>() {
-                reasons.push(format!("{kind} {name:?}: the URL {url} cannot be called: {fault}"));
+                reasons.push(format!("{kind} {name:?}: {shown} cannot be called: {fault}"));
             }
             if !url.starts_with("https:") || self.callers.contains_key(authorities) {
                 continue;
@@ -249,7 +251,7 @@ impl Terms {
             let held = before.and_then(|terms| terms.callers.get(authorities));
             match trust.and_then(|trust| Caller::of(trust, held)) {
                 Ok(caller) => _ = self.callers.insert(authorities.clone(), caller),
-                Err(fault) => reasons.push(format!("{kind} {name:?}, {url}: {}", with_sources(&fault))),
+                Err(fault) => reasons.push(format!("{kind} {name:?}, {shown}: {}", with_sources(&fault))),
             }
         }
     }

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use crate::kit::people::People;
 use crate::kit::tokens::{Algorithm, Signer, Token, key_set, now_s};
-use crate::kit::{RawUpstream, Setup, Upgrade, Variant, on_both_drivers};
+use crate::kit::{Gateway, RawUpstream, Setup, Upgrade, Variant, on_both_drivers};
+use crate::strangers::{converse, python};
 
 use super::{opened, refused};
 
@@ -23,6 +24,7 @@ on_both_drivers!(
 );
 
 const ISSUER: &str = "https://issuer.test";
+const GATEWAY: &str = "https://gateway.test";
 const TOKENS: &str = "authentication: { accept: [bearer, cookie], require_subscription: false }";
 
 fn people(signer: &Signer) -> People {
@@ -148,52 +150,80 @@ fn origins_are_the_api_s_or_the_settings_and_ambient_credentials_want_one(varian
     gateway.probe();
 }
 
-fn an_endpoint_is_told_who_the_client_is_and_can_verify_it(variant: Variant) {
-    let upstream = RawUpstream::listen();
-    let signer = Signer::new(Algorithm::EdDsa, "k1");
-    let kinds = [("eddsa", Algorithm::EdDsa), ("es256", Algorithm::Es256), ("rs256", Algorithm::Rs256)];
-    let keys: BTreeMap<&str, Signer> = kinds.map(|(name, kind)| (name, Signer::new(kind, name))).into();
-    let mut people =
-        people(&signer).application("shop", "").subscriptions("shop", &["eddsa:v1", "es256:v1", "rs256:v1"]);
-    let mut setup = Setup::new(variant);
-    for (name, key) in &keys {
-        let file = setup.directory().join(format!("{name}.pem"));
-        std::fs::write(&file, key.private_pem()).expect("a file can be written");
-        let members = "header: X-Told, lifetime: 30s";
-        let entry =
-            format!("name: {name}, issuer: 'https://gateway.test', key: {}, key_id: {name}, {members}", file.display());
-        people = people.entry("assertions", entry);
-        setup = setup.api(&format!(
-            "name: {name}, version: v1, context: /{name}, endpoints: {{ production: {{ url: \"{}\" }} }}, \
-             authentication: {{ accept: [bearer], assertion: {name} }}, \
-             on_upgrade: [{{ remove_headers: [X-Told] }}, {{ set_header: {{ name: X-A, value: b }} }}]",
-            upstream.url("/")
-        ));
+/// A gateway that tells an endpoint who its clients are, once with each kind of key; and somebody to tell of.
+struct Telling {
+    gateway: Gateway,
+    upstream: RawUpstream,
+    keys: BTreeMap<&'static str, Signer>,
+    token: String,
+}
+
+impl Telling {
+    fn start(variant: Variant) -> Self {
+        let upstream = RawUpstream::listen();
+        let signer = Signer::new(Algorithm::EdDsa, "k1");
+        let kinds = [("eddsa", Algorithm::EdDsa), ("es256", Algorithm::Es256), ("rs256", Algorithm::Rs256)];
+        let keys: BTreeMap<&str, Signer> = kinds.map(|(name, kind)| (name, Signer::new(kind, name))).into();
+        let apis = ["eddsa:v1", "es256:v1", "rs256:v1"];
+        let mut people = people(&signer).application("shop", "").subscriptions("shop", &apis);
+        let mut setup = Setup::new(variant);
+        for (name, key) in &keys {
+            let file = setup.directory().join(format!("{name}.pem"));
+            std::fs::write(&file, key.private_pem()).expect("a file can be written");
+            let key = format!("key: {}, key_id: {name}", file.display());
+            let entry = format!("name: {name}, issuer: '{GATEWAY}', {key}, header: X-Told, lifetime: 30s");
+            people = people.entry("assertions", entry);
+            setup = setup.api(&format!(
+                "name: {name}, version: v1, context: /{name}, endpoints: {{ production: {{ url: \"{}\" }} }}, \
+                 authentication: {{ accept: [bearer], assertion: {name} }}, \
+                 on_upgrade: [{{ remove_headers: [X-Told] }}, {{ set_header: {{ name: X-A, value: b }} }}]",
+                upstream.url("/")
+            ));
+        }
+        let claims = [("sub", "alice"), ("client_id", "shop-client"), ("scope", "read write")];
+        let token = claims.into_iter().fold(Token::of(ISSUER), |token, (name, value)| token.claim(name, value));
+        Self { gateway: setup.people(people).start(), upstream, keys, token: token.sign(&signer) }
     }
-    let mut gateway = setup.people(people).start();
-    let claims = [("sub", "alice"), ("client_id", "shop-client"), ("scope", "read write")];
-    let token =
-        claims.into_iter().fold(Token::of(ISSUER), |token, (name, value)| token.claim(name, value)).sign(&signer);
-    for (name, key) in &keys {
-        let request = bearing(&format!("/{name}/v1/room"), &token).with("X-Told", "forged").with("x-told", "forged");
-        let [one, other] = [(); 2].map(|()| {
-            let head = opened(&gateway, &upstream, &request);
-            let told = head.header("X-Told").unwrap_or_else(|| panic!("no assertion in {head}")).to_owned();
-            verified(key, &told)
-        });
+
+    /// What an endpoint of this API is told, whatever its client says of itself.
+    fn told(&self, api: &str) -> String {
+        let request =
+            bearing(&format!("/{api}/v1/room"), &self.token).with("X-Told", "forged").with("x-told", "forged");
+        let head = opened(&self.gateway, &self.upstream, &request);
+        head.header("X-Told").unwrap_or_else(|| panic!("no assertion in {head}")).to_owned()
+    }
+}
+
+fn an_endpoint_is_told_who_the_client_is_and_can_verify_it(variant: Variant) {
+    let mut telling = Telling::start(variant);
+    for (name, key) in &telling.keys {
+        let [one, other] = [(); 2].map(|()| verified(key, &telling.told(name)));
         assert_ne!(one["jti"], other["jti"], "each has its own");
         let (now, issued) = (now_s(), one["iat"].as_u64().expect("a number"));
         assert!(issued <= now && now - issued < 20 && one["exp"] == issued + 30, "{one}");
         let expected = json!({
-            "iss": "https://gateway.test", "sub": "alice", "client_id": "shop-client", "application": "shop",
+            "iss": GATEWAY, "sub": "alice", "client_id": "shop-client", "application": "shop",
             "apiname": name, "version": "v1", "apicontext": format!("/{name}/v1"), "topic": "/*",
             "keytype": "PRODUCTION", "scope": "read write",
             "iat": one["iat"], "exp": one["exp"], "jti": one["jti"],
         });
         assert_eq!(one, expected);
     }
-    refused(&gateway, &Upgrade::to("/eddsa/v1"), 401);
-    gateway.probe();
+    refused(&telling.gateway, &Upgrade::to("/eddsa/v1"), 401);
+    telling.gateway.probe();
+}
+
+#[test]
+fn pyjwt_verifies_what_an_endpoint_is_told() {
+    let Some(mut stranger) = python("assertion_reader.py", &["jwt", "cryptography"]) else { return };
+    let telling = Telling::start(Variant::Automatic);
+    let directory = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).expect("a file");
+    write("keys.json", &key_set(&telling.keys.values().collect::<Vec<_>>()));
+    for name in telling.keys.keys() {
+        write(&format!("{name}.jwt"), &telling.told(name));
+    }
+    converse(stranger.arg(directory.path()).arg(GATEWAY));
 }
 
 /// The claims of an assertion, once its signature is found good.
