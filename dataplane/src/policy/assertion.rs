@@ -2,8 +2,8 @@
 //! came in.
 //!
 //! It is signed for every handshake and kept nowhere. Names of its claims are those that WSO2's backend JWT has behind its
-//! dialect; how a backend verifies it is in docs/policies.md. Measured, one signature on one core: Ed25519 and ES256 some
-//! 20 µs, RS256 with 2048 bits some 700 µs.
+//! dialect; how a backend verifies it is in docs/policies.md. Measured in a build without optimisation, the whole
+//! assertion, the best of 300: Ed25519 91 µs, ES256 35 µs, RS256 with 2048 bits 565 µs.
 
 use std::collections::HashMap;
 use std::fmt;
