@@ -225,15 +225,21 @@ fn what_is_revoked_takes_its_sessions_along_on_every_data_plane(variant: Variant
     check_each(1, &[0, 1], &|at| if node_of(at) == 1 { begun_s } else { f64::MAX }, "on the one that stood still");
     cluster.applied();
 
-    // One by one, while the others live.
+    // Some one by one, each told to everybody before the next; the others at once.
+    let meant: Vec<usize> = (0..SESSIONS).filter(|at| round_of(*at) == Some(ROUND_OF_API)).collect();
+    let (singly, together) = meant.split_at(4 * OWN.len());
     let mut begun = vec![f64::MAX; SESSIONS];
-    for at in (0..SESSIONS).filter(|at| round_of(*at) == Some(ROUND_OF_API)) {
-        begun[at] = wall_s();
-        let answer = cluster.post("/api/v1/revocations", &format!("{{\"revoked\": \"{}\"}}", Crowd::name(at)));
+    for at in singly {
+        begun[*at] = wall_s();
+        let revocation = format!("{{\"revoked\": \"{}\"}}", Crowd::name(*at));
+        let answer = cluster.post("/api/v1/revocations?wait=applied", &revocation);
         assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
-        // Operators are no flood; what becomes of one is the catalogue's story.
-        std::thread::sleep(Duration::from_millis(10));
     }
+    together.iter().for_each(|at| begun[*at] = wall_s());
+    let change = |at: &usize| format!(r#"{{"kind": "revocation", "put": {{"revoked": "{}"}}}}"#, Crowd::name(*at));
+    let changes: Vec<_> = together.iter().map(change).collect();
+    let answer = cluster.post("/api/v1/batch", &format!("{{\"changes\": [{}]}}", changes.join(", ")));
+    assert!(answer.starts_with("HTTP/1.1 20"), "{answer}");
     check_each(ROUND_OF_API, &[0, 1], &|at| begun[at], "revoked in the admin API");
 
     // Both are cut off; what happened meanwhile is in the first generation that they are told of.
