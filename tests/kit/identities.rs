@@ -103,12 +103,15 @@ fn timestamp() -> impl Strategy<Value = Option<Timestamp>> {
     option::of((1_u64..4_000_000_000).prop_map(Timestamp::from_secs))
 }
 
+/// What a client is made of: its secret's number, its key type, its grants, its scopes.
+type DrawnClient = (Option<u32>, Environment, Vec<GrantType>, Vec<String>);
+
 fn applications() -> impl Strategy<Value = Vec<Application>> {
     let grants = vec![GrantType::ClientCredentials, GrantType::Password];
     let client = (option::of(any::<u32>()), environment(), subsequence(grants, 0..=2), scopes());
     let options = (any::<bool>(), option::of(client));
     (subsequence(APPLICATIONS.to_vec(), 0..=4), vec(options, 4)).prop_map(|(names, options)| {
-        let one = |(name, (enabled, client)): (&str, (bool, Option<(Option<u32>, _, _, _)>))| {
+        let one = |(name, (enabled, client)): (&str, (bool, Option<DrawnClient>))| {
             let clients = client.into_iter().map(|(secret, environment, grants, scopes)| {
                 let secret = secret.map(|secret| SecretHash::of(&secret.to_string()));
                 OAuthClient { id: format!("{name}-client"), secret, environment, grants, scopes }

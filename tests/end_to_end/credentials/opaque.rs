@@ -118,7 +118,7 @@ fn where_nobody_answers_nobody_comes_in(variant: Variant) {
         issuer.set_manner(manner.clone());
         let start = Instant::now();
         let mut client = gateway.connect();
-        client.send(&bearer("/keep", &format!("good")).encode());
+        client.send(&bearer("/keep", "good").encode());
         let answer = client.refused();
         assert_eq!(
             (answer.status, answer.body.trim_end()),

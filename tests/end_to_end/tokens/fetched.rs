@@ -11,7 +11,7 @@ fn standing(gateway: &Gateway) -> Value {
     let status = gateway.verb("status", &["--json"]).json();
     // A control plane that is starting says nothing of them yet.
     let issuers = status["issuers"].as_array().into_iter().flatten();
-    issuers.filter(|one| one["name"] == "corporate").cloned().next().unwrap_or_default()
+    issuers.into_iter().find(|one| one["name"] == "corporate").cloned().unwrap_or_default()
 }
 
 fn gateway(jwks: &str) -> Gateway {
