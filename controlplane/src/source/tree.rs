@@ -74,6 +74,8 @@ pub struct Malformed {
     pub message: String,
 }
 
+/// Nesting of one document; the model needs a dozen, and each level costs the reader some KiB of its stack.
+const DEPTH_MAX: usize = 32;
 /// Nodes of one document, replayed aliases included: room for the largest snapshot with all its options.
 const NODES_MAX: usize = 4_000_000;
 /// Events that aliases may replay in one document; anchors save typing, they do not generate configurations.
@@ -82,7 +84,7 @@ const ALIAS_EVENTS_MAX: usize = 100_000;
 /// Reads a YAML or JSON text; `file` goes into every place.
 pub fn parse(text: &str, file: usize) -> Result<Node, Malformed> {
     let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! { max_nodes: NODES_MAX, max_events: 3 * NODES_MAX },
+        budget: serde_saphyr::budget! { max_nodes: NODES_MAX, max_events: 3 * NODES_MAX, max_depth: DEPTH_MAX },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: ALIAS_EVENTS_MAX },
         strict_booleans: true,
         no_schema: true,
@@ -291,6 +293,15 @@ mod tests {
             assert!(!malformed.message.contains("hunter2"), "{malformed:?}");
             assert!(!malformed.message.contains("line "), "{malformed:?}");
             assert_eq!(malformed.place.line, line, "{malformed:?}");
+        }
+    }
+
+    #[test]
+    fn a_document_is_nested_so_deep_at_most() {
+        let nested = |levels: usize| format!("a: {}{}", "[".repeat(levels), "]".repeat(levels));
+        assert!(parse(&nested(20), 0).is_ok());
+        for levels in [40, 1_000, 100_000] {
+            assert!(parse(&nested(levels), 0).is_err(), "{levels}");
         }
     }
 

@@ -66,7 +66,7 @@ pub fn grant(
         proof,
         client: client.map(Into::into),
         application: known.map(|client| client.application.clone()),
-        user: text(claims, &names.user)?.filter(|user| !user.is_empty()).map(Into::into),
+        user: user(claims, names, client)?.map(Into::into),
         environment: environment(claims, names)?.or(known.map(|client| client.environment)),
         scopes: scopes(claims, names)?,
         // What does not say when it was issued is reached by every revocation of what was issued before.
@@ -74,6 +74,12 @@ pub fn grant(
         expires_ms,
         word: Word::default(),
     })
+}
+
+/// The user that is named. A client that has a token for itself is its subject (RFC 9068 §2.2), and no user: else who may
+/// name clients could be whomever they like.
+fn user<'c>(claims: &'c Claimed, names: &ClaimNames, client: Option<&str>) -> Result<Option<&'c str>, Fault> {
+    Ok(text(claims, &names.user)?.filter(|user| !user.is_empty() && Some(*user) != client))
 }
 
 /// The client that is named, and whose it is: what of a grant depends on more than the token and its issuer.
