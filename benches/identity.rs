@@ -18,7 +18,7 @@ use dataplane::authenticate::{Jws, grant_of_jwt};
 use dataplane::identity::{Grant, Proof, Word};
 use dataplane::issuers::Believed;
 use dataplane::people::People;
-use dataplane::standing::{self, Moments};
+use dataplane::standing;
 use dataplane::tables::Tables;
 use dataplane::tls::Terms;
 use proto::control::Message;
@@ -147,8 +147,7 @@ fn keys(criterion: &mut Criterion) {
     group.bench_function("whether a grant stands", |bencher| {
         bencher.iter(|| {
             next = (next + 1) % grants.len();
-            standing::check(&current, &entry, black_box(&grants[next]), Moments::now(now_of_bench()))
-                .expect("it stands")
+            standing::check(&current, &entry, black_box(&grants[next]), now_of_bench()).expect("it stands")
         });
     });
     let mut config = first.to_config();
@@ -183,7 +182,7 @@ fn grant(at: usize) -> Grant {
         user: None,
         environment: None,
         scopes: Box::default(),
-        issued_s: Some(0),
+        issued_s: 0,
         expires_ms: u64::MAX,
         word: Word::default(),
     }

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Nothing here waits, except where the bridge must be asked; only then is anything allocated for waiting. What a grant
-//! is stands in [`identity`](crate::identity), whether it still stands in [`standing`](crate::standing).
+//! is stands in [`identity`](crate::identity), whether it still stands in [`standing`].
 
 pub mod cache;
 pub mod challenge;
@@ -40,7 +40,7 @@ use crate::record::ShardRecord;
 use crate::relay::wall_clock_ms;
 use crate::route::Place;
 use crate::shard::Shard;
-use crate::standing::{self, Moments};
+use crate::standing;
 use crate::tables::Tables;
 use crate::tls::ClientCertificate;
 
@@ -242,7 +242,9 @@ impl<'a> Room<'a> {
         let passwords = &self.credentials.passwords;
         let fingerprint = passwords.fingerprint(&login.user, &login.password, stored);
         match passwords.known(&fingerprint, Instant::now()) {
-            Some(is_good) => question::of_password(self.tables.snapshot(), &login.user, is_good).map(identity).into(),
+            Some(is_good) => {
+                question::of_password(self.tables.snapshot(), &login.user, is_good, self.now_ms).map(identity).into()
+            }
             None => Step::Ask(Box::new(Question::Password { login, fingerprint, stored: stored.cloned() })),
         }
     }
@@ -260,13 +262,14 @@ impl<'a> Room<'a> {
         let user = self.tables.snapshot().user(name).ok_or(Fault::Unknown)?;
         let expires_s = u64::try_from(certificate.not_after).ok().filter(|seconds| *seconds > 0);
         let expires_ms = expires_s.map_or(u64::MAX, |seconds| seconds.saturating_mul(1000));
-        Ok(of_user(user, CredentialForm::ClientCertificate, Proof::Certificate, expires_ms))
+        let proof = Proof::Certificate { subject: certificate.subject.as_str().into() };
+        Ok(of_user(user, CredentialForm::ClientCertificate, proof, expires_ms, self.now_ms))
     }
 
     /// Whether a credential that is good is good here and now.
     fn stands(&self, identity: &Identity) -> Result<(), Fault> {
         let grant = identity.grant.as_deref().ok_or(Fault::Absent)?;
-        standing::check(self.tables, &self.place.api, grant, Moments::now(self.now_ms / 1000))?;
+        standing::check(self.tables, &self.place.api, grant, self.now_ms / 1000)?;
         let wanted = &self.place.scopes;
         let has = |scope: &String| grant.scopes.iter().any(|own| **own == **scope);
         if !wanted.is_empty() && !wanted.iter().any(has) {
@@ -280,8 +283,8 @@ impl<'a> Room<'a> {
     }
 }
 
-/// What a user's own credential grants. It counts as issued at its handshake.
-fn of_user(user: &User, form: CredentialForm, proof: Proof, expires_ms: u64) -> Grant {
+/// What a user's own credential grants. It counts as issued at its handshake, which is now.
+fn of_user(user: &User, form: CredentialForm, proof: Proof, expires_ms: u64, now_ms: u64) -> Grant {
     Grant {
         form,
         proof,
@@ -290,7 +293,7 @@ fn of_user(user: &User, form: CredentialForm, proof: Proof, expires_ms: u64) -> 
         user: Some(user.name.as_str().into()),
         environment: Some(user.environment),
         scopes: user.scopes.iter().map(|scope| scope.as_str().into()).collect(),
-        issued_s: None,
+        issued_s: now_ms / 1000,
         expires_ms,
         word: Word::default(),
     }

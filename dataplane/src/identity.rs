@@ -29,8 +29,8 @@ pub struct Grant {
     pub environment: Option<Environment>,
     /// The scopes.
     pub scopes: Box<[Box<str>]>,
-    /// When the credential was issued, seconds since 1970; none: at the handshake.
-    pub issued_s: Option<u64>,
+    /// When the credential was issued, seconds since 1970; a password or a certificate is proof anew at each handshake.
+    pub issued_s: u64,
     /// When it runs out, milliseconds since 1970; `u64::MAX`: never.
     pub expires_ms: u64,
     /// What was heard of it since, where somebody is asked again and again.
@@ -59,7 +59,10 @@ pub enum Proof {
     /// A password.
     Password,
     /// A client certificate.
-    Certificate,
+    Certificate {
+        /// Its subject, as RFC 4514 writes it.
+        subject: Box<str>,
+    },
 }
 
 /// The last word on a token that is asked about again. Written by the bridge, read by workers.

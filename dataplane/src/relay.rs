@@ -27,7 +27,7 @@ use crate::identity::{Fault, Grant};
 use crate::record::{ApiCounters, Cause, Closed, Direction, Line, Log, SessionRecord};
 use crate::route::Route;
 use crate::shard::Shard;
-use crate::standing::{self, Moments};
+use crate::standing;
 use crate::stream::Parts;
 use crate::tables::{ApiEntry, EndpointEntry, Fate, Tables};
 
@@ -78,7 +78,7 @@ pub struct Established {
 /// Makes a session of a journey and gives it to the worker's engine.
 pub fn hand_over(shard: &Shard, downstream: Downstream, established: Established) {
     let Established { tables, route, permit, upstream, request } = established;
-    let (wall_ms, now_ms) = (wall_clock_ms(), shard.now_ms());
+    let now_ms = shard.now_ms();
     let api = route.api;
     let record = shard.shared.log.is_on().then(|| downstream.record(shard, upstream.agreed(), tables.secret_names()));
     let counters = shard.record.api(&api.api.name, &api.api.version);
@@ -105,10 +105,6 @@ pub fn hand_over(shard: &Shard, downstream: Downstream, established: Established
         api,
     };
     let mut session = Session::new(birth);
-    if let Some(grant) = &resident.grant {
-        let code = CloseCode(resident.api.api.authentication.close_code);
-        session.end_at(on_worker_clock(grant.expires_ms, wall_ms, now_ms), Cause::CredentialExpired, code);
-    }
     catch_up(shard, &tables, &resident, &mut session, now_ms);
     let client = downstream.stream.into_parts().behind(request.into_early());
     let upstream = upstream.stream.into_parts().behind(upstream.early);
@@ -126,8 +122,10 @@ fn catch_up(shard: &Shard, tables: &Tables, resident: &Resident, session: &mut S
         session.drain_at(at_ms(), Cause::Drain);
     }
     let current = shard.shared.tables.load();
-    let Some(current) = current.as_ref().as_ref().filter(|current| !std::ptr::eq(&***current, tables)) else { return };
-    resident.look_again(current, session, now_ms);
+    let current = current.as_ref().as_ref();
+    // Also under the same tables: what was heard of a token meanwhile was told to the sessions that were there.
+    resident.look_again(current.map_or(tables, |current| current), session, now_ms);
+    let Some(current) = current.filter(|current| !std::ptr::eq(&***current, tables)) else { return };
     match current.fate(&resident.api, session.limits()) {
         Fate::Untouched => {}
         Fate::Limits(limits) => session.adopt_limits(&limits),
@@ -203,18 +201,21 @@ impl Drop for LiveSession {
 }
 
 impl Resident {
-    /// Closes the session at once if what let it in does not stand any more.
+    /// Closes the session at once if what let it in does not stand any more, and else when it ends.
     pub fn look_again(&self, tables: &Tables, session: &mut Session, now_ms: u64) {
         let Some(grant) = &self.grant else { return };
-        let now_s = wall_clock_ms() / 1000;
-        let admitted_s = now_s.saturating_sub(now_ms.saturating_sub(self.began_ms) / 1000);
-        let cause = match standing::check(tables, &self.api, grant, Moments { now_s, admitted_s }) {
-            Ok(()) => return,
+        let wall_ms = wall_clock_ms();
+        let code = CloseCode(self.api.api.authentication.close_code);
+        let cause = match standing::check(tables, &self.api, grant, wall_ms / 1000) {
+            // It may end sooner than it did when it was let in.
+            Ok(ends_ms) => {
+                return session.end_at(on_worker_clock(ends_ms, wall_ms, now_ms), Cause::CredentialExpired, code);
+            }
             Err(Fault::Expired) => Cause::CredentialExpired,
             Err(Fault::Unavailable) => Cause::CredentialUnverified,
             Err(_) => Cause::CredentialRevoked,
         };
-        session.end_at(now_ms, cause, CloseCode(self.api.api.authentication.close_code));
+        session.end_at(now_ms, cause, code);
     }
 
     /// The session is over: counts and writes it down.

@@ -3,32 +3,14 @@
 //!
 //! A plain function of the tables and the time. It looks a handful of names up and allocates at most two short texts.
 
-use proto::snapshot::{Revocation, RevokedKind, Snapshot, WhenUnreachable};
+use proto::snapshot::{OWN_ISSUER, RevokedKind, Snapshot, WhenUnreachable};
 
 use crate::identity::{Fault, Grant, Proof};
 use crate::tables::{ApiEntry, Tables};
 
-/// A moment of a session, seconds since 1970.
-#[derive(Debug, Clone, Copy)]
-pub struct Moments {
-    /// Now.
-    pub now_s: u64,
-    /// When the session's handshake was, which for a handshake is now.
-    pub admitted_s: u64,
-}
-
-impl Moments {
-    /// Of a handshake.
-    pub const fn now(now_s: u64) -> Self {
-        Self { now_s, admitted_s: now_s }
-    }
-}
-
-/// Whether these tables let a grant use an API, which is the entry that the session was admitted under.
-pub fn check(tables: &Tables, api: &ApiEntry, grant: &Grant, moments: Moments) -> Result<(), Fault> {
-    if moments.now_s.saturating_mul(1000) >= grant.expires_ms {
-        return Err(Fault::Expired);
-    }
+/// Whether these tables let a grant use an API, which is the entry that the session was admitted under; and until when,
+/// milliseconds since 1970, `u64::MAX`: for ever. `now_s` is in seconds since 1970.
+pub fn check(tables: &Tables, api: &ApiEntry, grant: &Grant, now_s: u64) -> Result<u64, Fault> {
     if grant.word.is_withdrawn() {
         return Err(Fault::Revoked);
     }
@@ -36,43 +18,71 @@ pub fn check(tables: &Tables, api: &ApiEntry, grant: &Grant, moments: Moments) -
         return Err(Fault::Unavailable);
     }
     let snapshot = tables.snapshot();
-    proof(tables, grant)?;
+    let ends_ms = proof(tables, grant)?.min(grant.expires_ms);
+    if now_s.saturating_mul(1000) >= ends_ms {
+        return Err(Fault::Expired);
+    }
     user(snapshot, grant)?;
     application(tables, api, grant)?;
-    if snapshot.has_revocations() && is_revoked(snapshot, api, grant, moments) {
+    if snapshot.has_revocations() && is_revoked(snapshot, api, grant, now_s) {
         return Err(Fault::Revoked);
     }
-    Ok(())
+    Ok(ends_ms)
 }
 
-fn proof(tables: &Tables, grant: &Grant) -> Result<(), Fault> {
+/// What was presented must still be whose it was; and until when it is good, as far as the tables say.
+fn proof(tables: &Tables, grant: &Grant) -> Result<u64, Fault> {
+    let snapshot = tables.snapshot();
     match &grant.proof {
         Proof::Key(hash) => {
-            let key = tables.snapshot().key(hash).ok_or(Fault::Unknown)?;
-            let is_same = grant.application.as_deref() == Some(&*key.application);
+            let key = snapshot.key(hash).ok_or(Fault::Unknown)?;
+            let is_same = grant.application.as_deref() == Some(&*key.application)
+                && grant.user == key.user
+                && grant.environment == Some(key.environment);
             if !is_same {
                 Err(Fault::Unknown)
             } else if !key.enabled {
                 Err(Fault::Disabled)
             } else {
-                Ok(())
+                Ok(key.expires.map_or(u64::MAX, |at| at.as_ms()))
             }
         }
         Proof::Token { issuer, .. } | Proof::Opaque { issuer, .. } => {
-            let is_known = tables.snapshot().issuers().iter().any(|one| *one.name == **issuer);
-            if is_known { Ok(()) } else { Err(Fault::Issuer) }
+            let is_known = snapshot.issuers().iter().any(|one| *one.name == **issuer);
+            if is_known { Ok(u64::MAX) } else { Err(Fault::Issuer) }
         }
-        Proof::Password | Proof::Certificate => {
-            let user = grant.user.as_deref().and_then(|name| tables.snapshot().user(name));
-            user.map(|_| ()).ok_or(Fault::Unknown)
+        Proof::Password => own_credential(snapshot, grant),
+        Proof::Certificate { subject } => {
+            let of = tables.people().user_by_subject(subject);
+            if of.is_some() && of == grant.user.as_deref() {
+                own_credential(snapshot, grant)
+            } else {
+                Err(Fault::Unknown)
+            }
         }
     }
 }
 
-/// An issuer's users need not be known here; those that are can be switched off.
+/// A user's own credential counts for the application that the user has.
+fn own_credential(snapshot: &Snapshot, grant: &Grant) -> Result<u64, Fault> {
+    let user = grant.user.as_deref().and_then(|name| snapshot.user(name)).ok_or(Fault::Unknown)?;
+    let is_same =
+        user.application.as_deref() == grant.application.as_deref() && grant.environment == Some(user.environment);
+    if is_same { Ok(u64::MAX) } else { Err(Fault::Unknown) }
+}
+
+/// An issuer's users need not be known here, but for the gateway's own; those that are can be switched off.
 fn user(snapshot: &Snapshot, grant: &Grant) -> Result<(), Fault> {
-    let known = grant.user.as_deref().and_then(|name| snapshot.user(name));
-    if known.is_some_and(|user| !user.enabled) { Err(Fault::Disabled) } else { Ok(()) }
+    let Some(name) = grant.user.as_deref() else { return Ok(()) };
+    match snapshot.user(name) {
+        Some(user) if !user.enabled => Err(Fault::Disabled),
+        None if is_of_own_issuer(grant) => Err(Fault::Unknown),
+        _ => Ok(()),
+    }
+}
+
+fn is_of_own_issuer(grant: &Grant) -> bool {
+    matches!(&grant.proof, Proof::Token { issuer, .. } if **issuer == *OWN_ISSUER)
 }
 
 fn application(tables: &Tables, api: &ApiEntry, grant: &Grant) -> Result<(), Fault> {
@@ -97,15 +107,15 @@ fn application(tables: &Tables, api: &ApiEntry, grant: &Grant) -> Result<(), Fau
     if subscription.is_some_and(|one| one.enabled) { Ok(()) } else { Err(Fault::NotSubscribed) }
 }
 
-fn is_revoked(snapshot: &Snapshot, api: &ApiEntry, grant: &Grant, moments: Moments) -> bool {
-    let issued_s = grant.issued_s.unwrap_or(moments.admitted_s);
-    let hits = |kind, subject: &str| snapshot.revocation(kind, subject).is_some_and(|one| applies(one, issued_s));
+fn is_revoked(snapshot: &Snapshot, api: &ApiEntry, grant: &Grant, now_s: u64) -> bool {
+    let hits =
+        |kind, subject: &str| snapshot.revocation(kind, subject).is_some_and(|one| one.reaches(grant.issued_s, now_s));
     let by_name = |kind, name: &Option<Box<str>>| name.as_deref().is_some_and(|name| hits(kind, name));
     let by_proof = match &grant.proof {
         Proof::Token { id, .. } => by_name(RevokedKind::Token, id),
         Proof::Opaque { hash, .. } => hits(RevokedKind::Opaque, &hash.to_string()),
         Proof::Key(hash) => snapshot.key(hash).is_some_and(|key| hits(RevokedKind::Key, &key.name)),
-        Proof::Password | Proof::Certificate => false,
+        Proof::Password | Proof::Certificate { .. } => false,
     };
     by_proof
         || by_name(RevokedKind::Client, &grant.client)
@@ -117,20 +127,14 @@ fn is_revoked(snapshot: &Snapshot, api: &ApiEntry, grant: &Grant, moments: Momen
             .is_some_and(|name| hits(RevokedKind::Subscription, &format!("{name}/{}", api.label)))
 }
 
-/// A revocation of what was issued before a second also reaches what was issued within it: seconds are all that a token
-/// says.
-fn applies(revocation: &Revocation, issued_s: u64) -> bool {
-    revocation.issued_before.is_none_or(|before| issued_s <= before.as_secs())
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use proto::control::message::Generation;
     use proto::snapshot::{
-        Api, ApiKey, Application, Config, CredentialForm, Issuer, Listener, OAuthClient, SecretHash, Subscription,
-        Target, Timestamp, User,
+        Api, ApiKey, Application, Config, CredentialForm, Environment, Issuer, Listener, OAuthClient, Revocation,
+        SecretHash, Subscription, Target, Timestamp, User,
     };
 
     use super::*;
@@ -167,7 +171,7 @@ mod tests {
             name: "alice".into(),
             password: None,
             certificates: Vec::new(),
-            application: None,
+            application: Some("mobile".into()),
             environment: Default::default(),
             scopes: Vec::new(),
             enabled: true,
@@ -214,9 +218,9 @@ mod tests {
             client: Some("mobile-client".into()),
             application: Some("mobile".into()),
             user: Some("alice".into()),
-            environment: None,
+            environment: Some(Default::default()),
             scopes: Box::default(),
-            issued_s: Some(NOW_S - 100),
+            issued_s: NOW_S - 100,
             expires_ms: (NOW_S + 100) * 1000,
             word: Word::default(),
         }
@@ -224,20 +228,20 @@ mod tests {
 
     fn key() -> Grant {
         let proof = Proof::Key(SecretHash::of("secret"));
-        Grant { proof, client: None, user: None, issued_s: Some(0), expires_ms: u64::MAX, ..token() }
+        Grant { proof, client: None, user: None, issued_s: 0, expires_ms: u64::MAX, ..token() }
     }
 
     fn password() -> Grant {
-        Grant { proof: Proof::Password, client: None, issued_s: None, expires_ms: u64::MAX, ..token() }
+        Grant { proof: Proof::Password, client: None, issued_s: NOW_S, expires_ms: u64::MAX, ..token() }
     }
 
     fn standing(grant: &Grant, change: impl FnOnce(&mut Config)) -> Result<(), Fault> {
-        standing_at(grant, Moments::now(NOW_S), change)
+        standing_at(grant, NOW_S, change)
     }
 
-    fn standing_at(grant: &Grant, moments: Moments, change: impl FnOnce(&mut Config)) -> Result<(), Fault> {
+    fn standing_at(grant: &Grant, now_s: u64, change: impl FnOnce(&mut Config)) -> Result<(), Fault> {
         let admitted = tables(|_| {});
-        check(&tables(change), admitted.api("chat", "v1").unwrap(), grant, moments)
+        check(&tables(change), admitted.api("chat", "v1").unwrap(), grant, now_s).map(|_| ())
     }
 
     fn revoke(what: &str, issued_before_s: Option<u64>) -> impl FnOnce(&mut Config) {
@@ -260,14 +264,15 @@ mod tests {
     #[test]
     fn a_grant_ends_with_its_last_second() {
         let grant = token();
-        let at = |now_s| standing_at(&grant, Moments::now(now_s), |_| {});
+        let at = |now_s| standing_at(&grant, now_s, |_| {});
         assert_eq!((at(NOW_S + 99), at(NOW_S + 100)), (Ok(()), Err(Fault::Expired)));
     }
 
     #[test]
     fn whatever_it_leans_on_must_be_there_and_switched_on() {
         type Change = fn(&mut Config);
-        let cases: [(&str, Change, [Result<(), Fault>; 3]); 9] = [
+        type Outcomes = [Result<(), Fault>; 3];
+        let cases: [(&str, Change, Outcomes); 9] = [
             ("the application is off", |c| c.applications[0].enabled = false, [Err(Fault::Disabled); 3]),
             (
                 "the application is gone",
@@ -275,6 +280,7 @@ mod tests {
                     c.applications.remove(0);
                     c.subscriptions.clear();
                     c.keys.clear();
+                    c.users[0].application = None;
                 },
                 [Err(Fault::Unknown); 3],
             ),
@@ -290,6 +296,14 @@ mod tests {
             let found = [token(), key(), password()].map(|grant| standing(&grant, change));
             assert_eq!(found, expected, "{what}");
         }
+        let own = Grant { proof: Proof::Token { issuer: Arc::from(OWN_ISSUER), id: None }, ..token() };
+        let own_issuer: Change = |c| c.issuers[0].name = OWN_ISSUER.into();
+        assert_eq!(standing(&own, own_issuer), Ok(()));
+        let without: Change = |c| {
+            c.issuers[0].name = OWN_ISSUER.into();
+            c.users.clear();
+        };
+        assert_eq!(standing(&own, without), Err(Fault::Unknown), "a user of the gateway's own tokens was removed");
         let moved: Change = |c| c.applications[0].clients[0].id = "another".into();
         assert_eq!(standing(&token(), moved), Err(Fault::Unknown), "its client is no more the application's");
     }
@@ -301,7 +315,7 @@ mod tests {
         let admitted = tables(|empty| *empty = config);
         let grant = Grant { application: None, client: None, ..token() };
         let api = admitted.api("chat", "v1").unwrap();
-        assert_eq!(check(&admitted, api, &grant, Moments::now(NOW_S)), Ok(()));
+        assert_eq!(check(&admitted, api, &grant, NOW_S), Ok((NOW_S + 100) * 1000));
         assert_eq!(standing(&grant, |_| {}), Err(Fault::NotSubscribed));
     }
 
@@ -341,9 +355,33 @@ mod tests {
             [true, false, false]
         );
         // A password is proof anew at each handshake: sessions that were there go, new ones may come.
-        let moments = |admitted_s| Moments { now_s: NOW_S, admitted_s };
-        let with = |admitted_s| standing_at(&password(), moments(admitted_s), revoke("user:alice", Some(NOW_S - 10)));
+        let with = |issued_s| standing(&Grant { issued_s, ..password() }, revoke("user:alice", Some(NOW_S - 10)));
         assert_eq!((with(NOW_S - 20), with(NOW_S)), (Err(Fault::Revoked), Ok(())));
+    }
+
+    #[test]
+    fn a_key_ends_when_the_tables_say_and_is_no_other_persons() {
+        let admitted = tables(|_| {});
+        let api = admitted.api("chat", "v1").unwrap();
+        let shortened = tables(|config| config.keys[0].expires = Some(Timestamp::from_secs(NOW_S + 60)));
+        assert_eq!(check(&admitted, api, &key(), NOW_S), Ok(u64::MAX));
+        assert_eq!(check(&shortened, api, &key(), NOW_S), Ok((NOW_S + 60) * 1000));
+        assert_eq!(check(&shortened, api, &key(), NOW_S + 60), Err(Fault::Expired));
+        assert_eq!(standing(&key(), |c| c.keys[0].user = Some("alice".into())), Err(Fault::Unknown));
+        assert_eq!(standing(&key(), |c| c.keys[0].environment = Environment::Sandbox), Err(Fault::Unknown));
+    }
+
+    #[test]
+    fn a_certificate_is_good_while_its_subject_is_the_users() {
+        let with_subject = |config: &mut Config| config.users[0].certificates.push("CN=alice".into());
+        let grant = Grant { proof: Proof::Certificate { subject: "CN=alice".into() }, ..password() };
+        assert_eq!(standing(&grant, with_subject), Ok(()));
+        assert_eq!(standing(&grant, |_| {}), Err(Fault::Unknown));
+        let another = |config: &mut Config| {
+            with_subject(config);
+            config.users[0].application = Some("other".into());
+        };
+        assert_eq!(standing(&grant, another), Err(Fault::Unknown), "the user's application is another now");
     }
 
     #[test]
@@ -355,7 +393,7 @@ mod tests {
         strict.apis[0].authentication.when_unreachable = WhenUnreachable::Close;
         let strict = tables(|config| *config = strict);
         let api = strict.api("chat", "v1").unwrap();
-        assert_eq!(check(&strict, api, &grant, Moments::now(NOW_S)), Err(Fault::Unavailable));
+        assert_eq!(check(&strict, api, &grant, NOW_S), Err(Fault::Unavailable));
         grant.word.withdraw();
         assert_eq!(standing(&grant, |_| {}), Err(Fault::Revoked));
     }

@@ -288,10 +288,7 @@ impl Desk {
     }
 
     fn is_revoked(&self, kind: RevokedKind, subject: &str, issued_s: u64, now: Now) -> bool {
-        self.catalogue.revocation(kind, subject).is_some_and(|one| {
-            one.expires.is_none_or(|until| until.as_secs() > now.secs())
-                && one.issued_before.is_none_or(|before| issued_s < before.as_secs())
-        })
+        self.catalogue.revocation(kind, subject).is_some_and(|one| one.reaches(issued_s, now.secs()))
     }
 
     /// The user whose password this is, RFC 6749 §4.3.

@@ -32,7 +32,7 @@ pub fn grant(
         environment: Some(key.environment),
         scopes: restrictions.map_or(&[][..], |one| &one.scopes).iter().map(|scope| scope.as_str().into()).collect(),
         // Of a key that does not say when it was made every revocation is later.
-        issued_s: Some(key.created.map_or(0, |created| created.as_secs())),
+        issued_s: key.created.map_or(0, |created| created.as_secs()),
         expires_ms: key.expires.map_or(u64::MAX, |expires| expires.as_ms()),
         word: Word::default(),
     })

@@ -47,7 +47,7 @@ impl Question {
                 let Login { user, password } = login;
                 let is_good = credentials.passwords.check(fingerprint, password, stored).await;
                 let is_good = is_good.map_err(|_| Fault::Unavailable)?;
-                of_password(tables.snapshot(), &user, is_good).map(identity)
+                of_password(tables.snapshot(), &user, is_good, wall_clock_ms()).map(identity)
             }
             Self::Token { issuers, hash, form, token } => {
                 let mut is_silent = false;
@@ -73,12 +73,12 @@ impl Question {
 }
 
 /// What a password grants that was compared with the user's.
-pub fn of_password(snapshot: &Snapshot, user: &str, is_good: bool) -> Result<Grant, Fault> {
+pub fn of_password(snapshot: &Snapshot, user: &str, is_good: bool, now_ms: u64) -> Result<Grant, Fault> {
     let user = snapshot.user(user).ok_or(Fault::Unknown)?;
     if !is_good {
         return Err(Fault::Password);
     }
-    Ok(of_user(user, CredentialForm::Basic, Proof::Password, u64::MAX))
+    Ok(of_user(user, CredentialForm::Basic, Proof::Password, u64::MAX, now_ms))
 }
 
 /// A token that its issuer says is good.

@@ -70,7 +70,7 @@ pub fn grant(
         environment: environment(claims, names)?.or(known.map(|client| client.environment)),
         scopes: scopes(claims, names)?,
         // What does not say when it was issued is reached by every revocation of what was issued before.
-        issued_s: Some(issued_ms.map_or(0, |ms| ms / 1000)),
+        issued_s: issued_ms.map_or(0, |ms| ms / 1000),
         expires_ms,
         word: Word::default(),
     })

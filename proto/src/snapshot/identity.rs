@@ -321,6 +321,15 @@ pub struct Revocation {
     pub reason: String,
 }
 
+impl Revocation {
+    /// Whether it reaches what it names, issued then, now; both in seconds since 1970. Of one second nobody can say what was
+    /// first, as seconds are all that a token says: what was issued within it is reached.
+    pub fn reaches(&self, issued_s: u64, now_s: u64) -> bool {
+        self.issued_before.is_none_or(|before| issued_s <= before.as_secs())
+            && self.expires.is_none_or(|expires| now_s < expires.as_secs())
+    }
+}
+
 /// What a revocation names. Written `KIND:SUBJECT`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revoked {

@@ -18,7 +18,7 @@ fn a_key_grants_what_it_says_until_it_expires() {
     assert_eq!((looked.0, said.form, &said.proof), (Some(Key), Key, &Proof::Key(SecretHash::of("secret"))));
     assert_eq!((said.application.as_deref(), said.user.as_deref()), (Some("mobile"), Some("alice")));
     assert_eq!((said.environment, said.expires_ms), (Some(Environment::Sandbox), (NOW_S + 1) * 1000));
-    assert_eq!((said.issued_s, said.scopes.len()), (Some(1_798_761_600), 1));
+    assert_eq!((said.issued_s, said.scopes.len()), (1_798_761_600, 1));
     let verified = RefCell::default();
     let later = Caller { now_s: NOW_S + 1, ..somebody(&verified) };
     assert_eq!(ask(&tables, &later, "/chat/v1/x", &["apikey: secret"], &[]).1.unwrap_err(), Fault::Expired);
@@ -77,8 +77,9 @@ fn a_certificate_is_whose_subject_it_has_until_it_expires() {
     };
     let looked = outcome(subject, NOW_S);
     let said = grant(&looked);
-    assert_eq!((said.form, &said.proof, said.user.as_deref()), (Certificate, &Proof::Certificate, Some("alice")));
-    assert_eq!((said.issued_s, said.expires_ms), (None, (NOW_S + 60) * 1000));
+    let proof = Proof::Certificate { subject: subject.into() };
+    assert_eq!((said.form, &said.proof, said.user.as_deref()), (Certificate, &proof, Some("alice")));
+    assert_eq!((said.issued_s, said.expires_ms), (NOW_S, (NOW_S + 60) * 1000));
     assert_eq!(outcome(subject, NOW_S + 60).1.unwrap_err(), Fault::Expired);
     assert_eq!(outcome("CN=alice", NOW_S).1.unwrap_err(), Fault::Unknown);
     assert_eq!(outcome("", NOW_S).1.unwrap_err(), Fault::Unknown);

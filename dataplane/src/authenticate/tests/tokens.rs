@@ -177,7 +177,7 @@ fn what_is_no_token_is_malformed() {
 fn a_public_key_is_nobodys_secret() {
     let signer = Signer::rsa();
     let jwk = named(&signer, "1");
-    let tables = World::new(&[Bearer], vec![issuer("test", ISSUER, &[jwk.clone()])]).tables(None);
+    let tables = World::new(&[Bearer], vec![issuer("test", ISSUER, std::slice::from_ref(&jwk))]).tables(None);
     let Signer::Rsa(pair) = &signer else { unreachable!() };
     for secret in [jwk.to_string().into_bytes(), pair.public().as_ref().to_vec()] {
         let head = json!({"alg": "HS256", "kid": "1"}).to_string();
@@ -253,7 +253,9 @@ fn a_grant_says_what_the_token_said() {
     let signer = Signer::ed();
     let mut own = issuer("framegate", ISSUER, &[named(&signer, "1")]);
     own.clock_skew = proto::snapshot::Duration::from_secs(3);
-    let tables = World::new(&[Bearer], vec![own]).tables(None);
+    let mut world = World::new(&[Bearer], vec![own]);
+    world.user(json!({"name": "alice"}));
+    let tables = world.tables(None);
     let token = |changes: Value| {
         let mut claims = claims();
         claims.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
@@ -265,11 +267,13 @@ fn a_grant_says_what_the_token_said() {
     assert_eq!(said.proof, Proof::Token { issuer: "framegate".into(), id: Some("framegate/7/x".into()) });
     assert_eq!((said.client.as_deref(), said.application.as_deref()), (Some("mobile-client"), Some("mobile")));
     assert_eq!((said.user.as_deref(), said.form), (Some("alice"), Bearer));
-    assert_eq!((said.issued_s, said.expires_ms), (Some(NOW_S - 5), (NOW_S + 603) * 1000));
+    assert_eq!((said.issued_s, said.expires_ms), (NOW_S - 5, (NOW_S + 603) * 1000));
     assert_eq!(said.environment, Some(Environment::Sandbox), "its client's");
     assert_eq!(said.scopes.iter().map(|one| &**one).collect::<Vec<_>>(), ["read", "write"]);
     let identity = looked.1.unwrap();
     assert_eq!(identity.claims.unwrap().0["scope"], " read  write ");
+    let looked = look(json!({"sub": "mobile-client"}));
+    assert_eq!(grant(&looked).user, None, "a client that has a token for itself is no user");
     let looked = look(json!({"keytype": "PRODUCTION", "scp": ["a", "b"]}));
     assert_eq!(grant(&looked).environment, Some(Environment::Production), "its own");
     assert_eq!(grant(&looked).scopes.len(), 2);

@@ -32,7 +32,7 @@ fn grant(user: &str) -> Grant {
         user: Some(user.into()),
         environment: None,
         scopes: Box::default(),
-        issued_s: None,
+        issued_s: 0,
         expires_ms: u64::MAX,
         word: Word::default(),
     }
