@@ -24,15 +24,16 @@ mod token;
 
 use std::cell::RefCell;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proto::http::RequestView;
 use proto::snapshot::{CredentialForm, SecretHash, User};
 
 use crate::bridge::{Credentials, Heard};
-use crate::handshake::{Downstream, Request, Stop};
+use crate::handshake::{Downstream, Request, Stop, while_waited_for};
 use crate::identity::{Claims, Fault, Grant, Identity, Proof, Word};
 use crate::issuers::Believed;
 use crate::onward::Onward;
@@ -50,6 +51,9 @@ use forms::{Login, Places, Presented};
 pub use jws::Jws;
 use question::Question;
 pub use token::of_jwt as grant_of_jwt;
+
+/// How long the bridge may take in all, whatever is configured for each that it asks.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Who the client is; and what its request says onwards no more.
 pub async fn client(
@@ -71,7 +75,13 @@ pub async fn client(
     let outcome = match step {
         Step::Done(outcome) => outcome,
         // Not every handshake's, and so not part of every handshake's task.
-        Step::Ask(question) => Box::pin(question.answer(&shard.shared.credentials, tables)).await,
+        Step::Ask(question) => {
+            let answering = Box::pin(async {
+                let answer = pin!(question.answer(&shard.shared.credentials, tables));
+                while_waited_for(&downstream.stream, PATIENCE, answer).await
+            });
+            answering.await?.unwrap_or(Err(Fault::Unavailable))
+        }
     };
     let outcome =
         outcome.and_then(|identity| Room::new(shard, tables, place, downstream).stands(&identity).map(|()| identity));

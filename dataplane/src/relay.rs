@@ -124,7 +124,7 @@ fn catch_up(shard: &Shard, tables: &Tables, resident: &Resident, session: &mut S
     let current = shard.shared.tables.load();
     let current = current.as_ref().as_ref();
     // Also under the same tables: what was heard of a token meanwhile was told to the sessions that were there.
-    resident.look_again(current.map_or(tables, |current| current), session, now_ms);
+    resident.look_again(current.map_or(tables, |current| current), session, Moment::now(shard));
     let Some(current) = current.filter(|current| !std::ptr::eq(&***current, tables)) else { return };
     match current.fate(&resident.api, session.limits()) {
         Fate::Untouched => {}
@@ -133,10 +133,30 @@ fn catch_up(shard: &Shard, tables: &Tables, resident: &Resident, session: &mut S
     }
 }
 
-/// A moment of the wall clock on the worker's clock, and not before it. Both clocks are read in whole milliseconds, the
-/// wall's first: what is lost in between makes it later.
-fn on_worker_clock(moment_ms: u64, wall_ms: u64, now_ms: u64) -> u64 {
-    if moment_ms == u64::MAX { u64::MAX } else { now_ms.saturating_add(moment_ms.saturating_sub(wall_ms) + 1) }
+/// One moment on both clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// Milliseconds since 1970.
+    pub wall_ms: u64,
+    /// Milliseconds on the worker's clock.
+    pub now_ms: u64,
+}
+
+impl Moment {
+    /// Now. The wall clock is read first: what passes in between makes [`Moment::on_worker_clock`] later, never earlier.
+    pub fn now(shard: &Shard) -> Self {
+        let wall_ms = wall_clock_ms();
+        Self { wall_ms, now_ms: shard.now_ms() }
+    }
+
+    /// When the wall clock shows this, on the worker's clock, and not before; both are read in whole milliseconds.
+    fn on_worker_clock(self, wall_ms: u64) -> u64 {
+        if wall_ms == u64::MAX {
+            u64::MAX
+        } else {
+            self.now_ms.saturating_add(wall_ms.saturating_sub(self.wall_ms) + 1)
+        }
+    }
 }
 
 /// When the lifetime is over: shortened by a random part, so that sessions that began together do not end together.
@@ -202,20 +222,19 @@ impl Drop for LiveSession {
 
 impl Resident {
     /// Closes the session at once if what let it in does not stand any more, and else when it ends.
-    pub fn look_again(&self, tables: &Tables, session: &mut Session, now_ms: u64) {
+    pub fn look_again(&self, tables: &Tables, session: &mut Session, moment: Moment) {
         let Some(grant) = &self.grant else { return };
-        let wall_ms = wall_clock_ms();
         let code = CloseCode(self.api.api.authentication.close_code);
-        let cause = match standing::check(tables, &self.api, grant, wall_ms / 1000) {
+        let cause = match standing::check(tables, &self.api, grant, moment.wall_ms / 1000) {
             // It may end sooner than it did when it was let in.
             Ok(ends_ms) => {
-                return session.end_at(on_worker_clock(ends_ms, wall_ms, now_ms), Cause::CredentialExpired, code);
+                return session.end_at(moment.on_worker_clock(ends_ms), Cause::CredentialExpired, code);
             }
             Err(Fault::Expired) => Cause::CredentialExpired,
             Err(Fault::Unavailable) => Cause::CredentialUnverified,
             Err(_) => Cause::CredentialRevoked,
         };
-        session.end_at(now_ms, cause, code);
+        session.end_at(moment.now_ms, cause, code);
     }
 
     /// The session is over: counts and writes it down.

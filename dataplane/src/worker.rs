@@ -22,7 +22,7 @@ use crate::doors::Doors;
 use crate::inbox::{Inbox, Order};
 use crate::listen;
 use crate::record::{Cause, ShardRecord};
-use crate::relay::{Engine, Keys, Means, Resident, Session};
+use crate::relay::{Engine, Keys, Means, Moment, Resident, Session};
 use crate::shard::{Shard, Shared};
 use crate::socket::Socket;
 use crate::tables::{Fate, Tables};
@@ -278,11 +278,12 @@ fn adopt(shard: &Shard, before: &Tables, tables: &Tables) {
     if changes.is_empty() {
         return;
     }
-    let now_ms = shard.now_ms();
+    let moment = Moment::now(shard);
+    let now_ms = moment.now_ms;
     let window_ms = tables.settings().drain_window.as_ms();
     shard.engine.borrow_mut().for_each(now_ms, |session: &mut Session, resident: &mut Resident, keys| {
         if changes.reach_grants() {
-            resident.look_again(tables, session, now_ms);
+            resident.look_again(tables, session, moment);
         }
         match changes.fate(&resident.api, session.limits()) {
             Fate::Untouched => {}
@@ -296,9 +297,9 @@ fn adopt(shard: &Shard, before: &Tables, tables: &Tables) {
 /// Something was heard of tokens: sessions that live by them are looked at.
 fn look_again(shard: &Shard) {
     let Some(tables) = shard.tables() else { return };
-    let now_ms = shard.now_ms();
-    shard.engine.borrow_mut().for_each(now_ms, |session: &mut Session, resident: &mut Resident, _| {
-        resident.look_again(&tables, session, now_ms);
+    let moment = Moment::now(shard);
+    shard.engine.borrow_mut().for_each(moment.now_ms, |session: &mut Session, resident: &mut Resident, _| {
+        resident.look_again(&tables, session, moment);
     });
     shard.alarm.ring();
 }

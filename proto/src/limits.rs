@@ -119,10 +119,12 @@ pub const PASSWORD_WAITING_MAX: usize = 4096;
 pub const PASSWORDS_KNOWN_MAX: usize = 16 * 1024;
 /// Memory that a check of a password may take, KiB: thirteen times what is usual.
 pub const PASSWORD_MEMORY_KIB_MAX: u32 = 256 * 1024;
-/// Opaque tokens that wait until their issuers are asked.
+/// Opaque tokens of handshakes that wait until one issuer is asked, and as many of live sessions.
 pub const INQUIRIES_MAX: usize = 256;
-/// Opaque tokens that issuers are being asked about at one time.
-pub const INQUIRIES_UNDER_WAY_MAX: usize = 64;
+/// Opaque tokens that one issuer is being asked about at one time.
+pub const INQUIRIES_OF_ISSUER_MAX: usize = 32;
+/// Opaque tokens that all issuers are being asked about at one time.
+pub const INQUIRIES_UNDER_WAY_MAX: usize = 256;
 /// Handshakes that wait for what is heard of one opaque token.
 pub const INQUIRIES_WAITING_MAX: usize = 4096;
 /// Opaque tokens that are known to be good.

@@ -12,16 +12,18 @@
 
 mod call;
 mod known;
+mod lanes;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use proto::limits::{INQUIRIES_MAX, INQUIRIES_UNDER_WAY_MAX, INQUIRIES_WAITING_MAX};
+use proto::limits::{INQUIRIES_MAX, INQUIRIES_WAITING_MAX};
 use proto::snapshot::SecretHash;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 
 use super::callers::Callers;
 use super::resolve::Resolver;
@@ -31,6 +33,7 @@ use crate::issuers::{Believed, Issuers};
 
 use call::CallError;
 use known::Known;
+use lanes::{Lanes, News, Turn};
 
 /// How often it is looked whose turn it is to be asked about again, and workers are told what was heard.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -161,7 +164,8 @@ impl Introspector {
         self.shared.known().look(issuer, hash, now)
     }
 
-    /// Has the bridge ask the issuer, which answers within the time that is configured for it, or not at all.
+    /// Has the bridge ask the issuer. The answer comes within twice the time that is configured for it: a token waits as long
+    /// for its turn as the issuer may take.
     pub async fn inquire(&self, issuer: Arc<Believed>, hash: SecretHash, token: Arc<str>) -> Result<Heard, Silence> {
         let (answer, reply) = oneshot::channel();
         let about = About { issuer, hash, token };
@@ -185,8 +189,9 @@ pub(super) async fn serve(inquiries: &mut Inquiries, resolver: &Resolver) {
         shared: Arc::clone(&inquiries.shared),
         callers: Callers::new(resolver.clone()),
         waiting: HashMap::new(),
-        next: VecDeque::new(),
+        lanes: Lanes::default(),
         under_way: JoinSet::new(),
+        asked: HashMap::new(),
         has_news: false,
     };
     let mut clock = tokio::time::interval(LOOK_EVERY);
@@ -197,9 +202,12 @@ pub(super) async fn serve(inquiries: &mut Inquiries, resolver: &Resolver) {
                 Some(inquiry) => desk.take(inquiry),
                 None => return,
             },
-            Some(finished) = desk.under_way.join_next() => match finished {
-                Ok((about, heard)) => desk.finish(&about, heard),
-                Err(error) => tracing::error!(%error, "an introspection failed"),
+            Some(finished) = desk.under_way.join_next_with_id() => match finished {
+                Ok((id, heard)) => desk.answered(id, heard),
+                Err(error) => {
+                    tracing::error!(%error, "an introspection failed");
+                    desk.answered(error.id(), Err(CallError::NoAnswer));
+                }
             },
             _ = clock.tick() => desk.look_around(Instant::now()),
         }
@@ -212,8 +220,9 @@ struct Desk {
     shared: Arc<Shared>,
     callers: Callers,
     waiting: HashMap<TokenName, Vec<Answer>>,
-    next: VecDeque<About>,
-    under_way: JoinSet<(About, Result<Heard, Silence>)>,
+    lanes: Lanes,
+    under_way: JoinSet<Result<Heard, CallError>>,
+    asked: HashMap<Id, About>,
     has_news: bool,
 }
 
@@ -229,9 +238,8 @@ impl Desk {
         let waits = self.waiting.get_mut(&name);
         match waits {
             Some(waiting) if waiting.len() < INQUIRIES_WAITING_MAX => waiting.push(answer),
-            None if self.next.len() < INQUIRIES_MAX => {
+            None if self.lanes.push(about, Instant::now()) => {
                 self.waiting.insert(name, vec![answer]);
-                self.next.push_back(about);
             }
             _ => {
                 self.shared.counts.refused.fetch_add(1, Relaxed);
@@ -241,24 +249,39 @@ impl Desk {
     }
 
     fn begin(&mut self) {
-        while self.under_way.len() < INQUIRIES_UNDER_WAY_MAX
-            && let Some(about) = self.next.pop_front()
-        {
+        while let Some(turn) = self.lanes.next(Instant::now()) {
+            let about = match turn {
+                Turn::Ask(about) => about,
+                Turn::Late(about) => {
+                    self.finish(&about, Err(Silence));
+                    continue;
+                }
+            };
             let client = about.issuer.tls.as_ref().map(|tls| self.callers.of(tls));
-            self.under_way.spawn(async move {
-                let heard = match client {
+            let asked = about.clone();
+            let task = self.under_way.spawn(async move {
+                match client {
                     Some(Ok(client)) => call::ask(&about.issuer, &about.token, &client).await,
                     Some(Err(error)) => Err(error.into()),
                     None => Err(CallError::NoEndpoint),
-                };
-                let heard = heard.map_err(|error| {
-                    let issuer = &*about.issuer.name;
-                    tracing::warn!(issuer, "the issuer cannot be asked about a token: {error}");
-                    Silence
-                });
-                (about, heard)
+                }
             });
+            self.asked.insert(task.id(), asked);
         }
+    }
+
+    fn answered(&mut self, id: Id, heard: Result<Heard, CallError>) {
+        let Some(about) = self.asked.remove(&id) else { return };
+        let issuer = &*about.issuer.name;
+        // Once, and not for each token: strangers can present as many as they like.
+        match (self.lanes.finished(issuer, heard.is_ok()), &heard) {
+            (Some(News::FellSilent), Err(error)) => {
+                tracing::warn!(issuer, "the issuer cannot be asked about tokens: {error}");
+            }
+            (Some(News::Spoke), _) => tracing::info!(issuer, "the issuer can be asked about tokens again"),
+            _ => {}
+        }
+        self.finish(&about, heard.map_err(|_| Silence));
     }
 
     fn finish(&mut self, about: &About, heard: Result<Heard, Silence>) {
@@ -278,16 +301,17 @@ impl Desk {
 
     /// Asks again where it is time, forgets what nobody needs, and tells workers what has changed, once for all of it.
     fn look_around(&mut self, now: Instant) {
-        let room = INQUIRIES_MAX.saturating_sub(self.next.len());
         let mut known = self.shared.known();
-        let due = known.due(now, room);
+        let due = known.due(now, INQUIRIES_MAX);
         let count = known.len() as u64;
         drop(known);
         self.shared.counts.tokens.store(count, Relaxed);
         for about in due {
-            if let std::collections::hash_map::Entry::Vacant(place) = self.waiting.entry(about.name()) {
-                place.insert(Vec::new());
-                self.next.push_back(about);
+            if let Entry::Vacant(place) = self.waiting.entry(about.name()) {
+                // One that has no place now is due again after its time.
+                if self.lanes.push_again(about) {
+                    place.insert(Vec::new());
+                }
             }
         }
         if std::mem::take(&mut self.has_news) {

@@ -21,6 +21,8 @@ pub enum CallError {
     NoEndpoint,
     #[error("{}", with_sources(.0))]
     Http(#[from] reqwest::Error),
+    #[error("the gateway made a mistake while it asked")]
+    NoAnswer,
     #[error("it answered with the status {0}; 200 is expected")]
     Status(StatusCode),
     #[error("its answer has more than {ANSWER_BYTES_MAX} bytes")]
