@@ -366,7 +366,8 @@ impl Desk {
     }
 
     fn revoke_family(&self, family: &[u8; ID_BYTES], why: &str, now: Now) -> Result<(), Refusal> {
-        let access = ledger::access_tokens(&self.store, family, now.secs()).map_err(broken)?;
+        // First nobody gets anything more; only then is it counted what they have.
+        let access = ledger::close_family(&self.store, family, now.secs()).map_err(broken)?;
         self.revoke_access(access, why)?;
         ledger::forget_family(&self.store, family).map_err(broken)
     }

@@ -187,10 +187,12 @@ pub fn rotate(
     })
 }
 
-/// The access tokens of a family that have not run out.
-pub fn access_tokens(store: &Store, family: &[u8; 16], now_s: u64) -> Result<Vec<AccessToken>, StoreError> {
-    store.read(|connection| {
-        let mut statement = connection.prepare_cached(
+/// Makes every refresh token of a family a used one, so that nothing more comes of it, and returns the access tokens that
+/// did and have not run out.
+pub fn close_family(store: &Store, family: &[u8; 16], now_s: u64) -> Result<Vec<AccessToken>, StoreError> {
+    store.write(|transaction| {
+        transaction.execute("UPDATE refresh_tokens SET is_used = 1 WHERE family = ?1", params![&family[..]])?;
+        let mut statement = transaction.prepare_cached(
             "SELECT access_id, access_expires_s FROM refresh_tokens WHERE family = ?1 AND access_expires_s > ?2",
         )?;
         let rows = statement.query_map(params![&family[..], integer(now_s)], |row| {
@@ -352,9 +354,15 @@ mod tests {
         assert!(!rotate(&store, &first, (&third, &token(1, "c")), 100).unwrap());
         assert_eq!(shown(&store, &third, 100).unwrap(), Shown::Unknown);
 
-        let ids = |now| access_tokens(&store, &[1; 16], now).unwrap().into_iter().map(|one| one.id);
+        let ids = |now| close_family(&store, &[1; 16], now).unwrap().into_iter().map(|one| one.id);
         assert_eq!(ids(149).count(), 2);
         assert_eq!(ids(150).count(), 0);
+        assert_eq!(
+            shown(&store, &second, 100).unwrap(),
+            Shown::Used(token(1, "b")),
+            "nothing more comes of the family"
+        );
+        assert!(!rotate(&store, &second, (&third, &token(1, "c")), 100).unwrap());
         forget_family(&store, &[1; 16]).unwrap();
         assert_eq!(shown(&store, &second, 100).unwrap(), Shown::Unknown);
     }

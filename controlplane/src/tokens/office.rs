@@ -9,7 +9,7 @@ use proto::snapshot::{Revocation, RevokedKind, User};
 use tokio::runtime::Handle;
 
 use super::{Catalogue, Client, RevokeError};
-use crate::catalogue::{Change, ChangeError, Condition, Kind};
+use crate::catalogue::{CHANGES_MAX, Change, ChangeError, Condition, Kind};
 use crate::office::Office;
 use crate::publish::Published;
 
@@ -54,17 +54,29 @@ impl Catalogue for Shelf {
         self.published()?.snapshot.revocation(kind, subject).cloned()
     }
 
-    fn revoke(&self, revocations: Vec<Revocation>) -> Result<(), RevokeError> {
-        for one in revocations {
-            let value = serde_json::to_value(&one).map_err(|error| RevokeError(error.into()))?;
-            let id = one.revoked.to_string();
-            let change = Change::Put { kind: Kind::Revocation, id, value, condition: Condition::Any };
-            match self.runtime.block_on(self.office.change(vec![change], None)) {
-                // What the configuration declares is revoked already.
-                Ok(_) | Err(ChangeError::Declared { .. }) => {}
-                Err(error) => return Err(RevokeError(Box::new(error))),
+    fn revoke(&self, mut revocations: Vec<Revocation>) -> Result<(), RevokeError> {
+        while !revocations.is_empty() {
+            // All of one call or none of it, and one generation.
+            let count = revocations.len();
+            let changes = revocations.iter().take(CHANGES_MAX).map(put).collect::<Result<_, _>>()?;
+            match self.runtime.block_on(self.office.change(changes, None)) {
+                Ok(_) => _ = revocations.drain(..count.min(CHANGES_MAX)),
+                Err(error) => {
+                    // What the configuration declares is revoked already.
+                    if let ChangeError::Declared { id, .. } = &error {
+                        revocations.retain(|one| one.revoked.to_string() != *id);
+                    }
+                    if revocations.len() == count {
+                        return Err(RevokeError(Box::new(error)));
+                    }
+                }
             }
         }
         Ok(())
     }
+}
+
+fn put(revocation: &Revocation) -> Result<Change, RevokeError> {
+    let value = serde_json::to_value(revocation).map_err(|error| RevokeError(error.into()))?;
+    Ok(Change::Put { kind: Kind::Revocation, id: revocation.revoked.to_string(), value, condition: Condition::Any })
 }
