@@ -157,16 +157,17 @@ impl Fetching {
             let wait = jittered(wait);
             self.standing.next = Some(SystemTime::now() + wait);
             self.board.fetch(&self.url, self.standing.clone());
-            self.pause(wait).await;
+            self.pause(wait, failures == 0).await;
         }
     }
 
-    /// Waits so long, or until somebody shows a token whose key is not known, though not less than the shortest time.
-    async fn pause(&mut self, wait: Duration) {
+    /// Waits so long; or, if that may be sooner, until somebody shows a token whose key is not known, though not less than the
+    /// shortest time. Whoever does not answer is not asked more often because of what strangers show.
+    async fn pause(&mut self, wait: Duration, may_be_sooner: bool) {
         let soonest = tokio::time::Instant::now() + SOONER_MIN.min(wait);
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            Ok(()) = self.unknown_keys.changed() => tokio::time::sleep_until(soonest).await,
+            Ok(()) = self.unknown_keys.changed(), if may_be_sooner => tokio::time::sleep_until(soonest).await,
         }
     }
 
