@@ -127,16 +127,16 @@ struct Running {
     /// The address that it invites one to try.
     url: String,
     _directory: tempfile::TempDir,
-    _ports: [Port; 2],
+    _ports: [Port; 3],
 }
 
 impl Running {
     fn start(variant: Variant) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let (public, operator) = (Port::free(), Port::free());
+        let (public, operator, tokens) = (Port::free(), Port::free(), Port::free());
         let mut command = Command::new(FRAMEGATE);
         command.args(["run", "--operator", &operator.address().to_string()]).args(variant.flags());
-        command.args(["--listen", &public.address().to_string()]);
+        command.args(["--listen", &public.address().to_string(), "--tokens", &tokens.address().to_string()]);
         command.arg("--control").arg(directory.path().join("control.sock"));
         command.arg("--state-dir").arg(directory.path().join("state"));
         let said = directory.path().join("said");
@@ -149,7 +149,7 @@ impl Running {
         until_some("the gateway is ready", || {
             crate::kit::gateway::http_get(operator.address(), "/ready").filter(|(status, _)| *status == 200)
         });
-        Self { child: Some(child), url, _directory: directory, _ports: [public, operator] }
+        Self { child: Some(child), url, _directory: directory, _ports: [public, operator, tokens] }
     }
 }
 

@@ -205,7 +205,9 @@ async fn converse(
     mut leave: watch::Receiver<u64>,
     source: String,
 ) {
+    let (asked, mut was_asked) = watch::channel(false);
     let service = service_fn(move |request| {
+        asked.send_replace(true);
         let answering = Arc::clone(&front).answer(request, source.clone());
         async move { Ok::<_, std::convert::Infallible>(answering.await) }
     });
@@ -221,6 +223,13 @@ async fn converse(
         _ = &mut connection => return,
         _ = leave.changed() => {}
         () = tokio::time::sleep(LIFE_MAX) => {}
+    }
+    if !*was_asked.borrow() {
+        // A connection on which nothing has been read is closed by the shutdown, and its first request may be on the way.
+        tokio::select! {
+            _ = &mut connection => return,
+            _ = was_asked.changed() => {}
+        }
     }
     connection.as_mut().graceful_shutdown();
     let _ = tokio::time::timeout(LAST_ANSWER_WITHIN, connection).await;
