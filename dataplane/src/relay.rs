@@ -143,7 +143,7 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// Now. The wall clock is read first: what passes in between makes [`Moment::on_worker_clock`] later, never earlier.
+    /// Now. The wall clock is read first: what passes in between makes what is computed of it later, never earlier.
     pub fn now(shard: &Shard) -> Self {
         let wall_ms = wall_clock_ms();
         Self { wall_ms, now_ms: shard.now_ms() }
