@@ -276,15 +276,9 @@ impl Tables {
 
     /// What the step from these tables to the next means for live sessions.
     pub fn changes<'a>(&self, next: &'a Self) -> Changes<'a> {
-        let same = |wanted: fn(SectionName) -> bool| {
-            let of = |tables: &'_ Self| {
-                let sections = tables.snapshot.sections().iter().filter(|(name, _)| wanted(**name));
-                sections.map(|(name, (digest, _))| (*name, *digest)).collect::<Vec<_>>()
-            };
-            of(self) == of(next)
-        };
-        let apis = !same(|name| matches!(name, SectionName::Apis(_)));
-        Changes { next, apis, people: !same(SectionName::is_of_identity) }
+        let differ = |wanted: fn(SectionName) -> bool| self.digests(wanted).ne(next.digests(wanted));
+        let apis = differ(|name| matches!(name, SectionName::Apis(_)));
+        Changes { next, apis, people: differ(SectionName::is_of_identity) }
     }
 
     /// What these tables, being newer, say about a session that was admitted under this entry and now lives under these
@@ -299,6 +293,12 @@ impl Tables {
             Some(entry) if Arc::ptr_eq(&entry.limits, limits) || entry.limits == *limits => Fate::Untouched,
             Some(entry) => Fate::Limits(entry.limits.clone()),
         }
+    }
+
+    /// The sections that are wanted, by name and digest.
+    fn digests(&self, wanted: fn(SectionName) -> bool) -> impl Iterator<Item = (&SectionName, &Digest)> {
+        let sections = self.snapshot.sections().iter().filter(move |(name, _)| wanted(**name));
+        sections.map(|(name, (digest, _))| (name, digest))
     }
 
     pub(crate) fn listener_index(&self, name: &str) -> Option<usize> {

@@ -10,6 +10,7 @@ pub mod forwarding;
 pub mod head;
 pub mod host;
 pub mod list;
+pub mod percent;
 pub mod request;
 pub mod response;
 mod scan;

@@ -115,6 +115,22 @@ struct DataPlane {
 }
 
 impl DataPlane {
+    /// Bytes on the heap for each of so many sessions that `open` has opened and that are idle; at most so many, once
+    /// handshakes have given back what they had: buffers go when their tasks do.
+    fn heap_of_idle(&self, sessions: i64, bytes_max: i64, mut open: impl FnMut() -> Client) -> i64 {
+        let first: Vec<Client> = (0..50).map(|_| open()).collect();
+        let before = self.bytes();
+        let second: Vec<Client> = (0..sessions).map(|_| open()).collect();
+        let mut each = 0;
+        until("handshakes have given back what they had", || {
+            each = (self.bytes() - before) / sessions;
+            each <= bytes_max
+        });
+        drop((first, second));
+        self.rest();
+        each
+    }
+
     /// `None` where this machine cannot have it.
     fn start(way: Way, directory: &Path) -> Option<Self> {
         let choice = way.choice()?;
@@ -449,25 +465,12 @@ fn a_credential_keeps_its_budget(way: Way) {
             println!("{way:?}: {:.2} allocations a handshake with {what}", allocations as f64 / JOURNEYS as f64);
             let most = HANDSHAKE_ALLOCATIONS_MAX + CREDENTIAL_ALLOCATIONS_MAX;
             assert!(allocations <= most * JOURNEYS, "{allocations} in {JOURNEYS} handshakes with {what}");
-            let mut open = |count: i64| -> Vec<Client> {
-                let open_one = |_| {
-                    let mut client = Client::ask(plane.port.address(), &request);
-                    client.play(&mut round);
-                    client
-                };
-                (0..count).map(open_one).collect()
-            };
-            let first = open(50);
-            let before = plane.bytes();
-            let second = open(SESSIONS);
-            let mut each = 0;
-            until("handshakes have given back what they had", || {
-                each = (plane.bytes() - before) / SESSIONS;
-                each <= IDLE_BYTES_MAX + CREDENTIAL_BYTES_MAX
+            let each = plane.heap_of_idle(SESSIONS, IDLE_BYTES_MAX + CREDENTIAL_BYTES_MAX, || {
+                let mut client = Client::ask(plane.port.address(), &request);
+                client.play(&mut round);
+                client
             });
             println!("{way:?}: {each} bytes on the heap for an idle session with {what}");
-            drop((first, second));
-            plane.rest();
         }
     });
 }
@@ -476,26 +479,12 @@ fn an_idle_session_keeps_its_budget(way: Way) {
     const SESSIONS: i64 = 200;
     on(way, |plane| {
         let mut round = Round::new(1, 1024);
-        let mut open = |count: i64| -> Vec<Client> {
-            let open_one = |_| {
-                let mut client = plane.connect("/keep");
-                client.play(&mut round);
-                client
-            };
-            (0..count).map(open_one).collect()
-        };
-        let first = open(50);
-        let before = plane.bytes();
-        let second = open(SESSIONS);
-        let mut each = 0;
-        // Buffers of the handshakes go when their tasks do.
-        until("handshakes have given back what they had", || {
-            each = (plane.bytes() - before) / SESSIONS;
-            each <= IDLE_BYTES_MAX
+        let each = plane.heap_of_idle(SESSIONS, IDLE_BYTES_MAX, || {
+            let mut client = plane.connect("/keep");
+            client.play(&mut round);
+            client
         });
         println!("{way:?}: {each} bytes on the heap for an idle session");
-        drop((first, second));
-        plane.rest();
     });
 }
 

@@ -472,8 +472,6 @@ fn references(value: &Value) -> Vec<String> {
 
 /// Schemas of what is not of the model.
 fn fixed() -> Map<String, Value> {
-    let text = |about: &str| json!({ "type": "string", "description": about });
-    let whole = |about: &str| json!({ "type": "integer", "description": about });
     let nodes =
         json!({ "type": "array", "items": reference("NodeOutcome"), "description": "What became of it on each node." });
     let generation = json!({ "type": ["integer", "null"], "description": "The generation with the change in it; null: nothing is published yet." });
@@ -483,54 +481,32 @@ fn fixed() -> Map<String, Value> {
         "description": "What is told of an object beside what it says. Ignored when it is sent back.",
         "properties": {
             "origin": { "enum": ["declared", "stored"], "description": "Whether a file declares it, or it was created here." },
-            "file": text("Of a declared object: the file."),
-            "etag": text("Its entity tag, without quotes."),
-            "created": text("When it was stored: RFC 3339."),
-            "updated": text("When it was stored last: RFC 3339."),
-            "kind": text("Its kind, in the answer to a batch."),
+            "file": string("Of a declared object: the file."),
+            "etag": string("Its entity tag, without quotes."),
+            "created": string("When it was stored: RFC 3339."),
+            "updated": string("When it was stored last: RFC 3339."),
+            "kind": string("Its kind, in the answer to a batch."),
             "generation": generation.clone(), "applied": applied.clone(), "nodes": nodes.clone(),
         },
     });
     let done = json!({
         "type": "object",
-        "properties": { "generation": generation, "applied": applied, "nodes": nodes, "application": text("The client's application.") },
+        "properties": { "generation": generation, "applied": applied, "nodes": nodes, "application": string("The client's application.") },
     });
     let removed = json!({
         "type": "array",
-        "items": { "type": "object", "properties": { "kind": text("What."), "id": text("Which.") } },
+        "items": { "type": "object", "properties": { "kind": string("What."), "id": string("Which.") } },
     });
-    let kind = json!({ "enum": Kind::ALL.map(Kind::word) });
-    let if_match = text("`*`, or the entity tag that it must have. Left out: what is put must be new.");
     let all = json!({
         "Meta": meta,
         "ClientMeta": done.clone(),
         "ClientWrite": client_write(),
-        "Problem": {
-            "type": "object",
-            "description": "RFC 9457.",
-            "required": ["type", "title", "status", "detail", "instance"],
-            "properties": {
-                "type": { "type": "string", "enum": Fault::ALL.map(Fault::uri) },
-                "title": text("The kind of problem, in a few words."),
-                "status": whole("The status of the answer."),
-                "detail": text("What it is this time, and what would be right."),
-                "instance": text("The path that was asked for."),
-                "file": text("The file that declares the object."),
-                "errors": {
-                    "type": "array",
-                    "items": {
-                        "type": "object",
-                        "required": ["pointer", "detail"],
-                        "properties": { "pointer": text("JSON Pointer (RFC 6901) into the body."), "detail": text("What is wrong there.") },
-                    },
-                },
-            },
-        },
+        "Problem": problem(),
         "NodeOutcome": {
             "type": "object",
             "required": ["node", "pid", "outcome"],
             "properties": {
-                "node": text("The node's name."),
+                "node": string("The node's name."),
                 "pid": whole("Its process id."),
                 "outcome": { "enum": ["applied", "rejected", "superseded", "silent", "gone"] },
                 "micros": whole("How long the node needed, in microseconds."),
@@ -538,22 +514,7 @@ fn fixed() -> Map<String, Value> {
             },
         },
         "Removed": { "type": "object", "properties": { "removed": removed.clone(), META: done.clone() } },
-        "Batch": {
-            "type": "object",
-            "required": ["changes"],
-            "properties": { "changes": { "type": "array", "minItems": 1, "maxItems": crate::catalogue::CHANGES_MAX, "items": {
-                "oneOf": [
-                    {
-                        "type": "object", "required": ["kind", "put"], "additionalProperties": false,
-                        "properties": { "kind": kind.clone(), "put": { "type": "object", "description": "The object, as POST takes it." }, "if_match": if_match.clone() },
-                    },
-                    {
-                        "type": "object", "required": ["kind", "delete"], "additionalProperties": false,
-                        "properties": { "kind": kind, "delete": text("The object's id."), "if_match": if_match },
-                    },
-                ],
-            } } },
-        },
+        "Batch": batch(),
         "BatchDone": {
             "type": "object",
             "required": ["items", "removed"],
@@ -568,9 +529,9 @@ fn fixed() -> Map<String, Value> {
                 "generation": {
                     "type": ["object", "null"],
                     "description": "null: nothing is published yet.",
-                    "properties": { "source": text("The run of the control plane."), "number": whole("Counted from 1 in each run.") },
+                    "properties": { "source": string("The run of the control plane."), "number": whole("Counted from 1 in each run.") },
                 },
-                "checksum": text("The checksum of the whole."),
+                "checksum": string("The checksum of the whole."),
             },
         },
         "Status": {
@@ -583,6 +544,61 @@ fn fixed() -> Map<String, Value> {
         Value::Object(all) => all,
         _ => Map::new(),
     }
+}
+
+/// What went wrong, RFC 9457.
+fn problem() -> Value {
+    json!({
+        "type": "object",
+        "description": "RFC 9457.",
+        "required": ["type", "title", "status", "detail", "instance"],
+        "properties": {
+            "type": { "type": "string", "enum": Fault::ALL.map(Fault::uri) },
+            "title": string("The kind of problem, in a few words."),
+            "status": whole("The status of the answer."),
+            "detail": string("What it is this time, and what would be right."),
+            "instance": string("The path that was asked for."),
+            "file": string("The file that declares the object."),
+            "errors": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["pointer", "detail"],
+                    "properties": { "pointer": string("JSON Pointer (RFC 6901) into the body."), "detail": string("What is wrong there.") },
+                },
+            },
+        },
+    })
+}
+
+/// What a batch is made of.
+fn batch() -> Value {
+    let kind = json!({ "enum": Kind::ALL.map(Kind::word) });
+    let if_match = string("`*`, or the entity tag that it must have. Left out: what is put must be new.");
+    json!({
+        "type": "object",
+        "required": ["changes"],
+        "properties": { "changes": { "type": "array", "minItems": 1, "maxItems": crate::catalogue::CHANGES_MAX, "items": {
+            "oneOf": [
+                {
+                    "type": "object", "required": ["kind", "put"], "additionalProperties": false,
+                    "properties": { "kind": kind.clone(), "put": { "type": "object", "description": "The object, as POST takes it." }, "if_match": if_match.clone() },
+                },
+                {
+                    "type": "object", "required": ["kind", "delete"], "additionalProperties": false,
+                    "properties": { "kind": kind, "delete": string("The object's id."), "if_match": if_match },
+                },
+            ],
+        } } },
+    })
+}
+
+fn string(about: &str) -> Value {
+    json!({ "type": "string", "description": about })
+}
+
+fn whole(about: &str) -> Value {
+    json!({ "type": "integer", "description": about })
 }
 
 fn client_write() -> Value {

@@ -2,6 +2,8 @@
 //!
 //! Reads and writes percent-encoding (RFC 3986 §2.1); which parameters there are is each route's to say.
 
+use proto::http::percent;
+
 use super::problem::{Fault, Problem};
 
 /// Parameters of one query; no route has as many.
@@ -49,31 +51,15 @@ fn bad(detail: &str) -> Problem {
 
 /// Percent-encoded text in plain; `None` where it is no such text. In a query `+` is a blank.
 pub fn decode(text: &str, is_query: bool) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => {
-                let (high, low) = (char::from(rest.next()?).to_digit(16)?, char::from(rest.next()?).to_digit(16)?);
-                (high * 16 + low) as u8
-            }
-            b'+' if is_query => b' ',
-            byte => byte,
-        });
+    if is_query {
+        return percent::decode_form(text.as_bytes());
     }
-    String::from_utf8(bytes).ok()
+    String::from_utf8(percent::decode(text.as_bytes())?.into_owned()).ok()
 }
 
 /// Plain text as one segment of a path, or one value of a query. A colon stays: it stands in our names.
 pub fn encode(text: &str) -> String {
-    text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-        encoded
-    })
+    percent::encode(text.as_bytes(), b":")
 }
 
 #[cfg(test)]

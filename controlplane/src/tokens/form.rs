@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use proto::http::percent::decode_form;
 
 /// Parameters of one form.
 const PARAMETERS_MAX: usize = 64;
@@ -27,7 +28,7 @@ impl Form {
         for pair in body.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
             let at = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
             let (name, value) = (&pair[..at], pair.get(at + 1..).unwrap_or_default());
-            let both = decoded(name).zip(decoded(value));
+            let both = decode_form(name).zip(decode_form(value));
             let (name, value) = both.ok_or("the body is not a form of percent-encoded UTF-8")?;
             // What is given without a value counts as left out, RFC 6749 §3.2.
             if value.is_empty() {
@@ -47,26 +48,6 @@ impl Form {
     pub fn value(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
-}
-
-/// A text without its form encoding.
-fn decoded(text: &[u8]) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((first, further)) = rest.split_first() {
-        rest = further;
-        bytes.push(match first {
-            b'+' => b' ',
-            b'%' => {
-                let (digits, further) = rest.split_first_chunk::<2>()?;
-                rest = further;
-                let digit = |byte: u8| char::from(byte).to_digit(16);
-                (digit(digits[0])? << 4 | digit(digits[1])?) as u8
-            }
-            other => *other,
-        });
-    }
-    String::from_utf8(bytes).ok()
 }
 
 /// Who a client says it is. `Debug` shows no secret.
@@ -120,7 +101,7 @@ fn basic(header: &[u8]) -> Option<Credentials> {
     }
     let pair = STANDARD.decode(encoded.trim()).ok()?;
     let at = pair.iter().position(|byte| *byte == b':')?;
-    let (id, secret) = (decoded(&pair[..at])?, decoded(&pair[at + 1..])?);
+    let (id, secret) = (decode_form(&pair[..at])?, decode_form(&pair[at + 1..])?);
     Some(Credentials { id, secret, is_basic: true }).filter(|one| !one.id.is_empty())
 }
 

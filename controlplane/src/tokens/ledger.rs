@@ -326,8 +326,8 @@ mod tests {
         assert!(keyring(&store).unwrap().keys().is_empty());
         let wanted = Rotation { algorithm: SigningAlgorithm::Es256, given: None, every_ms: 100_000, lifetime_ms: 1000 };
         let mut ring = Keyring::default();
-        for now in [0, 60_000, 100_000] {
-            ring.step(&wanted, now, &SystemRandom::new()).unwrap();
+        for now_ms in [0, 60_000, 100_000] {
+            ring.step(&wanted, now_ms, &SystemRandom::new()).unwrap();
         }
         keep_keyring(&store, &ring).unwrap();
         let read = keyring(&store).unwrap();

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use proto::http::{RequestView, list};
+use proto::http::{RequestView, list, percent};
 use proto::limits::TOKEN_BYTES_MAX;
 use proto::snapshot::{Authentication, CredentialForm};
 
@@ -293,24 +293,12 @@ fn is_named(pair: &str, name: &str) -> bool {
     own == name || own.contains('%') && percent_decoded(own).is_some_and(|own| own == name)
 }
 
-/// RFC 3986 §2.1. A plus sign stays one: it is a character of tokens (RFC 6750 §2.1), and a blank is not.
+/// A plus sign stays one: it is a character of tokens (RFC 6750 §2.1), and a blank is not.
 fn percent_decoded(text: &str) -> Option<Cow<'_, str>> {
-    if !text.contains('%') {
-        return Some(text.into());
+    match percent::decode(text.as_bytes())? {
+        Cow::Borrowed(_) => Some(text.into()),
+        Cow::Owned(octets) => String::from_utf8(octets).ok().map(Cow::Owned),
     }
-    let mut octets = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        if *first != b'%' {
-            octets.push(*first);
-            rest = after;
-            continue;
-        }
-        let digit = |at: usize| after.get(at).and_then(|byte| char::from(*byte).to_digit(16));
-        octets.push((digit(0)? * 16 + digit(1)?) as u8);
-        rest = &after[2..];
-    }
-    String::from_utf8(octets).ok().map(Cow::Owned)
 }
 
 fn cookies(header: &[u8]) -> impl Iterator<Item = &[u8]> {

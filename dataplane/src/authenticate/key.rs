@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use proto::http::RequestView;
-use proto::snapshot::{CredentialForm, KeyRestrictions, SecretHash, Snapshot};
+use proto::snapshot::{CredentialForm, Glob, KeyRestrictions, SecretHash, Snapshot};
 
 use crate::identity::{Fault, Grant, Proof, Word};
 
@@ -54,21 +54,8 @@ fn check(restrictions: &KeyRestrictions, client: Option<IpAddr>, request: &Reque
         None => only("origin")?,
     };
     let page = page.ok_or(Fault::Referrer)?;
-    if patterns.iter().any(|pattern| matches(pattern.as_bytes(), page)) { Ok(()) } else { Err(Fault::Referrer) }
-}
-
-/// Whether the whole text is as the pattern has it, in which `*` stands for any characters, or none. Takes each star's
-/// shortest match and moves on: linear in the text for each star, and no more.
-fn matches(pattern: &[u8], text: &[u8]) -> bool {
-    let mut pieces = pattern.split(|byte| *byte == b'*');
-    let first = pieces.next().unwrap_or_default();
-    let Some(mut rest) = text.strip_prefix(first) else { return false };
-    let Some(last) = pieces.next_back() else { return rest.is_empty() };
-    for piece in pieces.filter(|piece| !piece.is_empty()) {
-        let Some(at) = rest.windows(piece.len()).position(|window| window == piece) else { return false };
-        rest = &rest[at + piece.len()..];
-    }
-    rest.ends_with(last)
+    let page = String::from_utf8_lossy(page);
+    if patterns.iter().any(|pattern| Glob::new(pattern).matches(&page)) { Ok(()) } else { Err(Fault::Referrer) }
 }
 
 #[cfg(test)]
@@ -97,7 +84,7 @@ mod tests {
             ("", "", true),
             ("", "x", false),
         ] {
-            assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), fits, "{pattern} {text}");
+            assert_eq!(Glob::new(pattern).matches(text), fits, "{pattern} {text}");
         }
     }
 }

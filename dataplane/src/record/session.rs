@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::http::percent;
 use proto::limits::{LOG_NAMES_MAX, LOG_TARGET_BYTES_MAX, LOG_TEXT_BYTES_MAX};
 use proto::snapshot::Environment;
 
@@ -431,7 +432,7 @@ pub fn redact_query<'a, S: AsRef<str>>(target: &'a str, secret_names: &[S]) -> C
         return target.into();
     };
     let secret = |name: &str| {
-        let name = percent_decoded(name);
+        let name = percent::decode_leniently(name.as_bytes());
         let is = |secret: &str| name.eq_ignore_ascii_case(secret.as_bytes());
         SECRET_NAMES.iter().any(|secret| is(secret)) || secret_names.iter().any(|secret| is(secret.as_ref()))
     };
@@ -455,30 +456,6 @@ fn redact_pair<'a>(pair: &'a str, secret: &impl Fn(&str) -> bool) -> Cow<'a, str
         start += part.len() + 1;
     }
     pair.into()
-}
-
-/// `application/x-www-form-urlencoded` decoding of a name; what is not an escape stands for itself.
-fn percent_decoded(name: &str) -> Vec<u8> {
-    let hex = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-    let mut decoded = Vec::with_capacity(name.len());
-    let mut rest = name.as_bytes();
-    while let [first, after @ ..] = rest {
-        let escape = match after {
-            [high, low, ..] if *first == b'%' => hex(*high).zip(hex(*low)),
-            _ => None,
-        };
-        rest = match escape {
-            Some((high, low)) => {
-                decoded.push(high << 4 | low);
-                &after[2..]
-            }
-            None => {
-                decoded.push(*first);
-                after
-            }
-        };
-    }
-    decoded
 }
 
 #[cfg(test)]

@@ -5,11 +5,11 @@
 //! whoever writes it for headers.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
 use super::EndpointUrl;
 use super::path::has_dot_segment;
 use crate::http::list::is_token;
+use crate::http::percent;
 use crate::http::target::check_path;
 use crate::limits::TEMPLATE_BYTES_MAX;
 
@@ -117,10 +117,10 @@ impl Template {
         self.fill(|variable| {
             let value = value(variable)?;
             let plain = match variable {
-                Variable::Topic(_) => percent_decoded(&value),
+                Variable::Topic(_) => percent::decode_leniently(value.as_bytes()),
                 _ => Cow::Borrowed(value.as_bytes()),
             };
-            (!plain.iter().any(u8::is_ascii_control)).then(|| Cow::Owned(percent_encoded(&plain)))
+            (!plain.iter().any(u8::is_ascii_control)).then(|| Cow::Owned(percent::encode(&plain, b"")))
         })
     }
 }
@@ -141,42 +141,6 @@ impl Variable {
             _ => return None,
         })
     }
-}
-
-/// Everything but the unreserved characters of RFC 3986 §2.3.
-fn percent_encoded(value: &[u8]) -> String {
-    let mut encoded = String::with_capacity(value.len());
-    for byte in value {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) {
-            encoded.push(char::from(*byte));
-        } else {
-            // Writing to a string does not fail.
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
-}
-
-fn percent_decoded(value: &str) -> Cow<'_, [u8]> {
-    if !value.contains('%') {
-        return Cow::Borrowed(value.as_bytes());
-    }
-    let mut decoded = Vec::with_capacity(value.len());
-    let mut left = value.as_bytes();
-    while let Some((&byte, behind)) = left.split_first() {
-        let digit = |at: usize| behind.get(at).and_then(|&digit| char::from(digit).to_digit(16));
-        left = match (byte, digit(0), digit(1)) {
-            (b'%', Some(high), Some(low)) => {
-                decoded.push((high * 16 + low) as u8);
-                &behind[2..]
-            }
-            _ => {
-                decoded.push(byte);
-                behind
-            }
-        };
-    }
-    Cow::Owned(decoded)
 }
 
 /// A URL that a template made, below one of the endpoints that it may lead to.
