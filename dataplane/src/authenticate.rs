@@ -199,7 +199,7 @@ impl<'a> Room<'a> {
         jws.verify(issuer)?;
         let people = self.tables.people();
         let grant = token::of_jwt(issuer, &jws.claims, form, people, self.now_ms)?;
-        let client = token::client_of(&grant, people).cloned();
+        let client = token::client_of(&grant, people)?.cloned();
         let identity = Identity { grant: Some(Arc::new(grant)), claims: Some(Arc::new(Claims(jws.claims))) };
         let entry = Entry { identity: identity.clone(), issuer: Arc::clone(issuer), client };
         self.verified.borrow_mut().keep(key, entry, token.len());
@@ -212,7 +212,7 @@ impl<'a> Room<'a> {
         let entry = verified.find(key)?;
         let grant = entry.identity.grant.as_ref()?;
         let is_same = self.tables.issuers().holds(&entry.issuer)
-            && token::client_of(grant, self.tables.people()) == entry.client.as_ref()
+            && token::client_of(grant, self.tables.people()) == Ok(entry.client.as_ref())
             && self.now_ms < grant.expires_ms;
         if !is_same {
             verified.forget(key);

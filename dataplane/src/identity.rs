@@ -65,6 +65,16 @@ pub enum Proof {
     },
 }
 
+impl Proof {
+    /// The name of the issuer that vouched for it, if one did.
+    pub fn issuer(&self) -> Option<&str> {
+        match self {
+            Self::Token { issuer, .. } | Self::Opaque { issuer, .. } => Some(issuer),
+            Self::Key(_) | Self::Password | Self::Certificate { .. } => None,
+        }
+    }
+}
+
 /// The last word on a token that is asked about again. Written by the bridge, read by workers.
 #[derive(Debug, Default)]
 pub struct Word(AtomicU8);
@@ -127,7 +137,7 @@ pub enum Fault {
     NotYetValid,
     /// It is for somebody else.
     Audience,
-    /// Its issuer is not known here, or not accepted by the API.
+    /// Its issuer is not known here, not accepted by the API, or not that of the client that it names.
     Issuer,
     /// Its signature is wrong.
     Signature,

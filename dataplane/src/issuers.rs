@@ -143,6 +143,12 @@ fn tls_of(issuer: &Issuer, terms: &Terms) -> Option<Arc<ClientConfig>> {
 impl Believed {
     /// An issuer as it was written, with what can be used of its keys.
     pub fn new(config: Issuer, terms: &Terms) -> Self {
+        if config.audiences.is_empty() {
+            tracing::warn!(
+                issuer = config.name,
+                "this issuer has no audiences: tokens that it made for others are believed, too"
+            );
+        }
         let keys = match config.jwks.as_ref().map(|jwks| jwks.text()) {
             None => Vec::new(),
             Some(None) => {

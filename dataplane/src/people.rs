@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use proto::snapshot::{Digest, Environment, SectionName, Snapshot};
+use proto::snapshot::{Digest, Environment, OWN_ISSUER, SectionName, Snapshot};
+
+use crate::identity::Fault;
 
 /// Clients and subjects of one generation.
 #[derive(Debug, Default)]
@@ -22,6 +24,14 @@ pub struct Client {
     pub application: Box<str>,
     /// The key type of its tokens, where they do not say.
     pub environment: Environment,
+    /// The name of the issuer whose tokens may be this client's; empty: any but the gateway's own.
+    issuer: Box<str>,
+}
+
+impl Client {
+    fn is_of(&self, issuer: &str) -> bool {
+        if self.issuer.is_empty() { issuer != OWN_ISSUER } else { *self.issuer == *issuer }
+    }
 }
 
 impl People {
@@ -39,9 +49,15 @@ impl People {
         Self { clients, subjects }
     }
 
-    /// The application of an OAuth2 client.
-    pub fn client(&self, id: &str) -> Option<&Client> {
-        self.clients.get(id)
+    /// The OAuth2 client that a token of this issuer names: none, if it is not known here. No issuer speaks for the
+    /// client of another, and the gateway knows all of its own.
+    pub fn client(&self, id: &str, issuer: &str) -> Result<Option<&Client>, Fault> {
+        match self.clients.get(id) {
+            Some(client) if client.is_of(issuer) => Ok(Some(client)),
+            Some(_) => Err(Fault::Issuer),
+            None if issuer == OWN_ISSUER => Err(Fault::Unknown),
+            None => Ok(None),
+        }
     }
 
     /// The user whose certificates have this subject.
@@ -57,8 +73,8 @@ fn digests(snapshot: &Snapshot, family: fn(u8) -> SectionName) -> impl Iterator<
 fn clients(snapshot: &Snapshot) -> HashMap<Box<str>, Client> {
     let all = snapshot.applications().flat_map(|application| {
         let of = |client: &proto::snapshot::OAuthClient| {
-            let environment = client.environment;
-            (client.id.as_str().into(), Client { application: application.name.as_str().into(), environment })
+            let (application, issuer) = (application.name.as_str().into(), client.issuer.as_str().into());
+            (client.id.as_str().into(), Client { application, environment: client.environment, issuer })
         };
         application.clients.iter().map(of)
     });

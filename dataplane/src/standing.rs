@@ -81,12 +81,12 @@ fn user(snapshot: &Snapshot, grant: &Grant) -> Result<(), Fault> {
 }
 
 fn is_of_own_issuer(grant: &Grant) -> bool {
-    matches!(&grant.proof, Proof::Token { issuer, .. } if **issuer == *OWN_ISSUER)
+    grant.proof.issuer() == Some(OWN_ISSUER)
 }
 
 fn application(tables: &Tables, api: &ApiEntry, grant: &Grant) -> Result<(), Fault> {
-    if let Some(client) = &grant.client {
-        let of = tables.people().client(client).map(|client| &*client.application);
+    if let Some((client, issuer)) = grant.client.as_deref().zip(grant.proof.issuer()) {
+        let of = tables.people().client(client, issuer)?.map(|client| &*client.application);
         if of != grant.application.as_deref() {
             return Err(Fault::Unknown);
         }
@@ -145,6 +145,7 @@ mod tests {
         let client = OAuthClient {
             id: client.into(),
             secret: None,
+            issuer: String::new(),
             environment: Default::default(),
             grants: Vec::new(),
             scopes: Vec::new(),
@@ -296,8 +297,15 @@ mod tests {
             assert_eq!(found, expected, "{what}");
         }
         let own = Grant { proof: Proof::Token { issuer: Arc::from(OWN_ISSUER), id: None }, ..token() };
-        let own_issuer: Change = |c| c.issuers[0].name = OWN_ISSUER.into();
+        let own_issuer: Change = |c| {
+            c.issuers[0].name = OWN_ISSUER.into();
+            c.applications[0].clients[0].secret = Some(SecretHash::of("the client's"));
+        };
         assert_eq!(standing(&own, own_issuer), Ok(()));
+        let without_secret: Change = |c| c.issuers[0].name = OWN_ISSUER.into();
+        assert_eq!(standing(&own, without_secret), Err(Fault::Issuer), "the gateway issues its client no more tokens");
+        let bound: Change = |c| c.applications[0].clients[0].secret = Some(SecretHash::of("the client's"));
+        assert_eq!(standing(&token(), bound), Err(Fault::Issuer), "its client is the gateway's own now");
         let without: Change = |c| {
             c.issuers[0].name = OWN_ISSUER.into();
             c.users.clear();

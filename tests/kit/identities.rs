@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 use proto::snapshot::{
     ApiKey, Application, Assertion, ClaimNames, Config, CredentialForm, Duration, Environment, GrantType,
-    Introspection, Issuer, Jwks, KeyRestrictions, OAuthClient, PasswordHash, Pem, Revocation, Secret, SecretHash,
-    Subscription, Timestamp, User, WhenUnreachable,
+    Introspection, Issuer, Jwks, KeyRestrictions, OAuthClient, OWN_ISSUER, PasswordHash, Pem, Revocation, Secret,
+    SecretHash, Subscription, Timestamp, User, WhenUnreachable,
 };
 
 const APPLICATIONS: [&str; 4] = ["mobile", "web", "kiosk", "robots"];
@@ -114,7 +114,8 @@ fn applications() -> impl Strategy<Value = Vec<Application>> {
         let one = |(name, (enabled, client)): (&str, (bool, Option<DrawnClient>))| {
             let clients = client.into_iter().map(|(secret, environment, grants, scopes)| {
                 let secret = secret.map(|secret| SecretHash::of(&secret.to_string()));
-                OAuthClient { id: format!("{name}-client"), secret, environment, grants, scopes }
+                let issuer = if scopes.is_empty() { String::new() } else { OWN_ISSUER.into() };
+                OAuthClient { id: format!("{name}-client"), secret, issuer, environment, grants, scopes }
             });
             Application { name: name.into(), owner: String::new(), enabled, clients: clients.collect() }
         };

@@ -9,7 +9,7 @@ use axum::http::header::{ETAG, LOCATION};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use proto::limits::{ADMIN_BATCH_BYTES_MAX, ADMIN_BODY_BYTES_MAX};
-use proto::snapshot::Timestamp;
+use proto::snapshot::{OWN_ISSUER, Timestamp};
 use serde_json::{Map, Value, json};
 
 use super::act::{as_value, document, location};
@@ -233,12 +233,15 @@ pub async fn create_client(desk: &Desk, mut call: Call, query: &Query) -> Result
     if !body.contains_key("id") {
         body.insert("id".into(), json!(secrets::client_id().map_err(no_secret)?));
     }
+    let has_other_issuer =
+        body.get("issuer").and_then(Value::as_str).is_some_and(|one| !["", OWN_ISSUER].contains(&one));
     match body.get("secret") {
         // Somebody else issues its tokens.
         Some(Value::Null) => {
             body.remove("secret");
         }
         Some(_) => {}
+        None if has_other_issuer => {}
         None => {
             let secret = secrets::client_secret().map_err(no_secret)?;
             body.insert("secret".into(), json!(secret.hash.to_string()));

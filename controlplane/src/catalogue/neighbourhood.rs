@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use proto::limits::{API_KEYS_MAX, APPLICATIONS_MAX, REVOKED_MAX, SUBSCRIPTIONS_MAX, USERS_MAX};
-use proto::snapshot::{Config, Problem, Section, Snapshot};
+use proto::snapshot::{Config, Issuer, Problem, Section, Snapshot};
 
 use super::told::{part, retell};
 use super::{Declared, Entry, Kind};
@@ -36,7 +36,7 @@ impl Neighbourhood<'_> {
         // APIs are those of after the call, touched or not.
         let apis: BTreeSet<&str> = self.puts.iter().filter_map(|(_, entry)| entry.api()).collect();
         let apis = apis.into_iter().filter_map(|label| self.before.api(label)).cloned().collect();
-        let mut config = Config { apis, ..Config::default() };
+        let mut config = Config { apis, issuers: self.issuers(), ..Config::default() };
         let mut who = HashMap::new();
         // Neighbours first: what clashes is told at the later one, which is the change.
         for neighbour in self.neighbours() {
@@ -72,14 +72,15 @@ impl Neighbourhood<'_> {
             match entry {
                 Entry::Application(one) => {
                     for client in &one.clients {
-                        let owner = self.declared.client(&client.id).map(|(owner, _)| owner.name.clone());
-                        let owner = owner.or_else(|| self.clients.get(&client.id).cloned());
-                        let owner = owner.and_then(|owner| self.before.application(&owner));
-                        meet(owner.cloned().map(Entry::Application));
+                        meet(self.owner(&client.id));
+                        meet(self.before.user(&client.id).cloned().map(Entry::User));
                     }
                 }
                 Entry::Key(one) => meet(self.before.key(&one.sha256).cloned().map(Entry::Key)),
-                Entry::User(one) => subjects.extend(one.certificates.iter().map(String::as_str)),
+                Entry::User(one) => {
+                    meet(self.owner(&one.name));
+                    subjects.extend(one.certificates.iter().map(String::as_str));
+                }
                 Entry::Api(_) | Entry::Subscription(_) | Entry::Revocation(_) => {}
             }
         }
@@ -91,6 +92,22 @@ impl Neighbourhood<'_> {
         let mut found: Vec<_> = found.into_iter().collect();
         found.sort_by(|(a, _), (b, _)| a.cmp(b));
         found.into_iter().map(|(_, entry)| entry).collect()
+    }
+
+    /// Those that clients are bound to, if any are.
+    fn issuers(&self) -> Vec<Issuer> {
+        let is_bound = |entry: &Entry| match entry {
+            Entry::Application(one) => one.clients.iter().any(|client| !client.issuer.is_empty()),
+            _ => false,
+        };
+        if self.puts.iter().any(|(_, entry)| is_bound(entry)) { self.before.issuers().to_vec() } else { Vec::new() }
+    }
+
+    /// The application whose client this is.
+    fn owner(&self, client: &str) -> Option<Entry> {
+        let declared = self.declared.client(client).map(|(owner, _)| owner.name.as_str());
+        let owner = declared.or_else(|| self.clients.get(client).map(String::as_str))?;
+        self.before.application(owner).cloned().map(Entry::Application)
     }
 
     /// What is wrong with a change. A neighbour was sound before; what it lacks here is its own neighbours.

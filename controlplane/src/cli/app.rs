@@ -112,6 +112,9 @@ enum ClientVerb {
         /// Somebody else issues its tokens: no secret is made
         #[arg(long)]
         no_secret: bool,
+        /// The issuer whose tokens may say that they are this client's: no secret is made
+        #[arg(long, value_name = "NAME")]
+        issuer: Option<String>,
         #[command(flatten)]
         writing: Writing,
     },
@@ -164,12 +167,13 @@ fn client(verb: ClientVerb) -> ExitCode {
                 Ok((table(&rows), true))
             })
         }
-        ClientVerb::Create { application, id, sandbox, grants, scopes, no_secret, writing } => {
+        ClientVerb::Create { application, id, sandbox, grants, scopes, no_secret, issuer, writing } => {
             let mut body = object([
                 ("id", id.map(Value::from)),
                 ("environment", sandbox.then(|| json!("sandbox"))),
                 ("grants", some_list(&grants)),
                 ("scopes", some_list(&scopes)),
+                ("issuer", issuer.map(Value::from)),
             ]);
             if no_secret {
                 body.insert("secret".into(), Value::Null);

@@ -59,6 +59,7 @@ pub fn defaults() -> Vec<(&'static str, &'static str, Value)> {
         ("ForwardAuth", "fail_open", json!(false)),
         ("Application", "owner", json!("")),
         ("Application", "enabled", json!(true)),
+        ("OAuthClient", "issuer", json!("")),
         ("OAuthClient", "environment", json!("production")),
         ("Subscription", "plan", json!("AsyncUnlimited")),
         ("Subscription", "enabled", json!(true)),

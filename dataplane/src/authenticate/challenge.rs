@@ -57,7 +57,7 @@ pub fn for_the_log(fault: Fault) -> String {
         Fault::Expired => "it has run out",
         Fault::NotYetValid => "it is not good yet, or its issuer's clock is ahead",
         Fault::Audience => "it is for somebody else",
-        Fault::Issuer => "its issuer is not known, or not accepted by the API",
+        Fault::Issuer => "its issuer is not known, not accepted by the API, or not that of its client",
         Fault::Signature => "its signature is wrong",
         Fault::Algorithm => "it is not signed, or in a way that its key is not for",
         Fault::UnknownKeyId => "the key that it names is not among its issuer's, or it names none of several",

@@ -139,6 +139,7 @@ impl World {
         let client = OAuthClient {
             id: "mobile-client".into(),
             secret: None,
+            issuer: String::new(),
             environment: Environment::Sandbox,
             grants: Vec::new(),
             scopes: Vec::new(),

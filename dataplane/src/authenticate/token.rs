@@ -4,7 +4,7 @@
 //! any credential.
 
 use proto::limits::SUBJECT_BYTES_MAX;
-use proto::snapshot::{ClaimNames, CredentialForm, Environment, OWN_ISSUER};
+use proto::snapshot::{ClaimNames, CredentialForm, Environment};
 use serde_json::{Map, Value};
 
 use crate::identity::{Fault, Grant, Proof, Word};
@@ -56,11 +56,10 @@ pub fn grant(
     }
     let names = &issuer.config.claims;
     let client = client(claims, names)?;
-    let known = client.and_then(|id| people.client(id));
-    if known.is_none() && client.is_some() && *issuer.name == *OWN_ISSUER {
-        // The gateway gives tokens to clients it knows; this one has been removed.
-        return Err(Fault::Unknown);
-    }
+    let known = match client {
+        Some(id) => people.client(id, &issuer.name)?,
+        None => None,
+    };
     Ok(Grant {
         form,
         proof,
@@ -83,8 +82,11 @@ fn user<'c>(claims: &'c Claimed, names: &ClaimNames, client: Option<&str>) -> Re
 }
 
 /// The client that is named, and whose it is: what of a grant depends on more than the token and its issuer.
-pub fn client_of<'p>(grant: &Grant, people: &'p People) -> Option<&'p Client> {
-    grant.client.as_deref().and_then(|id| people.client(id))
+pub fn client_of<'p>(grant: &Grant, people: &'p People) -> Result<Option<&'p Client>, Fault> {
+    match (&grant.client, grant.proof.issuer()) {
+        (Some(id), Some(issuer)) => people.client(id, issuer),
+        _ => Ok(None),
+    }
 }
 
 /// A claim that is a text if it is there.

@@ -70,17 +70,17 @@ impl Snapshot {
             assertions: config.assertions.iter().collect(),
         };
         parts.check(&mut problems);
-        identity::People::of(&config).check(&config.apis, &mut problems);
+        identity::People::of(&config).check(&config.apis, &config.issuers, &mut problems);
         identity::token_endpoint(&config, &mut problems);
         problems.into_result()?;
         Ok(Self { sections: section::split(config) })
     }
 
-    /// Checks applications, subscriptions, keys, users and revocations against each other and the APIs that are there,
+    /// Checks applications, subscriptions, keys, users and revocations against each other and the APIs and issuers that are there,
     /// and looks at nothing else of the configuration: for a few entries with what they refer to and may clash with.
     pub fn check_identity(config: &Config) -> Result<(), Vec<Problem>> {
         let mut problems = Problems::new(Places::Indices);
-        identity::People::of(config).check(&config.apis, &mut problems);
+        identity::People::of(config).check(&config.apis, &config.issuers, &mut problems);
         problems.into_result()
     }
 

@@ -152,6 +152,7 @@ mod tests {
         let client = OAuthClient {
             id: format!("{name}-client"),
             secret: Some(SecretHash::of(name)),
+            issuer: String::new(),
             environment: Default::default(),
             grants: Vec::new(),
             scopes: Vec::new(),

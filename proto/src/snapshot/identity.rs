@@ -172,6 +172,10 @@ pub struct OAuthClient {
     #[serde(default, skip_serializing_if = "is_default")]
     #[schemars(with = "SecretHash")]
     pub secret: Option<SecretHash>,
+    /// The name of the issuer whose tokens may say that they are this client's. Empty: the gateway's own for a client
+    /// with a secret, else any that the API accepts but the gateway's own.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub issuer: String,
     /// The key type of its tokens: which endpoint they lead to.
     #[serde(default, skip_serializing_if = "is_default")]
     pub environment: Environment,

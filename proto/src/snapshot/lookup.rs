@@ -119,7 +119,7 @@ impl Snapshot {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::{Api, Config, Digest, Listener, OAuthClient, Target};
+    use super::super::{Api, Config, Digest, Listener, OAuthClient, OWN_ISSUER, Target};
     use super::*;
 
     const MANY: usize = 2_000;
@@ -132,6 +132,7 @@ mod tests {
             clients: vec![OAuthClient {
                 id: format!("client-{at}"),
                 secret: Some(SecretHash::of("client's")),
+                issuer: String::new(),
                 environment: Default::default(),
                 grants: Vec::new(),
                 scopes: Vec::new(),
@@ -202,7 +203,8 @@ mod tests {
     #[test]
     fn the_secrets_of_clients_stay_with_the_control_plane() {
         let snapshot = Snapshot::check(config()).unwrap();
-        assert!(snapshot.applications().flat_map(|one| &one.clients).all(|client| client.secret.is_none()));
+        let mut clients = snapshot.applications().flat_map(|one| &one.clients);
+        assert!(clients.all(|client| client.secret.is_none() && client.issuer == OWN_ISSUER));
     }
 
     #[test]

@@ -16,8 +16,8 @@ use sha2::Digest as _;
 
 use super::path::Label;
 use super::{
-    Api, ApiKey, Application, Assertion, Authorities, Certificate, Config, Issuer, Listener, Problem, Revocation,
-    Settings, Subscription, Upstream, User,
+    Api, ApiKey, Application, Assertion, Authorities, Certificate, Config, Issuer, Listener, OWN_ISSUER, Problem,
+    Revocation, Settings, Subscription, Upstream, User,
 };
 use crate::limits::SECTION_DEPTH_MAX;
 
@@ -421,9 +421,13 @@ pub(super) fn split(mut config: Config) -> Sections {
         .collect()
 }
 
-/// An application as data planes know it.
+/// An application as data planes know it: of a client's secret they need to know only whose tokens it leads to.
 pub(super) fn without_secrets(mut application: Application) -> Application {
-    application.clients.iter_mut().for_each(|client| client.secret = None);
+    for client in &mut application.clients {
+        if client.secret.take().is_some() {
+            client.issuer = OWN_ISSUER.into();
+        }
+    }
     application
 }
 

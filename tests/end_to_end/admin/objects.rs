@@ -166,6 +166,10 @@ fn a_secret_is_told_once_and_no_hash_ever() {
     let open = admin.post("/applications/mobile/clients", &json!({ "id": "open", "secret": null })).json();
     assert_eq!((&open["has_secret"], open.get("client_secret")), (&json!(false), None));
     assert_eq!(admin.post("/applications/mobile/clients", &json!({ "id": "open" })).problem().0, 409);
+    let refused = admin.post("/applications/mobile/clients", &json!({ "id": "of-another", "issuer": "nobody" }));
+    assert!(refused.status == 422 && refused.body.contains("there is no issuer"), "{refused:?}");
+    let refused = admin.post("/users", &json!({ "name": "open" }));
+    assert!(refused.status == 422 && refused.body.contains("(stored in the catalogue)"), "{refused:?}");
     let refused = admin.post("/applications/mobile/clients", &json!({ "id": "x", "grants": ["implicit"] }));
     assert_eq!(
         (refused.status, refused.json()["errors"][0]["pointer"].as_str()),

@@ -255,6 +255,7 @@ fn a_grant_says_what_the_token_said() {
     own.clock_skew = proto::snapshot::Duration::from_secs(3);
     let mut world = World::new(&[Bearer], vec![own]);
     world.user(json!({"name": "alice"}));
+    world.config.applications[0].clients[0].secret = Some(SecretHash::of("the client's"));
     let tables = world.tables(None);
     let token = |changes: Value| {
         let mut claims = claims();
@@ -292,6 +293,27 @@ fn only_issuers_that_the_api_accepts_are_believed() {
     assert!(ask_simply(&tables, "/chat/v1/x", &[&header(&ours.token("EdDSA", &json!({}), &claims))]).1.is_ok());
     claims["iss"] = "https://theirs.example".into();
     assert_eq!(fault(&tables, &theirs.token("EdDSA", &json!({}), &claims)), Fault::Issuer);
+}
+
+#[test]
+fn no_issuer_speaks_for_the_client_of_another() {
+    let (ours, theirs) = (Signer::ed(), Signer::ed());
+    let issuers =
+        vec![issuer("ours", ISSUER, &[ours.jwk()]), issuer("theirs", "https://theirs.example", &[theirs.jwk()])];
+    let mut world = World::new(&[Bearer], issuers);
+    let from = |signer: &Signer, iss: &str| {
+        let mut claims = claims();
+        claims["iss"] = iss.into();
+        header(&signer.token("EdDSA", &json!({}), &claims))
+    };
+    let both = [from(&ours, ISSUER), from(&theirs, "https://theirs.example")];
+    let asked = |tables: &Tables| both.each_ref().map(|token| ask_simply(tables, "/chat/v1/x", &[token]).1.map(|_| ()));
+    assert_eq!(asked(&world.tables(None)), [Ok(()), Ok(())], "nobody says whose the client is");
+    world.config.applications[0].clients[0].issuer = "theirs".into();
+    assert_eq!(asked(&world.tables(None)), [Err(Fault::Issuer), Ok(())]);
+    world.config.applications[0].clients[0].issuer = String::new();
+    world.config.applications[0].clients[0].secret = Some(SecretHash::of("the client's"));
+    assert_eq!(asked(&world.tables(None)), [Err(Fault::Issuer), Err(Fault::Issuer)], "the gateway issues it tokens");
 }
 
 #[test]

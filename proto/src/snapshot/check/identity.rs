@@ -13,8 +13,8 @@ use crate::limits::{
     SCOPES_MAX, SUBJECT_BYTES_MAX, SUBSCRIPTIONS_MAX, USERS_MAX, WORD_BYTES_MAX,
 };
 use crate::snapshot::{
-    Api, ApiKey, Application, Assertion, Config, GrantType, Issuer, Jwks, OWN_ISSUER, Revocation, SecretHash,
-    SigningAlgorithm, Subscription, TokenEndpoint, UNLIMITED_PLAN, User,
+    Api, ApiKey, Application, Assertion, Config, GrantType, Issuer, Jwks, OAuthClient, OWN_ISSUER, Revocation,
+    SecretHash, SigningAlgorithm, Subscription, TokenEndpoint, UNLIMITED_PLAN, User,
 };
 
 /// Keys that the gateway may have made while one of its tokens lasts: half of what an issuer may have.
@@ -40,7 +40,7 @@ impl<'a> People<'a> {
         }
     }
 
-    pub(super) fn check(&self, apis: &[Api], problems: &mut Problems) {
+    pub(super) fn check(&self, apis: &[Api], issuers: &[Issuer], problems: &mut Problems) {
         for (family, count, ceiling) in [
             ("applications", self.applications.len(), APPLICATIONS_MAX),
             ("subscriptions", self.subscriptions.len(), SUBSCRIPTIONS_MAX),
@@ -51,16 +51,18 @@ impl<'a> People<'a> {
             problems.ceiling(format_args!("/{family}"), family, count, ceiling);
         }
         let applications: HashSet<&str> = self.applications.iter().map(|one| one.name.as_str()).collect();
-        self.applications(problems);
+        let clients = self.applications(issuers, problems);
         self.subscriptions(&applications, apis, problems);
         self.keys(&applications, problems);
-        self.users(&applications, problems);
+        self.users(&applications, &clients, problems);
         self.revocations(problems);
     }
 
-    fn applications(&self, problems: &mut Problems) {
+    /// What there is of clients, each with its application.
+    fn applications(&self, issuers: &[Issuer], problems: &mut Problems) -> HashMap<&'a str, Spot<'a>> {
         let mut names = HashMap::new();
         let mut clients: HashMap<&str, Spot<'_>> = HashMap::new();
+        let issuers: HashSet<&str> = issuers.iter().map(|one| one.name.as_str()).chain([OWN_ISSUER]).collect();
         for (at, application) in self.applications.iter().enumerate() {
             let spot = problems.spot("applications", at, &application.name, "");
             super::entry::unique_name(&mut names, "application", &application.name, spot, problems);
@@ -76,6 +78,7 @@ impl<'a> People<'a> {
                     );
                     problems.add(format_args!("{place}/id"), message);
                 }
+                problems.add_if(format_args!("{place}/issuer"), issuer_problem(client, &issuers));
                 if client.grants.contains(&GrantType::RefreshToken) && client.grants.len() == 1 {
                     let message = "refresh_token alone gets no first token; add client_credentials or password";
                     problems.add(format_args!("{place}/grants"), message);
@@ -83,6 +86,7 @@ impl<'a> People<'a> {
                 scopes(&client.scopes, format_args!("{place}/scopes"), problems);
             }
         }
+        clients
     }
 
     fn subscriptions(&self, applications: &HashSet<&str>, apis: &[Api], problems: &mut Problems) {
@@ -137,7 +141,7 @@ impl<'a> People<'a> {
         }
     }
 
-    fn users(&self, applications: &HashSet<&str>, problems: &mut Problems) {
+    fn users(&self, applications: &HashSet<&str>, clients: &HashMap<&str, Spot<'_>>, problems: &mut Problems) {
         let mut names: HashMap<&str, usize> = HashMap::with_capacity(self.users.len());
         let mut subjects: HashMap<&str, Spot<'_>> = HashMap::new();
         for (at, user) in self.users.iter().enumerate() {
@@ -146,6 +150,14 @@ impl<'a> People<'a> {
             if let Some(index) = names.insert(&user.name, at) {
                 let other = Spot { index, ..spot };
                 let message = format!("there is another user {:?} ({other}); rename one", user.name);
+                problems.add(format_args!("{spot}/name"), message);
+            }
+            if let Some(other) = clients.get(user.name.as_str()) {
+                // A token whose subject is its client is nobody's but the client's, RFC 9068 §2.2.
+                let message = format!(
+                    "a client of application {:?} ({other}) has the id {:?}; rename the user, or the client",
+                    other.label.0, user.name
+                );
                 problems.add(format_args!("{spot}/name"), message);
             }
             let application = user.application.as_deref();
@@ -346,6 +358,20 @@ fn known_application(
     if let Some(name) = name.filter(|name| !applications.contains(name)) {
         let message = format!("there is no application {name:?}; correct the name, or add it under applications");
         problems.add(place, message);
+    }
+}
+
+/// Whose tokens may say that they are this client's.
+fn issuer_problem(client: &OAuthClient, known: &HashSet<&str>) -> Option<String> {
+    let issuer = client.issuer.as_str();
+    if issuer.is_empty() {
+        None
+    } else if !known.contains(issuer) {
+        Some(format!("there is no issuer {issuer:?}; correct the name, or add it under issuers"))
+    } else if client.secret.is_some() && issuer != OWN_ISSUER {
+        Some(format!("a client with a secret has the gateway's own tokens, not those of {issuer:?}; leave one out"))
+    } else {
+        None
     }
 }
 

@@ -13,6 +13,7 @@ fn client(id: &str) -> OAuthClient {
     OAuthClient {
         id: id.into(),
         secret: Some(SecretHash::of(id)),
+        issuer: String::new(),
         environment: Default::default(),
         grants: vec![GrantType::ClientCredentials, GrantType::RefreshToken],
         scopes: vec!["chat.read".into()],
@@ -149,6 +150,16 @@ fn everything_of_people_that_can_be_wrong_is_found_where_it_is() {
                 |c| c.applications[1].clients[0].id = "m2".into(),
                 "/applications/1/clients/0/id",
                 "\"m2\" is one of application \"mobile\" (/applications/0)",
+            ),
+            (
+                |c| c.applications[0].clients[0].issuer = "nobody".into(),
+                "/applications/0/clients/0/issuer",
+                "no issuer \"nobody\"",
+            ),
+            (
+                |c| c.users[0].name = "m2".into(),
+                "/users/0/name",
+                "a client of application \"mobile\" (/applications/0) has the id \"m2\"",
             ),
             (
                 |c| c.applications[0].clients = (0..=CLIENTS_MAX).map(|at| client(&format!("c{at}"))).collect(),
