@@ -100,22 +100,40 @@ impl Carrier {
     /// A request that carries this, beside what has nothing to do with it. For Basic it is what is put into base64.
     fn request(self, target: &str, credential: &str) -> Upgrade {
         let plain = Upgrade::to(target);
-        let with_query = |name: &str| Upgrade::to(&format!("{target}?lang=de&{name}={credential}&page=2"));
+        let in_query = credential.replace(' ', "%20");
+        let with_query = |name: &str| Upgrade::to(&format!("{target}?lang=de&{name}={in_query}&page=2"));
         let with_offer = |entry: String| plain.clone().with("Sec-WebSocket-Protocol", &format!("chat.v2, {entry}"));
         match self {
             Self::Bearer => plain.with("Authorization", &format!("Bearer {credential}")),
             Self::QueryToken => with_query("access_token"),
             Self::KeyHeader => plain.with("apikey", credential),
             Self::KeyQuery => with_query("apikey"),
-            Self::Subprotocol => with_offer(format!("bearer.{credential}")),
-            Self::SubprotocolOfKubernetes => {
-                with_offer(format!("base64url.bearer.authorization.k8s.io.{}", URL_SAFE_NO_PAD.encode(credential)))
-            }
+            Self::Subprotocol | Self::SubprotocolOfKubernetes => with_offer(self.subprotocol(credential)),
             Self::Basic => plain.with("Authorization", &format!("Basic {}", STANDARD.encode(credential))),
             Self::Cookie => plain.with("Cookie", &format!("theme=dark; apimlAuthenticationToken={credential}; a=b")),
             Self::PersonalHeader => plain.with("PRIVATE-TOKEN", credential),
             Self::PersonalCookie => plain.with("Cookie", &format!("personalAccessToken={credential}; a=b")),
             Self::Certificate => plain,
+        }
+    }
+
+    /// A request in which this stands, and beside it another of its form.
+    fn twice(self, target: &str, credential: &str) -> Upgrade {
+        match self {
+            Self::Subprotocol | Self::SubprotocolOfKubernetes => {
+                let both = [credential, "another"].map(|one| self.subprotocol(one));
+                Upgrade::to(target).with("Sec-WebSocket-Protocol", &both.join(", "))
+            }
+            _ => self.request(target, credential).merged(&self.request(target, "another")),
+        }
+    }
+
+    fn subprotocol(self, credential: &str) -> String {
+        match self {
+            Self::SubprotocolOfKubernetes => {
+                format!("base64url.bearer.authorization.k8s.io.{}", URL_SAFE_NO_PAD.encode(credential))
+            }
+            _ => format!("bearer.{credential}"),
         }
     }
 }

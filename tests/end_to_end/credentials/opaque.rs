@@ -5,16 +5,18 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Keys, token};
+use super::{Carrier, Keys, token};
 use crate::kit::issuer::Manner;
+use crate::kit::people::{sha256, timestamp};
 use crate::kit::tokens::now_s;
-use crate::kit::{EchoBackend, Gateway, IssuerServer, Peer, Setup, Upgrade, Variant, on_both_drivers, until};
+use crate::kit::{Admin, EchoBackend, Gateway, IssuerServer, Peer, Setup, Upgrade, Variant, on_both_drivers, until};
 
 on_both_drivers!(
     an_opaque_token_is_asked_about_and_the_answer_is_believed_for_a_while,
     what_the_answer_says_counts_as_much_as_a_token,
     where_nobody_answers_nobody_comes_in,
     a_token_that_is_withdrawn_takes_its_sessions_along,
+    a_token_that_is_revoked_here_is_good_no_more_whatever_its_issuer_says,
     where_nobody_can_be_asked_again_the_api_says_what_becomes_of_its_sessions,
 );
 
@@ -152,6 +154,69 @@ fn a_token_that_is_withdrawn_takes_its_sessions_along(variant: Variant) {
     assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
     kept.expect_silence(Duration::from_millis(500));
     assert_eq!(status(&gateway, &bearer("/keep", "taken")), 401);
+}
+
+/// The forms that can hold a token that is no JWT.
+const CARRIERS: [Carrier; 5] =
+    [Carrier::Bearer, Carrier::QueryToken, Carrier::Subprotocol, Carrier::SubprotocolOfKubernetes, Carrier::Cookie];
+
+fn a_token_that_is_revoked_here_is_good_no_more_whatever_its_issuer_says(variant: Variant) {
+    let (issuer, backend) = (IssuerServer::start(), EchoBackend::start());
+    let people = Keys::new()
+        .people()
+        .introspecting_issuer("opaque", OPAQUE_ISSUER, &issuer.introspection_url(), "")
+        .application("subscribed", "")
+        .subscriptions("subscribed", &["chat"]);
+    let gateway = Setup::new(variant)
+        .api_to("chat", &backend.url("/"), "authentication: { accept: [bearer, query_token, subprotocol, cookie] }")
+        .people(people)
+        .start();
+    ["kept", "taken", "early", "late"].iter().for_each(|token| issuer.set_active(token, good()));
+    let revocation_s = now_s() - 100;
+    for (token, issued_s) in [("early", revocation_s - 1), ("late", revocation_s + 1)] {
+        let mut answer = good();
+        answer["iat"] = issued_s.into();
+        issuer.set_active(token, answer);
+    }
+    let request = |carrier: Carrier, token: &str| carrier.request("/chat", token);
+    let mut kept = CARRIERS.map(|carrier| session(&gateway, &request(carrier, "kept")));
+    let mut taken = CARRIERS.map(|carrier| session(&gateway, &request(carrier, "taken")));
+    let [mut early, mut late] = ["early", "late"].map(|token| session(&gateway, &request(Carrier::Bearer, token)));
+    let admin = Admin::of(&gateway);
+    let start = Instant::now();
+    let change = |token: &str, member: Value| {
+        let mut revocation = json!({ "revoked": format!("opaque:{}", sha256(token)), "reason": "lost" });
+        revocation["issued_before"] = member;
+        json!({ "kind": "revocation", "put": revocation })
+    };
+    let mut whole = change("taken", Value::Null);
+    whole["put"].as_object_mut().expect("an object").remove("issued_before");
+    let before = Value::from(timestamp(revocation_s));
+    let changes = json!({ "changes": [whole, change("early", before.clone()), change("late", before)] });
+    let answer = admin.post("/batch?wait=applied", &changes);
+    assert!((200..300).contains(&answer.status), "{answer:?}");
+    for client in taken.iter_mut().chain([&mut early]) {
+        assert_eq!(client.expect_close(1008), "credential revoked");
+    }
+    let elapsed = start.elapsed();
+    println!("a revoked opaque token closed its sessions after {elapsed:?}");
+    assert!(elapsed < Duration::from_secs(1), "{elapsed:?}");
+    // The issuer is not asked again, and would say that it is good.
+    for carrier in CARRIERS {
+        let mut client = gateway.connect();
+        client.send(&request(carrier, "taken").encode());
+        let refused = client.refused();
+        assert_eq!((refused.status, &*refused.body), (401, "Invalid credentials.\n"), "{carrier:?}");
+    }
+    assert_eq!((issuer.asked("taken"), issuer.asked("early")), (1, 1));
+    assert_eq!(status(&gateway, &request(Carrier::Bearer, "early")), 401);
+    late.expect_silence(Duration::from_millis(300));
+    kept.iter_mut().for_each(|client| client.expect_silence(Duration::from_millis(10)));
+    assert_eq!(status(&gateway, &request(Carrier::Bearer, "late")), 101);
+    // What is taken back is the revocation: then the issuer's word counts again.
+    let answer = admin.delete(&format!("/revocations/opaque:{}?wait=applied", sha256("taken")));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(status(&gateway, &request(Carrier::Bearer, "taken")), 101);
 }
 
 fn where_nobody_can_be_asked_again_the_api_says_what_becomes_of_its_sessions(variant: Variant) {
