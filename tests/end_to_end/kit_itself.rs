@@ -3,13 +3,16 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use tungstenite::Message;
 
 use crate::kit::frame::LengthForm;
 use crate::kit::line::End;
 use crate::kit::pki::{self, Authority, Key, Leaf, Valid};
 use crate::kit::tls::{self, Agreed};
-use crate::kit::{EchoBackend, Frame, Opcode, Peer, Random, RawUpstream, Variant, until};
+use crate::kit::tokens::{Algorithm, Signer, Token};
+use crate::kit::{EchoBackend, Frame, Opcode, Peer, Random, RawUpstream, Secrets, Variant, until};
 
 #[test]
 fn frames_are_read_as_they_were_built() {
@@ -200,4 +203,85 @@ fn authorities_sign_refuse_and_revoke() {
     authority.revoke(&identities[0]);
     assert_ne!(std::fs::read_to_string(authority.revocations()).unwrap(), before);
     assert!(std::fs::metadata(authority.ocsp(&identities[1])).unwrap().len() > 100);
+}
+
+/// What is planted in every way in which somebody could write it by accident is found; and nothing where there is nothing.
+#[test]
+fn secrets_are_found_however_they_are_written() {
+    let secret = "s3cret: of+the/gate\"way\\?\u{fc}~";
+    let mut secrets = Secrets::new();
+    secrets.add("planted", secret);
+    let percent = |is_plain: fn(u8) -> bool| -> String {
+        let each = |byte: u8| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+        secret.bytes().map(each).collect()
+    };
+    let all = percent(|_| false);
+    let mut planted = vec![
+        ("as it is", secret.to_owned()),
+        ("reserved characters", percent(|byte| byte.is_ascii_alphanumeric())),
+        ("as a query", percent(|byte| byte.is_ascii_graphic())),
+        ("in small digits", all.to_lowercase()),
+        ("twice", all.replace('%', "%25")),
+        ("a form", percent(|byte| byte.is_ascii_alphanumeric() || byte == b' ').replace(' ', "+")),
+        ("all of it", all),
+        ("digits", secret.bytes().map(|byte| format!("{byte:02x}")).collect()),
+        ("capitals", secret.bytes().map(|byte| format!("{byte:02X}")).collect()),
+        ("Debug of bytes", format!("{:?}", secret.as_bytes())),
+        ("Debug of a header", secret.as_bytes().escape_ascii().to_string()),
+        ("Debug of that", format!("{:?}", secret.as_bytes().escape_ascii().to_string())),
+        ("Debug of a text", format!("{secret:?}")),
+        ("JSON", serde_json::to_string(secret).unwrap()),
+        ("bytes in JSON", serde_json::to_string(secret.as_bytes()).unwrap()),
+    ];
+    for (before, after) in (0..3).flat_map(|before| (0..3).map(move |after| (before, after))) {
+        let whole = [&b"xyz"[..before], secret.as_bytes(), &b"uvw"[..after]].concat();
+        for engine in [&STANDARD, &STANDARD_NO_PAD, &URL_SAFE, &URL_SAFE_NO_PAD] {
+            let text = engine.encode(&whole);
+            planted.push(("Base64 in a query", text.replace('+', "%2B").replace('/', "%2f").replace('=', "%3D")));
+            let lines: Vec<_> = text.as_bytes().chunks(16).map(|line| str::from_utf8(line).unwrap()).collect();
+            planted.push(("PEM", lines.join("\n")));
+            planted.push(("PEM in JSON", lines.join("\\n")));
+            planted.push(("Base64", text));
+        }
+    }
+    let mut random = Random::announced("secrets_are_found_however_they_are_written");
+    for (way, text) in &planted {
+        let around = [random.bytes(300), random.bytes(300)];
+        let found = secrets.find(&[&around[0], text.as_bytes(), &around[1]].concat());
+        assert!(found.as_ref().is_some_and(|found| found.what == "planted"), "{way}: {text}: {found:?}");
+        assert_eq!(secrets.except(|what| what == "planted").find(text.as_bytes()), None);
+    }
+    assert_eq!(secrets.find(&random.bytes(1 << 20)), None);
+    assert_eq!(secrets.find(secret.replace('t', "T").as_bytes()), None, "another secret is another's business");
+}
+
+#[test]
+fn private_keys_are_found_and_public_ones_may_be_seen() {
+    for algorithm in Algorithm::ALL {
+        let signer = Signer::new(algorithm, "planted");
+        let mut secrets = Secrets::new();
+        secrets.add_private_key("planted", signer.private_pkcs8());
+        let der = signer.private_pkcs8();
+        for (way, text) in [
+            ("PEM", signer.private_pem().into_bytes()),
+            ("PEM in JSON", signer.private_pem().replace('\n', "\\n").into_bytes()),
+            ("DER", der.to_vec()),
+            ("a list", format!("{der:?}").into_bytes()),
+            // RFC 8037 §2, RFC 7518 §6.2.2: its private number.
+            ("JWK", format!("{{\"d\":\"{}\"}}", URL_SAFE_NO_PAD.encode(private_number(der))).into_bytes()),
+        ] {
+            assert!(secrets.find(&text).is_some(), "{algorithm:?}: {way}");
+        }
+        for public in [signer.jwk().to_string(), format!("{signer:?}"), Token::of("x").sign(&signer)] {
+            assert_eq!(secrets.find(public.as_bytes()), None, "{algorithm:?}");
+        }
+    }
+}
+
+fn private_number(pkcs8: &[u8]) -> &[u8] {
+    match pkcs8.len() {
+        138 => &pkcs8[36..68],
+        length if length > 1000 => &pkcs8[length - 900..],
+        _ => &pkcs8[16..48],
+    }
 }

@@ -14,8 +14,14 @@ const APPLICATIONS: [&str; 4] = ["mobile", "web", "kiosk", "robots"];
 const USERS: [&str; 4] = ["alice", "bob@example.com", "Çelik", "d"];
 const SCOPES: [&str; 3] = ["chat.read", "chat.write", "admin"];
 const ISSUERS: [&str; 2] = ["corp", "partner"];
-const REVOKED: [&str; 6] =
-    ["user:alice", "application:kiosk", "key:k1", "token:corp/7", "subscription:mobile/x:v1", "opaque:aabb"];
+const REVOKED: [&str; 6] = [
+    "user:alice",
+    "application:kiosk",
+    "key:k1",
+    "token:corp/7",
+    "subscription:mobile/x:v1",
+    "opaque:ab5df625bc76dbd4e163bed2dd888df828f90159bb93556525c31821b6541d46",
+];
 
 /// The same configuration, with people in it, and APIs that ask who they are.
 pub fn populated(config: impl Strategy<Value = Config>) -> impl Strategy<Value = Config> {

@@ -99,6 +99,11 @@ impl Signer {
         self.algorithm
     }
 
+    /// The private key as PKCS #8.
+    pub fn private_pkcs8(&self) -> &[u8] {
+        &self.private
+    }
+
     /// The private key as PKCS #8, in PEM.
     pub fn private_pem(&self) -> String {
         let text = base64::engine::general_purpose::STANDARD.encode(&self.private);

@@ -6,5 +6,8 @@
 mod config;
 mod frames;
 mod heads;
+#[path = "../kit/secrets.rs"]
+#[expect(dead_code, reason = "stories have tokens and private keys, too")]
+mod secrets;
 mod snapshot;
 mod text;

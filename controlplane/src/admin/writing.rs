@@ -394,6 +394,9 @@ async fn new_password(desk: &Desk, kind: Kind, body: &mut Map<String, Value>) ->
     if password.is_empty() || password.len() > PASSWORD_BYTES_MAX {
         return fault(&format!("a password has 1 to {PASSWORD_BYTES_MAX} bytes"));
     }
+    if password.contains(char::is_control) {
+        return fault("a password has no control characters: Basic cannot carry them (RFC 7617 §2)");
+    }
     if body.get("password").is_some_and(|hash| !hash.is_null()) {
         return fault("either a new password or the hash of one, not both");
     }

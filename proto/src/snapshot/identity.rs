@@ -393,6 +393,8 @@ impl FromStr for Revoked {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const FORM: &str = "a revocation names token:ISSUER/ID, opaque:SHA256, key:NAME, client:ID, user:NAME, \
             application:NAME or subscription:APPLICATION/API";
+        const FORM_OF_OPAQUE: &str = "an opaque token is named by its SHA-256, opaque: and 64 lower-case hexadecimal \
+            digits; the token itself must not stand here";
         let (word, subject) = text.split_once(':').ok_or(FORM)?;
         let kind = RevokedKind::ALL.into_iter().find(|kind| kind.word() == word).ok_or(FORM)?;
         let has_two_parts = matches!(kind, RevokedKind::Subscription | RevokedKind::Token);
@@ -400,6 +402,10 @@ impl FromStr for Revoked {
             Some((first, second)) => !first.is_empty() && !second.is_empty(),
             None => !subject.is_empty() && !has_two_parts,
         };
+        if kind == RevokedKind::Opaque {
+            // A token itself would revoke nothing, and be readable wherever revocations are.
+            subject.parse::<SecretHash>().map_err(|_| FORM_OF_OPAQUE)?;
+        }
         if is_sound { Ok(Self { kind, subject: subject.into() }) } else { Err(FORM) }
     }
 }
@@ -461,7 +467,7 @@ mod tests {
         for text in [
             "token:idp/4f2a",
             "token:idp/a/b",
-            "opaque:ba7816",
+            "opaque:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
             "key:mobile-1",
             "client:a:b",
             "user:alice@example.com",
@@ -470,9 +476,20 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Revoked>().unwrap().to_string(), text);
         }
-        for text in
-            ["", "user", "user:", "token:idp", "token:/x", "token:idp/", "subscription:mobile", "group:x", "User:x"]
-        {
+        for text in [
+            "",
+            "user",
+            "user:",
+            "token:idp",
+            "token:/x",
+            "token:idp/",
+            "subscription:mobile",
+            "group:x",
+            "User:x",
+            "opaque:ba7816",
+            "opaque:the-token-itself-of-sixty-four-characters-which-is-not-its-hash!",
+            "opaque:BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD",
+        ] {
             assert!(text.parse::<Revoked>().is_err(), "{text}");
         }
     }

@@ -1,109 +1,229 @@
 //! Nothing that was secret is written anywhere: everything that both planes say, log, count, answer and keep is searched
-//! for every credential that was used, good or bad.
+//! for every credential that was used, good or bad, however it may be written.
+//!
+//! What must be kept by its nature is named where it is kept, and its files are its owner's only.
 
-use std::path::Path;
+mod office;
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use super::{Carrier, Keys, token};
 use crate::kit::gateway::framegate;
-use crate::kit::people::PASSWORD;
-use crate::kit::tokens::{Signer, now_s, signature, tampered};
+use crate::kit::people::{PASSWORD, PASSWORD_HASH, sha256};
+use crate::kit::tokens::{Algorithm, Signer, now_s, tampered};
 use crate::kit::{
-    EchoBackend, Gateway, IssuerServer, Outcome, Peer, People, Port, Setup, Upgrade, Variant, on_both_drivers,
+    EchoBackend, Gateway, IssuerServer, Outcome, Peer, People, Port, Secrets, Setup, Upgrade, Variant, on_both_drivers,
     on_variant, pki, tls, until,
 };
 
 on_both_drivers!(nothing_that_was_secret_is_written_anywhere);
-on_variant!(automatic_office, Automatic, what_the_office_tells_once_is_written_nowhere);
+on_variant!(automatic_keeping, Automatic, what_a_data_plane_must_keep_is_its_owners_only);
 
 const KEY: &str = "fgk_Vt3XkqBzR8uQm5aWc7";
 const WRONG_KEY: &str = "fgk_NobodysKeyOfThatName";
-const WRONG_PASSWORD: &str = "wr0ng: donkey";
+const WRONG_PASSWORD: &str = "wr0ng: donkey of old";
 const OPAQUE: &str = "opaque-2YotnFZFEjr1zCsicMWpAA";
 const WRONG_OPAQUE: &str = "opaque-SlAV32hkKG-unknown";
 const CLIENT_SECRET: &str = "introspection-gX1fBat3bV";
 
-/// Everything that must not be found, with what it is.
-struct Secrets(Vec<(String, String)>);
+/// What a data plane is sent because it cannot work without: kept only if the operator wants it so.
+const NEEDED: [&str; 4] = [
+    "the private key of a listener",
+    "the private key of assertions",
+    "the secret of introspection",
+    "a password's hash",
+];
 
-impl Secrets {
-    fn add(&mut self, what: &str, secret: &str) {
-        self.0.push((what.into(), secret.into()));
+/// A gateway with a secret in every place that has room for one, and everybody's secrets.
+struct Stage {
+    gateway: Gateway,
+    keys: Keys,
+    issuer: IssuerServer,
+    secure: Port,
+    secrets: Secrets,
+    tokens: Vec<String>,
+    _backend: EchoBackend,
+    /// What the operator has of their own, which nobody searches.
+    pockets: tempfile::TempDir,
+}
+
+impl Stage {
+    fn start(variant: Variant, store_keys: &str) -> Self {
+        let (backend, keys, issuer, secure) = (EchoBackend::start(), Keys::new(), IssuerServer::start(), Port::free());
+        let pockets = tempfile::tempdir().expect("a directory");
+        issuer.set_active(OPAQUE, json!({ "client_id": "subscribed-client", "sub": "bob", "exp": now_s() + 600 }));
+        let mut secrets = Secrets::new();
+        let signer = Signer::new(Algorithm::Es256, "assertions");
+        let path = pockets.path().join("assertions.pem");
+        std::fs::write(&path, signer.private_pem()).expect("a file can be written");
+        let assertion = format!("name: backend, issuer: 'https://gateway.test', key: \"{}\"", path.display());
+        secrets.add_private_key(NEEDED[1], signer.private_pkcs8());
+        secrets.add_private_key(NEEDED[0], pki::shared().edge.private_key().secret_der());
+        for signer in [&keys.ed, &keys.es, &keys.rs] {
+            secrets.add_private_key(&format!("the private key of {}", signer.key_id), signer.private_pkcs8());
+        }
+        for (what, secret) in [
+            ("a key", KEY),
+            ("an unknown key", WRONG_KEY),
+            ("a password", PASSWORD),
+            ("a wrong password", WRONG_PASSWORD),
+            (NEEDED[3], PASSWORD_HASH),
+            ("an opaque token", OPAQUE),
+            ("an unknown opaque token", WRONG_OPAQUE),
+            (NEEDED[2], CLIENT_SECRET),
+        ] {
+            secrets.add(what, secret);
+        }
+        let tokens = tokens(&keys);
+        tokens.iter().for_each(|(what, token)| secrets.add_token(what, token));
+        let people = people(&keys, &issuer).entry("assertions", assertion);
+        let gateway = setup(variant, &backend, &secure).flags(&["--store-keys", store_keys]).people(people).start();
+        let tokens = tokens.into_iter().map(|(_, token)| token).collect();
+        Self { gateway, keys, issuer, secure, secrets, tokens, _backend: backend, pockets }
     }
 
-    /// A token, and its signature alone.
-    fn add_token(&mut self, what: &str, token: &str) {
-        self.add(what, token);
-        if token.matches('.').count() == 2 && !signature(token).is_empty() {
-            self.add(&format!("the signature of {what}"), signature(token));
+    /// Uses every credential in every place, and some where they do not belong; what was answered.
+    fn visit_everywhere(&self) -> Vec<u8> {
+        let mut told = Vec::new();
+        for api in ["/chat", "/forwarding"] {
+            for carrier in Carrier::ALL.into_iter().filter(|carrier| *carrier != Carrier::Certificate) {
+                for credential in self.credentials(carrier) {
+                    told.extend(visit(self.gateway.connect(), &carrier.request(api, &credential)));
+                }
+            }
+            let client = tls::Terms::default().identity(&pki::shared().client).client();
+            told.extend(visit(client.connect(self.secure.address()), &Upgrade::to(api)));
+        }
+        // Requests that are broken beside their credential.
+        let tokens = &self.tokens;
+        for request in [
+            Carrier::Bearer.request("/nowhere", &tokens[0]),
+            Carrier::QueryToken.request("/nowhere", &tokens[0]),
+            Carrier::QueryToken.request("/chat", &tokens[0]).without("Sec-WebSocket-Key"),
+            Carrier::KeyQuery.request("/chat", KEY).without("Host"),
+            Carrier::Bearer.request("/chat", &tokens[0]).with("Authorization", &format!("Bearer {}", tokens[1])),
+            Carrier::KeyHeader.request(&format!("/chat?apikey={KEY}&apikey={WRONG_KEY}"), KEY),
+            Carrier::Subprotocol.twice("/chat", &tokens[0]),
+            Carrier::Bearer.request("/chat", &tokens[0]).with("Sec-WebSocket-Protocol", &format!("bearer. {KEY}")),
+            // Of forms that the API does not accept.
+            Carrier::KeyQuery.request("/probe", KEY),
+            Carrier::QueryToken.request("/probe", &tokens[0]),
+        ] {
+            told.extend(visit(self.gateway.connect(), &request));
+        }
+        told.into_iter().flatten().collect()
+    }
+
+    fn credentials(&self, carrier: Carrier) -> Vec<String> {
+        let of_tokens = self.tokens.iter().cloned();
+        match carrier {
+            Carrier::KeyHeader | Carrier::KeyQuery => vec![KEY.into(), WRONG_KEY.into()],
+            Carrier::Basic => vec![super::name_and_password("alice"), format!("alice:{WRONG_PASSWORD}")],
+            Carrier::PersonalHeader | Carrier::PersonalCookie => {
+                of_tokens.chain([KEY.into(), WRONG_KEY.into()]).collect()
+            }
+            _ => of_tokens.chain([OPAQUE.into(), WRONG_OPAQUE.into()]).collect(),
         }
     }
 
-    #[track_caller]
-    fn expect_none(&self, place: &str, bytes: &[u8]) {
-        for (what, secret) in &self.0 {
-            let found = bytes.windows(secret.len()).position(|window| window == secret.as_bytes());
-            let around = found.map(|at| bytes[at.saturating_sub(200)..(at + 50).min(bytes.len())].escape_ascii());
-            assert!(around.is_none(), "{place} holds {what}: {}", around.expect("it was found"));
+    /// What verbs and the operator's listener say: of a change that takes people away, and of mistakes beside secrets.
+    fn ask_everything(&self) -> Vec<u8> {
+        let revoked = people(&self.keys, &self.issuer).revoked("user:alice", "").revoked("key:good", "");
+        let revoked = self.gateway.setup().yaml_with_people(&revoked);
+        let mut outcomes = self.mistakes();
+        outcomes.extend([
+            self.gateway.verb("diff", &[&self.written("revoked", &revoked), "--json"]),
+            self.gateway.apply(&revoked),
+            self.gateway.verb("status", &[]),
+            self.gateway.verb("status", &["--json"]),
+        ]);
+        let mut told: Vec<u8> =
+            outcomes.iter().flat_map(|one| [&one.stdout[..], &one.stderr]).collect::<String>().into();
+        for target in ["/metrics", "/ready", "/health", "/status", "/nothing", &format!("/metrics?apikey={KEY}")] {
+            told.extend(self.gateway.ask(target).map(|(_, body)| body.into_bytes()).unwrap_or_default());
         }
+        told
+    }
+
+    /// Secrets where something else should stand, which an operator is told of.
+    fn mistakes(&self) -> Vec<Outcome> {
+        let good = self.gateway.setup().yaml();
+        let (quoted_hash, secret) = (PASSWORD_HASH.replace('$', "$$"), format!("client_secret: {CLIENT_SECRET}"));
+        let path = self.pockets.path().join("assertions.pem");
+        let pem = std::fs::read_to_string(&path).expect("a file can be read");
+        let bare = pem.lines().filter(|line| !line.starts_with("---")).collect::<String>();
+        let cut = format!("-----BEGIN PRIVATE KEY-----\\n{}\\n-----END PRIVATE KEY-----\\n", &bare[..bare.len() - 6]);
+        let key = path.display().to_string();
+        let mistakes: [(&str, &str, &str, String); 9] = [
+            ("a list", &good, &secret, format!("client_secret: [{CLIENT_SECRET}]")),
+            ("another name", &good, &secret, format!("client_secrets: {CLIENT_SECRET}")),
+            ("no end", &good, &secret, format!("client_secret: \"{CLIENT_SECRET}")),
+            ("a password for its hash", &good, &quoted_hash, PASSWORD.into()),
+            ("half a hash", &good, &quoted_hash, quoted_hash[12..].into()),
+            ("a key for its hash", &good, &sha256(KEY), KEY.into()),
+            ("a key that is cut off", &good, &key, cut),
+            ("a key without its lines", &good, &key, bare),
+            (
+                "a token for its hash",
+                &good,
+                "\nusers:",
+                format!("\nrevocations: [{{ revoked: \"opaque:{OPAQUE}\" }}]\nusers:"),
+            ),
+        ];
+        let mut outcomes = Vec::new();
+        for (what, text, from, to) in mistakes {
+            assert!(text.contains(from), "{what}: there is no {from}");
+            let path = self.written(what, &text.replacen(from, &to, 1));
+            for outcome in [
+                framegate(&["validate", &path]),
+                self.gateway.verb("diff", &[&path]),
+                self.gateway.verb("apply", &[&path]),
+            ] {
+                assert_ne!(outcome.code, 0, "{what}: {outcome:?}");
+                outcomes.push(outcome);
+            }
+        }
+        outcomes
+    }
+
+    fn written(&self, name: &str, yaml: &str) -> String {
+        let path = self.gateway.setup().directory().join(format!("{}.yaml", name.replace(' ', "-")));
+        std::fs::write(&path, yaml).expect("a file can be written");
+        path.to_str().expect("a path in UTF-8").into()
     }
 }
 
-fn started(variant: Variant, keys: &Keys, issuer: &IssuerServer, secure: &Port) -> (Gateway, EchoBackend) {
-    let backend = EchoBackend::start();
+fn setup(variant: Variant, backend: &EchoBackend, secure: &Port) -> Setup {
+    let accept = "accept: [bearer, query_token, api_key, subprotocol, basic, cookie, personal_access_token, \
+        client_certificate], assertion: backend";
+    let clients = "client_certificates: { mode: optional, authorities: ours }";
+    let bind = secure.address();
+    Setup::new(variant)
+        .environment("dataplane", "FRAMEGATE_LOG_LEVEL", "trace")
+        .environment("controlplane", "FRAMEGATE_LOG_LEVEL", "trace")
+        .certificate(&pki::shared().edge.entry("shown"))
+        .authorities(&format!("name: ours, certificates: \"{}\"", pki::shared().root.display()))
+        .another_listener(&format!("name: secure, bind: \"{bind}\", tls: {{ certificates: [shown], {clients} }}"))
+        .api_to("chat", &backend.url("/"), &format!("authentication: {{ {accept} }}"))
+        .api_to("forwarding", &backend.url("/"), &format!("authentication: {{ {accept}, forward_credentials: true }}"))
+}
+
+fn people(keys: &Keys, issuer: &IssuerServer) -> People {
     let introspection = format!("client_id: gateway, client_secret: {CLIENT_SECRET}, cache: 1s");
-    let people = keys
-        .people()
+    keys.people()
         .introspecting_issuer("opaque", "https://opaque.test", &issuer.introspection_url(), &introspection)
         .application("subscribed", "")
         .subscriptions("subscribed", &["chat", "forwarding"])
         .key("good", "subscribed", KEY, "")
-        .user("alice", "application: subscribed, certificates: [\"CN=client,O=Framegate\"]");
-    let accept = "accept: [bearer, query_token, api_key, subprotocol, basic, cookie, personal_access_token, \
-        client_certificate]";
-    let clients = "client_certificates: { mode: optional, authorities: ours }";
-    let bind = secure.address();
-    let listener = format!("name: secure, bind: \"{bind}\", tls: {{ certificates: [shown], {clients} }}");
-    let gateway = Setup::new(variant)
-        .environment("dataplane", "FRAMEGATE_LOG_LEVEL", "trace")
-        .environment("controlplane", "FRAMEGATE_LOG_LEVEL", "trace")
-        .flags(&["--store-keys", "off"])
-        .certificate(&pki::shared().edge.entry("shown"))
-        .authorities(&format!("name: ours, certificates: \"{}\"", pki::shared().root.display()))
-        .another_listener(&listener)
-        .api_to("chat", &backend.url("/"), &format!("authentication: {{ {accept} }}"))
-        .api_to("forwarding", &backend.url("/"), &format!("authentication: {{ {accept}, forward_credentials: true }}"))
-        .people(people)
-        .start();
-    (gateway, backend)
+        .user("alice", "application: subscribed, certificates: [\"CN=client,O=Framegate\"]")
 }
 
-fn nothing_that_was_secret_is_written_anywhere(variant: Variant) {
-    if !pki::is_available() {
-        return;
-    }
-    let keys = Keys::new();
-    let (issuer, secure) = (IssuerServer::start(), Port::free());
-    issuer.set_active(OPAQUE, json!({ "client_id": "subscribed-client", "sub": "bob", "exp": now_s() + 600 }));
-    let (gateway, _backend) = started(variant, &keys, &issuer, &secure);
-    let mut secrets = Secrets(Vec::new());
-    for signer in [&keys.ed, &keys.es, &keys.rs] {
-        private_parts(&mut secrets, signer);
-    }
-    for (what, secret) in [
-        ("a key", KEY),
-        ("an unknown key", WRONG_KEY),
-        ("a password", PASSWORD),
-        ("a wrong password", WRONG_PASSWORD),
-        ("the hash of a password", crate::kit::people::PASSWORD_HASH),
-        ("an opaque token", OPAQUE),
-        ("an unknown opaque token", WRONG_OPAQUE),
-        ("the secret of an OAuth2 client", CLIENT_SECRET),
-    ] {
-        secrets.add(what, secret);
-    }
-    let tokens = [
+fn tokens(keys: &Keys) -> Vec<(&'static str, String)> {
+    vec![
         ("a good token", token("subscribed").claim("sub", "alice").sign(&keys.ed)),
         ("a good token of ES256", token("subscribed").sign(&keys.es)),
         ("a good token of RS256", token("subscribed").sign(&keys.rs)),
@@ -112,50 +232,7 @@ fn nothing_that_was_secret_is_written_anywhere(variant: Variant) {
         ("a token of nobody", token("subscribed").claim("iss", "https://nobody.test").sign(&keys.ed)),
         ("a token without a signature", token("subscribed").unsigned("ed")),
         ("a token of odd shape", "eyJub3QiOiJhIn0.dG9rZW4tYnV0LWEtc2VjcmV0.YWxsLXRoZS1zYW1l".to_owned()),
-    ];
-    tokens.iter().for_each(|(what, token)| secrets.add_token(what, token));
-    let mut told = Vec::new();
-    for api in ["/chat", "/forwarding"] {
-        for carrier in Carrier::ALL.into_iter().filter(|carrier| *carrier != Carrier::Certificate) {
-            let of_tokens = tokens.iter().map(|(_, token)| token.clone());
-            let credentials: Vec<String> = match carrier {
-                Carrier::KeyHeader | Carrier::KeyQuery => vec![KEY.into(), WRONG_KEY.into()],
-                Carrier::Basic => vec![super::name_and_password("alice"), format!("alice:{WRONG_PASSWORD}")],
-                Carrier::PersonalHeader | Carrier::PersonalCookie => {
-                    of_tokens.chain([KEY.into(), WRONG_KEY.into()]).collect()
-                }
-                _ => of_tokens.chain([OPAQUE.into(), WRONG_OPAQUE.into()]).collect(),
-            };
-            for credential in credentials {
-                told.extend(visit(gateway.connect(), &carrier.request(api, &credential)));
-            }
-        }
-        let client = tls::Terms::default().identity(&pki::shared().client).client();
-        told.extend(visit(client.connect(secure.address()), &Upgrade::to(api)));
-    }
-    // Requests that are broken beside their credential.
-    for request in [
-        Carrier::Bearer.request("/nowhere", &tokens[0].1),
-        Carrier::QueryToken.request("/nowhere", &tokens[0].1),
-        Carrier::QueryToken.request("/chat", &tokens[0].1).without("Sec-WebSocket-Key"),
-        Carrier::KeyQuery.request("/chat", KEY).without("Host"),
-        Carrier::Bearer.request("/chat", &tokens[0].1).with("Authorization", &format!("Bearer {}", tokens[1].1)),
-        Carrier::KeyHeader.request(&format!("/chat?apikey={KEY}&apikey={WRONG_KEY}"), KEY),
-    ] {
-        told.extend(visit(gateway.connect(), &request));
-    }
-    let revoked = gateway.setup().yaml_with_people(&revoked_people(&keys, &issuer));
-    let outcomes = [gateway.verb("diff", &[&written(&gateway, &revoked), "--json"]), gateway.apply(&revoked)];
-    let outcomes = outcomes.into_iter().chain([gateway.verb("status", &[]), gateway.verb("status", &["--json"])]);
-    for outcome in outcomes {
-        told.extend([outcome.stdout.into_bytes(), outcome.stderr.into_bytes()]);
-    }
-    for target in ["/metrics", "/ready", "/health", "/status", "/nothing"] {
-        told.extend(gateway.ask(target).map(|(_, body)| body.into_bytes()));
-    }
-    until("everything is written down", || gateway.log_lines().len() > 100);
-    secrets.expect_none("an answer", &told.concat());
-    search(&secrets, gateway.setup().directory());
+    ]
 }
 
 /// One visit: whatever the gateway says to the client, that is not the endpoint's.
@@ -166,31 +243,84 @@ fn visit(mut client: Peer, request: &Upgrade) -> Option<Vec<u8>> {
     Some([head.bytes, body].concat())
 }
 
-/// A private key: its PEM's lines, whichever of them could be seen.
-fn private_parts(secrets: &mut Secrets, signer: &Signer) {
-    let pem = signer.private_pem();
-    let lines: Vec<_> = pem.lines().filter(|line| line.len() > 40 && !line.starts_with("---")).collect();
-    lines.iter().for_each(|line| secrets.add(&format!("the private key of {}", signer.key_id), line));
+fn nothing_that_was_secret_is_written_anywhere(variant: Variant) {
+    if !pki::is_available() {
+        return;
+    }
+    let mut stage = Stage::start(variant, "off");
+    let told = [stage.visit_everywhere(), stage.ask_everything()].concat();
+    stage.secrets.expect_none("an answer", &told);
+    // The node starts again with what it has kept, which is not enough, and is told the rest.
+    stage.gateway.kill_data_plane();
+    stage.gateway.start_data_plane();
+    until("everything is written down", || stage.gateway.log_lines().len() > 100);
+    let directory = stage.gateway.setup().directory();
+    let found = search(&stage.secrets, directory);
+    assert!(found.findings.is_empty(), "{found:#?}");
+    found.expect_files(&["controlplane", "dataplane", "sessions.log", "state-dataplane/current"]);
+    found_where_it_is_planted(&stage.secrets, directory);
 }
 
-fn revoked_people(keys: &Keys, issuer: &IssuerServer) -> People {
-    keys.people()
-        .introspecting_issuer("opaque", "https://opaque.test", &issuer.introspection_url(), "")
-        .application("subscribed", "")
-        .subscriptions("subscribed", &["chat"])
-        .revoked("user:alice", "")
-        .revoked("key:good", "")
+/// The same search finds what is put into a file that the gateway has written.
+fn found_where_it_is_planted(secrets: &Secrets, directory: &Path) {
+    let log = directory.join("sessions.log");
+    let text = std::fs::read_to_string(&log).expect("a file can be read");
+    for (secret, what) in [(KEY, "a key"), (&super::name_and_password("alice")[6..], "a password")] {
+        let (base64, percent) = (
+            base64::Engine::encode(&base64::engine::general_purpose::STANDARD, format!("alice:{secret}")),
+            secret.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>(),
+        );
+        for planted in [secret, &base64, &percent] {
+            std::fs::write(&log, format!("{text}{{\"planted\":\"{planted}\"}}\n")).expect("a file can be written");
+            let found = search(secrets, directory);
+            assert!(found.findings.iter().any(|(path, found)| *path == log && found == what), "{planted}: {found:?}");
+        }
+    }
 }
 
-fn written(gateway: &Gateway, yaml: &str) -> String {
-    let path = gateway.setup().directory().join("config-next.yaml");
-    std::fs::write(&path, yaml).expect("a file can be written");
-    path.to_str().expect("a path in UTF-8").into()
+fn what_a_data_plane_must_keep_is_its_owners_only(variant: Variant) {
+    if !pki::is_available() {
+        return;
+    }
+    let stage = Stage::start(variant, "on");
+    let directory = stage.gateway.setup().directory();
+    let found = search(&stage.secrets, directory);
+    let kept: BTreeSet<&str> = found.findings.iter().map(|(_, what)| what.as_str()).collect();
+    assert_eq!(kept, NEEDED.into(), "{found:#?}");
+    for (path, what) in &found.findings {
+        assert!(path.starts_with(directory.join("state-dataplane/sections")), "{} has {what}", path.display());
+        expect_owners_only(path);
+        expect_owners_only(path.parent().expect("a file lies in a directory"));
+    }
+}
+
+#[track_caller]
+fn expect_owners_only(path: &Path) {
+    let mode = path.metadata().expect("a file has a mode").mode();
+    assert_eq!(mode & 0o077, 0, "{} may be read by others: {mode:o}", path.display());
+}
+
+/// What a search of files came to.
+#[derive(Debug)]
+struct Searched {
+    files: Vec<PathBuf>,
+    /// In which file, and what.
+    findings: Vec<(PathBuf, String)>,
+}
+
+impl Searched {
+    /// Those must have been among them.
+    #[track_caller]
+    fn expect_files(&self, ends: &[&str]) {
+        for end in ends {
+            assert!(self.files.iter().any(|path| path.ends_with(end)), "{end} is not in {:?}", self.files);
+        }
+    }
 }
 
 /// Every file that the planes have written; what the operator wrote is theirs to keep.
-fn search(secrets: &Secrets, directory: &Path) {
-    let mut searched = 0;
+fn search(secrets: &Secrets, directory: &Path) -> Searched {
+    let mut searched = Searched { files: Vec::new(), findings: Vec::new() };
     let mut folders = vec![directory.to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(&folder).expect("a directory can be read").flatten() {
@@ -200,161 +330,15 @@ fn search(secrets: &Secrets, directory: &Path) {
                 folders.push(path);
             } else if path.is_file() && !is_operators {
                 let bytes = std::fs::read(&path).expect("a file can be read");
-                // A snapshot has hashes of passwords, which whoever stores it must be able to compare with.
-                let holds_hashes =
-                    path.components().any(|part| part.as_os_str().to_string_lossy().starts_with("state-"));
-                let kept = |(what, _): &&(String, String)| !(holds_hashes && what.starts_with("the hash"));
-                let wanted = Secrets(secrets.0.iter().filter(kept).cloned().collect());
-                wanted.expect_none(&path.display().to_string(), &bytes);
-                searched += 1;
+                let named = [path.as_os_str().as_encoded_bytes(), &bytes].concat();
+                let findings = secrets.find_all(&named).into_iter();
+                searched.findings.extend(findings.map(|found| {
+                    println!("{}: {found:?}", path.display());
+                    (path.clone(), found.what)
+                }));
+                searched.files.push(path);
             }
         }
     }
-    assert!(searched >= 5, "{searched} files");
-}
-
-/// A control plane whose admin API and token endpoint are used from a shell.
-struct Office {
-    gateway: Gateway,
-    endpoint: String,
-    /// What the shell keeps to itself.
-    pockets: tempfile::TempDir,
-    told: Vec<u8>,
-}
-
-impl Office {
-    fn open(variant: Variant) -> (Self, EchoBackend) {
-        let (backend, port) = (EchoBackend::start(), Port::free());
-        let endpoint = format!("http://{}", port.address());
-        let gateway = Setup::new(variant)
-            .environment("dataplane", "FRAMEGATE_LOG_LEVEL", "trace")
-            .environment("controlplane", "FRAMEGATE_LOG_LEVEL", "trace")
-            .document(&format!("token_endpoint: {{ bind: \"{}\", issuer: \"{endpoint}\" }}\n", port.address()))
-            .api_to("chat", &backend.url("/"), "authentication: { accept: [bearer, api_key, basic] }")
-            .start();
-        let pockets = tempfile::tempdir().expect("a directory");
-        (Self { gateway, endpoint, pockets, told: Vec::new() }, backend)
-    }
-
-    /// Runs the program with words, the last of which says which control plane is meant.
-    fn ask(&self, words: &str) -> Outcome {
-        let control = self.gateway.setup().control_path();
-        let control = control.to_str().expect("a path in UTF-8");
-        let words =
-            words.split(' ').map(|word| word.strip_prefix('@').map_or(word.to_owned(), |name| self.pocket(name)));
-        let words: Vec<String> = words.collect();
-        let of_endpoint = words[0] == "token" || words.contains(&"hash".to_owned());
-        let of_control = if of_endpoint { vec![] } else { vec!["--control".to_owned(), control.to_owned()] };
-        let all: Vec<String> = [words, of_control].concat();
-        framegate(&all.iter().map(String::as_str).collect::<Vec<_>>())
-    }
-
-    /// What makes a secret: its one answer, of which nothing is searched.
-    #[track_caller]
-    fn make(&self, words: &str, member: &str) -> String {
-        let outcome = self.ask(words);
-        assert_eq!(outcome.code, 0, "{words}: {outcome:?}");
-        let secret = outcome.json()[member].as_str().unwrap_or_else(|| panic!("no {member}: {outcome:?}")).to_owned();
-        assert!(secret.len() > 20, "{outcome:?}");
-        secret
-    }
-
-    /// Whatever else is said, good or bad.
-    fn hear(&mut self, words: &str) {
-        let outcome = self.ask(words);
-        self.told.extend([outcome.stdout, outcome.stderr].concat().into_bytes());
-    }
-
-    /// The path of what is kept under this name.
-    fn pocket(&self, name: &str) -> String {
-        self.pockets.path().join(name).to_str().expect("a path in UTF-8").to_owned()
-    }
-
-    fn keep(&self, name: &str, secret: &str) {
-        std::fs::write(self.pocket(name), format!("{secret}\n")).expect("a file can be written");
-    }
-}
-
-fn what_the_office_tells_once_is_written_nowhere(variant: Variant) {
-    let (mut office, _backend) = Office::open(variant);
-    let mut secrets = Secrets(Vec::new());
-    for (name, secret) in [("password", "tr0ub4dor & 3 of alice"), ("wrong", "fgs_this-is-not-the-secret-of-anybody")] {
-        office.keep(name, secret);
-        secrets.add(name, secret);
-    }
-    for words in ["app create mobile --owner ann", "subscription create mobile chat"] {
-        office.hear(words);
-    }
-    let key = office.make("key create mobile-1 --application mobile --json", "key");
-    let client =
-        "app client create mobile --id mobile-app --grant client_credentials --grant password --grant refresh_token";
-    let secret = office.make(&format!("{client} --json"), "client_secret");
-    office.keep("secret", &secret);
-    secrets.add("an API key", &key);
-    secrets.add("a client's secret", &secret);
-    office.hear("user create alice --application mobile --password-file @password");
-    let endpoint = office.endpoint.clone();
-    let get = format!("token get --endpoint {endpoint} --client mobile-app --secret-file");
-    let of_user = format!("{get} @secret --user alice --password-file @password --json");
-    let (mut token, mut refresh) = (String::new(), String::new());
-    until("the token endpoint has its key", || office.ask(&of_user).code == 0);
-    for (name, words) in [("client", format!("{get} @secret --json")), ("user", of_user)] {
-        let outcome = office.ask(&words);
-        token = outcome.json()["access_token"].as_str().unwrap_or_else(|| panic!("{outcome:?}")).to_owned();
-        secrets.add_token(&format!("a token of a {name}"), &token);
-        if let Some(text) = outcome.json()["refresh_token"].as_str() {
-            refresh = text.to_owned();
-            secrets.add(&format!("a refresh token of a {name}"), text);
-        }
-    }
-    assert!(!refresh.is_empty());
-    office.keep("refresh", &refresh);
-    let refreshed = office.ask(&format!("{get} @secret --refresh-file @refresh --json"));
-    let renewed = refreshed.json();
-    secrets.add_token("a token that was renewed", renewed["access_token"].as_str().expect("a token"));
-    secrets.add("the next refresh token", renewed["refresh_token"].as_str().expect("a refresh token"));
-    // In use, and at the doors.
-    for request in [
-        Upgrade::to("/chat").with("apikey", &key),
-        Carrier::Bearer.request("/chat", &token),
-        Carrier::Basic.request("/chat", "alice:tr0ub4dor & 3 of alice"),
-        Carrier::Basic.request("/chat", &format!("alice:{key}")),
-        Carrier::Bearer.request("/chat", &tampered(&token)),
-        Upgrade::to("/chat").with("apikey", &secret),
-    ] {
-        let told = visit(office.gateway.connect(), &request);
-        office.told.extend(told.into_iter().flatten());
-    }
-    for words in [
-        &format!("{get} @wrong --json"),
-        &format!("{get} @secret --user alice --password-file @wrong"),
-        // A second time: whoever has it, has a copy.
-        &format!("{get} @secret --refresh-file @refresh --json"),
-        "key create mobile-1 --application mobile",
-        "key create mobile-2 --application nobody",
-        "key list --json",
-        "key show mobile-1 --json",
-        "key show mobile-1",
-        "app show mobile --json",
-        "app client list mobile --json",
-        "user show alice --json",
-        "user list",
-        "user create alice --password-file @password",
-        "revoke user:alice --reason gone",
-        "revoke key:mobile-1 --json",
-        "revoke list --json",
-        "status --json",
-        "status",
-    ] {
-        office.hear(words);
-    }
-    for target in ["/metrics", "/ready"] {
-        let (_, body) = office.gateway.ask(target).expect("the operator's listener answers");
-        office.told.extend(body.into_bytes());
-    }
-    until("the revocations have ended the sessions, and that is written down", || {
-        office.gateway.log_lines().iter().filter(|line| line["event"] != "close").count() >= 6
-    });
-    secrets.expect_none("an answer", &office.told);
-    search(&secrets, office.gateway.setup().directory());
+    searched
 }
