@@ -59,7 +59,6 @@ struct Node {
 /// The last answer to a push.
 struct Answer {
     generation: Generation,
-    outcome: Outcome,
     micros: Option<u64>,
 }
 
@@ -133,8 +132,7 @@ impl Publisher {
             node.in_flight = None;
             node.rejected = None;
             node.applied = Some(ack.generation.clone());
-            node.answer =
-                Some(Answer { generation: ack.generation, outcome: Outcome::Applied, micros: Some(ack.micros) });
+            node.answer = Some(Answer { generation: ack.generation, micros: Some(ack.micros) });
         });
     }
 
@@ -142,8 +140,7 @@ impl Publisher {
     pub fn rejected(&self, id: NodeId, reject: Reject) {
         self.with(id, |node| {
             node.in_flight = None;
-            node.answer =
-                Some(Answer { generation: reject.generation.clone(), outcome: Outcome::Rejected, micros: None });
+            node.answer = Some(Answer { generation: reject.generation.clone(), micros: None });
             node.rejected = Some(reject);
         });
     }
@@ -237,12 +234,17 @@ impl Publisher {
     fn outcome(&self, id: NodeId, generation: &Generation) -> Option<NodeOutcome> {
         let roster = self.roster();
         let node = roster.nodes.get(&id)?;
-        let (outcome, micros, reasons) = match &node.answer {
-            Some(answer) if answer.generation == *generation => {
-                let reasons = node.rejected.iter().flat_map(|reject| reject.reasons.clone()).collect();
-                (answer.outcome, answer.micros, reasons)
+        let later = |one: &Generation| one.source == generation.source && one.number > generation.number;
+        let (outcome, micros, reasons) = match (&node.applied, &node.answer, &node.rejected) {
+            (Some(applied), answer, _) if applied == generation => {
+                let of_it = answer.as_ref().filter(|answer| answer.generation == *generation);
+                (Outcome::Applied, of_it.and_then(|answer| answer.micros), Vec::new())
             }
-            Some(answer) if answer.generation.number > generation.number => (Outcome::Superseded, None, Vec::new()),
+            (Some(applied), _, _) if later(applied) => (Outcome::Superseded, None, Vec::new()),
+            // This one was passed over for a later one, which the node does not want.
+            (_, Some(answer), Some(reject)) if answer.generation == *generation || later(&answer.generation) => {
+                (Outcome::Rejected, None, reject.reasons.clone())
+            }
             _ => (Outcome::Silent, None, Vec::new()),
         };
         Some(NodeOutcome { node: node.hello.node.clone(), pid: node.hello.pid, outcome, micros, reasons })
@@ -292,5 +294,68 @@ impl Node {
             messages_total: report.messages_total,
             bytes_total: report.bytes_total,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::control::PROTOCOL_VERSION;
+    use proto::snapshot::Config;
+
+    use super::*;
+
+    fn generation(number: u64) -> Generation {
+        Generation { source: "office".into(), number }
+    }
+
+    fn outcome(tell: impl FnOnce(&Publisher, NodeId)) -> Outcome {
+        let publisher = Publisher::new("office".into());
+        let hello = Hello {
+            protocol: PROTOCOL_VERSION,
+            node: "edge".into(),
+            software: "test".into(),
+            pid: 1,
+            applied: None,
+            sections: Vec::new(),
+        };
+        let node = publisher.connected(hello, mpsc::channel(1).0, Instant::now());
+        tell(&publisher, node);
+        publisher.outcome(node, &generation(5)).expect("the node is connected").outcome
+    }
+
+    fn ack(number: u64) -> Ack {
+        Ack { generation: generation(number), micros: 1 }
+    }
+
+    fn reject(number: u64) -> Reject {
+        Reject { generation: generation(number), reasons: vec!["no".into()] }
+    }
+
+    #[test]
+    fn the_answer_to_a_later_generation_is_one_to_those_that_were_passed_over() {
+        assert_eq!(outcome(|_, _| {}), Outcome::Silent);
+        assert_eq!(outcome(|publisher, node| publisher.acknowledged(node, ack(4))), Outcome::Silent);
+        assert_eq!(outcome(|publisher, node| publisher.acknowledged(node, ack(5))), Outcome::Applied);
+        assert_eq!(outcome(|publisher, node| publisher.acknowledged(node, ack(6))), Outcome::Superseded);
+        assert_eq!(outcome(|publisher, node| publisher.rejected(node, reject(4))), Outcome::Silent);
+        assert_eq!(outcome(|publisher, node| publisher.rejected(node, reject(5))), Outcome::Rejected);
+        assert_eq!(outcome(|publisher, node| publisher.rejected(node, reject(6))), Outcome::Rejected);
+    }
+
+    #[test]
+    fn a_generation_that_is_served_stays_applied_when_a_later_one_is_rejected() {
+        let both = |publisher: &Publisher, node| {
+            publisher.acknowledged(node, ack(5));
+            publisher.rejected(node, reject(6));
+        };
+        assert_eq!(outcome(both), Outcome::Applied);
+    }
+
+    #[test]
+    fn generations_are_numbered_in_the_order_of_their_publication() {
+        let publisher = Publisher::new("office".into());
+        let snapshot = Snapshot::check(Config { version: 1, ..Config::default() }).expect("it is sound");
+        assert_eq!(publisher.publish(snapshot.clone()).generation, generation(1));
+        assert_eq!(publisher.publish(snapshot).generation, generation(2));
     }
 }

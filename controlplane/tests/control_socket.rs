@@ -180,7 +180,7 @@ fn a_node_is_welcomed_and_gets_the_current_generation_and_its_answer_is_remember
     let mut node = plane.node(None, vec![]);
     let push = node.push();
     assert_eq!(push.generation, Generation { source: "run-1".into(), number: 1 });
-    let (generation, snapshot) = push.assemble(&|_| None).unwrap();
+    let (generation, snapshot) = push.assemble(None).unwrap();
     assert_eq!(generation.number, 1);
     assert_eq!(snapshot.apis().count(), 1);
     node.ack(&push);

@@ -90,7 +90,7 @@ fn files_become_their_content_in_one_plain_form() {
     ] {
         assert!(pem.text().is_some_and(|text| text.starts_with(begin)), "{begin}");
     }
-    assert!(Snapshot::from_sections(plain.sections().clone()).is_ok(), "a push has no path");
+    assert!(Snapshot::from_sections(plain.sections().clone(), None).is_ok(), "a push has no path");
 
     // Comments, a key behind the chain, a chain before the key, DER: all the same.
     let both = format!("subject=edge\n{}{}", house.read("edge.pem"), house.read("edge.key"));

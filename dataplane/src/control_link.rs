@@ -4,15 +4,15 @@
 //! proto, what serves it is behind [`Apply`]. Losing the control plane changes nothing but a gauge.
 //!
 //! ```text
-//! dial ─▶ Hello ─▶ Welcome ─▶ ┌ Push ─▶ assemble ─▶ apply ─▶ store ─▶ Ack
+//! dial ─▶ Hello ─▶ Welcome ─▶ ┌ Push ─▶ assemble ─▶ apply ─▶ Ack, and to disk
 //!   ▲  back-off                │              └─ faults ─┴─▶ Reject
 //!   └──────── end, or fault ◀──┴ Drain, Ask ─▶ Report (also by the clock)
 //! ```
 
 mod dial;
 mod incoming;
+mod keeper;
 
-use std::collections::HashMap;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -25,13 +25,14 @@ use proto::control::message::{Ack, Drain, Generation, Hello, Push, Reject, Repor
 use proto::control::{EnvelopeError, Message, PROTOCOL_VERSION};
 use proto::errors::with_sources;
 use proto::limits::PROBLEMS_MAX;
-use proto::snapshot::{Digest, Section, Snapshot};
+use proto::snapshot::{Digest, Snapshot};
 
 use crate::health::Health;
 use crate::store::Store;
 pub use dial::{Control, Credentials};
 use dial::{CredentialsError, Cut, Stream};
 use incoming::{Envelope, Incoming};
+use keeper::Keeper;
 
 /// The first pause after a connection failed or ended; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -97,12 +98,12 @@ impl ControlLink {
     /// Starts the thread.
     pub fn start(parts: Parts) -> io::Result<Self> {
         let switch = Arc::new(Switch::default());
-        let link = Link::new(parts, Arc::clone(&switch));
+        let link = Link::new(parts, Arc::clone(&switch))?;
         let thread = thread::Builder::new().name("control".into()).spawn(move || link.run())?;
         Ok(Self { switch, thread })
     }
 
-    /// Cuts the connection and ends the thread.
+    /// Cuts the connection, and ends the thread when what is served is stored.
     pub fn stop(self) {
         self.switch.stop.store(true, Ordering::SeqCst);
         if let Some(connection) = self.switch.connection().take() {
@@ -157,25 +158,29 @@ struct Link {
     control: Control,
     node: String,
     apply: Arc<dyn Apply>,
-    store: Option<Store>,
+    keeper: Option<Keeper>,
     health: Arc<Health>,
     switch: Arc<Switch>,
-    generation: Option<Generation>,
-    /// Sections of what is served: a push need not carry them.
-    held: HashMap<Digest, Arc<Section>>,
+    /// What is served: a push need not carry those of its sections that are in there.
+    serving: Option<(Generation, Snapshot)>,
 }
 
 impl Link {
-    fn new(parts: Parts, switch: Arc<Switch>) -> Self {
-        let (generation, held) = match parts.serving {
-            Some((generation, snapshot)) => (Some(generation), held(&snapshot)),
-            None => (None, HashMap::new()),
-        };
-        let Parts { control, node, apply, store, health, .. } = parts;
-        Self { control, node, apply, store, health, switch, generation, held }
+    fn new(parts: Parts, switch: Arc<Switch>) -> io::Result<Self> {
+        let Parts { control, node, apply, store, serving, health } = parts;
+        let keeper = store.map(|store| Keeper::start(store, Arc::clone(&health))).transpose()?;
+        Ok(Self { control, node, apply, keeper, health, switch, serving })
     }
 
     fn run(mut self) {
+        self.converse();
+        if let Some(keeper) = self.keeper {
+            keeper.finish();
+        }
+    }
+
+    /// One connection after the other.
+    fn converse(&mut self) {
         let mut pause = PAUSE_MIN;
         let mut told = Told::default();
         let started = Instant::now();
@@ -246,8 +251,8 @@ impl Link {
             node: self.node.clone(),
             software: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
-            applied: self.generation.clone(),
-            sections: self.held.keys().copied().collect(),
+            applied: self.serving.as_ref().map(|(generation, _)| generation.clone()),
+            sections: self.serving.iter().flat_map(|(_, snapshot)| digests(snapshot)).collect(),
         }
     }
 
@@ -275,7 +280,7 @@ impl Link {
 
     fn push(&mut self, push: Push, wire: &mut Wire) -> Result<(), Trouble> {
         let begun = Instant::now();
-        let assembled = push.assemble(&|digest| self.held.get(digest).cloned());
+        let assembled = push.assemble(self.serving.as_ref().map(|(_, snapshot)| snapshot));
         let (generation, snapshot) = match assembled {
             Ok(assembled) => assembled,
             Err((generation, reasons)) => return self.reject(generation, reasons, wire),
@@ -289,24 +294,14 @@ impl Link {
         }
         let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.health.serving(generation.clone());
-        self.held = held(&snapshot);
-        self.generation = Some(generation.clone());
         tracing::info!(source = generation.source, number = generation.number, micros, "a generation is applied");
-        self.keep(&generation, &snapshot, push);
-        wire.send(&Message::Ack(Ack { generation, micros }))
-    }
-
-    /// Brings the snapshot to disk. It is served whether or not that works, so a failure is told, and is no Reject.
-    fn keep(&mut self, generation: &Generation, snapshot: &Snapshot, push: Push) {
-        let Some(store) = &mut self.store else { return };
-        if let Err(error) = store.save(generation, snapshot, push.bodies) {
-            self.health.store_failures.fetch_add(1, Ordering::Relaxed);
-            let error = with_sources(&error);
-            tracing::error!(
-                error,
-                "the generation is served, but could not be stored; a restart would find an older one"
-            );
+        self.serving = Some((generation.clone(), snapshot.clone()));
+        // The Ack says that it is served. Nobody who waits for that waits for the disk as well.
+        let acknowledged = wire.send(&Message::Ack(Ack { generation: generation.clone(), micros }));
+        if let Some(keeper) = &self.keeper {
+            keeper.keep(generation, snapshot, push.bodies);
         }
+        acknowledged
     }
 
     fn reject(&self, generation: Generation, reasons: Vec<String>, wire: &mut Wire) -> Result<(), Trouble> {
@@ -321,8 +316,8 @@ impl Link {
     }
 }
 
-fn held(snapshot: &Snapshot) -> HashMap<Digest, Arc<Section>> {
-    snapshot.sections().values().map(|(digest, section)| (*digest, Arc::clone(section))).collect()
+fn digests(snapshot: &Snapshot) -> impl Iterator<Item = Digest> {
+    snapshot.sections().values().map(|(digest, _)| *digest)
 }
 
 /// Reasons may quote what a control plane sent, so their size is not ours.

@@ -146,7 +146,7 @@ impl Store {
             Ok(current) => match self.bodies(&current)? {
                 Ok(bodies) => {
                     let Current { generation, checksum, sections, .. } = current;
-                    Push { generation, checksum, sections, bodies }.assemble(&|_| None).map_err(|(_, reasons)| reasons)
+                    Push { generation, checksum, sections, bodies }.assemble(None).map_err(|(_, reasons)| reasons)
                 }
                 Err(reason) => Err(vec![reason]),
             },

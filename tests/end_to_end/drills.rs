@@ -157,7 +157,20 @@ impl Drill {
 /// Waits until the data plane serves, and has stored, what its control plane has published last.
 #[track_caller]
 pub fn until_stored(gateway: &Gateway) {
-    until("the newest generation is served and stored", || has_settled(gateway, serves_current));
+    until("the newest generation is served and stored", || {
+        has_settled(gateway, |status| serves_current(status) && stores(gateway, &status["nodes"][0]["generation"]))
+    });
+}
+
+/// Whether this generation is on the data plane's disk, which is behind the Ack, and nothing of an earlier one.
+fn stores(gateway: &Gateway, generation: &serde_json::Value) -> bool {
+    let state = gateway.setup().directory().join("state-dataplane");
+    let Ok(text) = std::fs::read_to_string(state.join("current")) else { return false };
+    let line = text.lines().next().unwrap_or_default();
+    let Ok(current) = serde_json::from_str::<serde_json::Value>(line) else { return false };
+    let mut files = std::fs::read_dir(state.join("sections")).expect("a data plane makes it").flatten();
+    current["generation"] == *generation
+        && files.all(|file| file.file_name().to_str().is_some_and(|digest| line.contains(digest)))
 }
 
 /// Whether the control plane answers, no push is under way, and what it says is as wanted.

@@ -64,6 +64,7 @@ const ROUNDS: usize = 3;
 fn a_data_plane_that_is_killed_in_the_midst_of_a_save_has_the_old_snapshot_or_the_new() {
     let mut gateway = Setup::new(Variant::Automatic).start();
     assert_eq!(gateway.apply(&large(gateway.setup(), 0)).code, 0);
+    until_stored(&gateway);
     let mut caught = 0;
     for round in 1..=ROUNDS {
         let path = gateway.setup().directory().join("large.yaml");

@@ -12,6 +12,6 @@ pub fn run(bytes: &[u8]) {
     let again = Message::decode(&written[envelope::PREFIX_BYTES..]).expect("what is written is read");
     assert_eq!(again.encode().ok(), Some(written));
     if let Message::Push(push) = again {
-        let _ = push.assemble(&|_| None);
+        let _ = push.assemble(None);
     }
 }

@@ -27,7 +27,7 @@ pub fn run(bytes: &[u8]) {
         .chain([(name, section)])
         .map(|(name, section)| (name, (Digest::of(&section.encode()), Arc::new(section))))
         .collect();
-    if let Ok(snapshot) = Snapshot::from_sections(sections) {
+    if let Ok(snapshot) = Snapshot::from_sections(sections, None) {
         assert_eq!(Snapshot::check(snapshot.to_config()).ok().map(|again| again.checksum()), Some(snapshot.checksum()));
     }
 }

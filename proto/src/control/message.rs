@@ -94,39 +94,36 @@ impl Push {
 
     /// The snapshot that this push names, of its bodies and of what the node holds; or every reason why not.
     ///
-    /// What is held is not decoded again: the snapshot has the very [`Arc`] that `held` answers with, which must be of
-    /// bytes with that digest. A body of a section that is held as well is compared with its digest and dropped.
-    pub fn assemble(
-        &self,
-        held: &dyn Fn(&Digest) -> Option<Arc<Section>>,
-    ) -> Result<(Generation, Snapshot), (Generation, Vec<String>)> {
+    /// What is held under the same name is not decoded, nor looked at again: the new snapshot shares it. A body of a
+    /// section that is held as well is compared with its digest and dropped. Two names may have the same bytes (an
+    /// application and a user that have nothing but the same name): then no body comes, and what is held is read anew.
+    pub fn assemble(&self, held: Option<&Snapshot>) -> Result<(Generation, Snapshot), (Generation, Vec<String>)> {
         let reject = |reasons| (self.generation.clone(), reasons);
         self.list_faults().map_err(reject)?;
         let bodies = self.bodies_by_name().map_err(reject)?;
         let mut sections = Sections::new();
         let mut reasons = Vec::new();
         for (name, digest) in &self.sections {
-            let section = match (held(digest), bodies.get(name)) {
-                (Some(section), _) => section,
-                (None, Some(body)) => match Section::decode(*name, &body.bytes) {
-                    Ok(section) => Arc::new(section),
-                    Err(problem) => {
-                        reasons.push(problem.to_string());
-                        continue;
-                    }
+            let section = match (held.and_then(|held| held.held(*name, digest)), bodies.get(name)) {
+                (Some(section), _) => Ok(section),
+                (None, Some(body)) => decoded(*name, &body.bytes),
+                (None, None) => match held.and_then(|held| held.bytes(digest)) {
+                    Some(bytes) => decoded(*name, &bytes),
+                    None => Err(format!("/{name}: the section {digest} is not held here; send its body")),
                 },
-                (None, None) => {
-                    reasons.push(format!("/{name}: the section {digest} is not held here; send its body"));
-                    continue;
-                }
             };
-            sections.insert(*name, (*digest, section));
+            match section {
+                Ok(section) => {
+                    sections.insert(*name, (*digest, section));
+                }
+                Err(reason) => reasons.push(reason),
+            }
         }
         if !reasons.is_empty() {
             return Err(reject(reasons));
         }
         let told = |problems: Vec<_>| problems.iter().map(ToString::to_string).collect();
-        Snapshot::from_sections(sections)
+        Snapshot::from_sections(sections, held)
             .map(|snapshot| (self.generation.clone(), snapshot))
             .map_err(|problems| reject(told(problems)))
     }
@@ -170,6 +167,10 @@ impl Push {
         }
         if reasons.is_empty() { Ok(bodies) } else { Err(reasons) }
     }
+}
+
+fn decoded(name: SectionName, bytes: &[u8]) -> Result<Arc<Section>, String> {
+    Section::decode(name, bytes).map(Arc::new).map_err(|problem| problem.to_string())
 }
 
 /// Node to control plane: the generation is being served. Kind 4.
@@ -349,10 +350,6 @@ mod tests {
         Generation { source: "test".into(), number: 1 }
     }
 
-    fn nothing(_: &Digest) -> Option<Arc<Section>> {
-        None
-    }
-
     fn full() -> Push {
         Push::new(generation(), &snapshot(&[("a", "/a"), ("b", "/b"), ("c", "/c")]), &HashSet::new())
     }
@@ -360,7 +357,7 @@ mod tests {
     #[test]
     fn a_full_push_becomes_the_snapshot_it_was_made_of() {
         let push = full();
-        let (generation, snapshot) = push.assemble(&nothing).unwrap();
+        let (generation, snapshot) = push.assemble(None).unwrap();
         assert_eq!(generation, push.generation);
         assert_eq!(snapshot.checksum(), push.checksum);
         assert_eq!(Push::new(generation, &snapshot, &HashSet::new()), push);
@@ -370,15 +367,14 @@ mod tests {
     fn one_changed_api_is_one_body_and_the_rest_is_shared() {
         let before = snapshot(&[("a", "/a"), ("b", "/b"), ("c", "/c")]);
         let after = snapshot(&[("a", "/a"), ("b", "/changed"), ("c", "/c")]);
-        let held: HashMap<_, _> = before.sections().values().cloned().collect();
-        let push = Push::new(generation(), &after, &held.keys().copied().collect());
+        let push = Push::new(generation(), &after, &before.list().into_iter().map(|(_, digest)| digest).collect());
         let names: Vec<_> = push.bodies.iter().map(|body| body.name).collect();
         assert_eq!(names, [SectionName::Apis(crate::snapshot::bucket("b"))]);
 
-        let (_, assembled) = push.assemble(&|digest| held.get(digest).cloned()).unwrap();
+        let (_, assembled) = push.assemble(Some(&before)).unwrap();
         assert_eq!(assembled.checksum(), after.checksum());
         for (name, (digest, section)) in assembled.sections() {
-            let shared = held.get(digest).is_some_and(|held| Arc::ptr_eq(held, section));
+            let shared = before.held(*name, digest).is_some_and(|held| Arc::ptr_eq(&held, section));
             assert_eq!(shared, names[0] != *name, "{name}");
         }
     }
@@ -386,9 +382,37 @@ mod tests {
     #[test]
     fn what_is_held_may_be_sent_again_and_is_not_decoded() {
         let before = snapshot(&[("a", "/a"), ("b", "/b"), ("c", "/c")]);
-        let held: HashMap<_, _> = before.sections().values().cloned().collect();
-        let (_, assembled) = full().assemble(&|digest| held.get(digest).cloned()).unwrap();
-        assert!(assembled.sections().values().all(|(digest, section)| Arc::ptr_eq(&held[digest], section)));
+        let (_, assembled) = full().assemble(Some(&before)).unwrap();
+        let shared = |(name, (_, section)): (&SectionName, &(Digest, Arc<Section>))| {
+            Arc::ptr_eq(&before.sections()[name].1, section)
+        };
+        assert!(assembled.sections().iter().all(shared));
+    }
+
+    #[test]
+    fn an_application_and_a_user_of_the_same_bytes_do_not_stand_in_for_each_other() {
+        let mobile = serde_json::json!({ "name": "mobile" });
+        let mut config = serde_json::json!({ "version": 1, "applications": [mobile] });
+        let application: Config = serde_json::from_value(config.clone()).unwrap();
+        config["users"] = serde_json::json!([mobile]);
+        let both = serde_json::from_value(config).unwrap();
+        let [before, after] = [application, both].map(|config| Snapshot::check(config).unwrap());
+        let push = Push::new(generation(), &after, &before.list().into_iter().map(|(_, digest)| digest).collect());
+        assert_eq!(push.bodies, [], "their digests are the same, so the node seems to hold both");
+        let (_, assembled) = push.assemble(Some(&before)).unwrap();
+        assert_eq!(assembled.to_config(), after.to_config());
+    }
+
+    #[test]
+    fn a_held_section_under_the_name_of_another_bucket_is_a_reject() {
+        let before = snapshot(&[("a", "/a")]);
+        let mut push = full();
+        let (name, of_a) = (push.sections[3].0, before.list()[2].1);
+        push.sections[3].1 = of_a;
+        push.bodies.remove(3);
+        push.checksum = list_checksum(&push.sections);
+        let (_, reasons) = push.assemble(Some(&before)).unwrap_err();
+        assert!(reasons[0].contains(&format!("/{name}: ")) && reasons[0].contains("belongs in bucket"), "{reasons:?}");
     }
 
     #[test]
@@ -433,7 +457,7 @@ mod tests {
             if *sum_again {
                 resum(&mut push);
             }
-            let (generation, reasons) = push.assemble(&nothing).expect_err(reason);
+            let (generation, reasons) = push.assemble(None).expect_err(reason);
             assert_eq!(generation, push.generation);
             assert!(reasons.iter().any(|found| found.contains(reason)), "{reasons:?} should say {reason:?}");
         }
@@ -448,7 +472,7 @@ mod tests {
         push.sections[at].1 = Digest::of(&clashing.bytes);
         push.bodies[at] = clashing;
         push.checksum = list_checksum(&push.sections);
-        let (_, reasons) = push.assemble(&nothing).unwrap_err();
+        let (_, reasons) = push.assemble(None).unwrap_err();
         assert_eq!(reasons.len(), 1, "{reasons:?}");
         assert!(reasons[0].starts_with("/apis/") && reasons[0].contains("would lead to both"), "{reasons:?}");
     }

@@ -13,6 +13,7 @@ mod words;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::sync::Arc;
 
 pub use reach::ListenerSet;
 
@@ -90,14 +91,22 @@ impl Snapshot {
     /// order that [`SectionName`] gives, and settings and listeners must be there. What applications, subscriptions, keys,
     /// users and revocations refer to is not looked for: there may be a million of them, and what refers to nothing opens
     /// nothing.
-    pub fn from_sections(sections: Sections) -> Result<Self, Vec<Problem>> {
+    ///
+    /// Sections that are shared with `before`, which is sound, are not looked at by themselves once more; and if nothing but
+    /// applications, subscriptions, keys, users and revocations is other than there, neither is the rest as a whole. So the
+    /// cost of a changed key follows its bucket, and not the million keys beside it.
+    pub fn from_sections(sections: Sections, before: Option<&Self>) -> Result<Self, Vec<Problem>> {
         let mut problems = Problems::new(Places::Names);
         for name in [SectionName::Settings, SectionName::Listeners] {
             if !sections.contains_key(&name) {
                 problems.add(format_args!("/{name}"), format!("the section {name} is missing; it is always sent"));
             }
         }
+        let was = |name: &SectionName| before.and_then(|before| before.sections.get(name)).map(|(_, section)| section);
         for (name, (_, section)) in &sections {
+            if was(name).is_some_and(|before| Arc::ptr_eq(before, section)) {
+                continue;
+            }
             if let Err(problem) = section.belongs_in(*name) {
                 problems.push(problem);
             }
@@ -105,6 +114,9 @@ impl Snapshot {
         problems.into_result()?;
 
         let snapshot = Self { sections };
+        if before.is_some_and(|before| snapshot.has_frame_of(before)) {
+            return Ok(snapshot);
+        }
         let mut problems = Problems::new(Places::Names);
         let parts = Parts {
             settings: snapshot.settings(),
@@ -119,6 +131,27 @@ impl Snapshot {
         parts.check(&mut problems);
         problems.into_result()?;
         Ok(snapshot)
+    }
+
+    /// The section of this name, if it has this digest.
+    pub fn held(&self, name: SectionName, digest: &Digest) -> Option<Arc<Section>> {
+        self.sections.get(&name).filter(|(held, _)| held == digest).map(|(_, section)| Arc::clone(section))
+    }
+
+    /// The bytes of this digest, if a section of whatever name has them.
+    pub fn bytes(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let (_, section) = self.sections.values().find(|(held, _)| held == digest)?;
+        Some(section.encode()).filter(|bytes| Digest::of(bytes) == *digest)
+    }
+
+    /// Whether everything but people is shared with that snapshot.
+    fn has_frame_of(&self, other: &Self) -> bool {
+        // A shared section has one address.
+        fn frame(snapshot: &Snapshot) -> impl Iterator<Item = (&SectionName, *const Section)> {
+            let all = snapshot.sections.iter().filter(|(name, _)| !name.is_of_people());
+            all.map(|(name, (_, section))| (name, Arc::as_ptr(section)))
+        }
+        frame(self).eq(frame(other))
     }
 
     /// What holds for the whole gateway.
@@ -211,7 +244,7 @@ impl Snapshot {
     /// other, of which a few buckets have changed among many. What is given must be what its name says.
     pub fn with(
         &self,
-        changes: impl IntoIterator<Item = (SectionName, Option<(Digest, std::sync::Arc<Section>)>)>,
+        changes: impl IntoIterator<Item = (SectionName, Option<(Digest, Arc<Section>)>)>,
     ) -> Result<Self, Problem> {
         let mut sections = self.sections.clone();
         for (name, change) in changes {

@@ -604,13 +604,13 @@ mod tests {
         for missing in [SectionName::Settings, SectionName::Listeners] {
             let mut sections = whole.clone();
             sections.remove(&missing);
-            let problems = Snapshot::from_sections(sections).unwrap_err();
+            let problems = Snapshot::from_sections(sections, None).unwrap_err();
             assert_eq!(problems[0].place, format!("/{missing}"));
         }
         let mut sections = whole.clone();
         let moved = sections.remove(&SectionName::Apis(bucket("chat"))).unwrap();
         sections.insert(SectionName::Upstreams(3), moved);
-        let problems = Snapshot::from_sections(sections).unwrap_err();
+        let problems = Snapshot::from_sections(sections, None).unwrap_err();
         assert!(problems[0].message.contains("another kind"), "{problems:?}");
     }
 }

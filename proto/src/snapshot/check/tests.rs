@@ -303,7 +303,7 @@ fn all_problems_are_told_at_once_and_their_number_is_bounded() {
 fn without_a_document_an_entry_is_named() {
     let mut config = sound();
     config.apis[0].limits.send_budget = Size::from_bytes(0);
-    let problems = Snapshot::from_sections(section::split(config)).unwrap_err();
+    let problems = Snapshot::from_sections(section::split(config), None).unwrap_err();
     assert_eq!(problems[0].place, "/apis/chat:v1/limits/send_budget");
 }
 

@@ -211,9 +211,9 @@ fn a_push_has_no_paths() {
     let mut config = secure();
     config.certificates[1].key = Pem::File("/etc/key.pem".into());
     config.authorities[0].revocations[0] = Pem::File("/etc/list.crl".into());
-    let problems = Snapshot::from_sections(section::split(config)).unwrap_err();
+    let problems = Snapshot::from_sections(section::split(config), None).unwrap_err();
     let places: Vec<_> = problems.iter().map(|problem| problem.place.as_str()).collect();
     assert_eq!(places, ["/certificates/gateway/key", "/authorities/clients/revocations/0"]);
     assert!(problems[0].message.contains("read by the control plane"), "{problems:?}");
-    assert!(Snapshot::from_sections(section::split(secure())).is_ok());
+    assert!(Snapshot::from_sections(section::split(secure()), None).is_ok());
 }
