@@ -23,6 +23,7 @@ use proto::limits::{
 };
 use proto::snapshot::{
     Assertion, Authorities, Bind, Certificate, Config, Digest, Issuer, Jwks, Pem, Problem, Snapshot, TokenEndpoint,
+    http_url_problem,
 };
 use rustls::RootCertStore;
 use x509_parser::time::ASN1Time;
@@ -273,6 +274,11 @@ impl<'d> Loader<'d> {
         let written = match issuer.jwks.take()? {
             Jwks::Url(url) => {
                 issuer.jwks = Some(Jwks::Text(keys.of_url(&url).to_owned()));
+                // What is checked as a whole has the keys in the place of the URL.
+                if let Some(message) = http_url_problem(&url) {
+                    self.problems.push(Problem { place: format!("/issuers/{at}/jwks"), message });
+                    return None;
+                }
                 let every = Duration::from_millis(issuer.refresh.as_ms());
                 return Some(Fetch { issuer: issuer.name.clone(), url, every });
             }

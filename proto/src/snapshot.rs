@@ -61,7 +61,7 @@ pub use api::{
     SessionOptions, Target, Topic,
 };
 pub use authentication::{Authentication, CredentialForm, WhenUnreachable};
-pub use check::{ListenerSet, Problem, Snapshot};
+pub use check::{ListenerSet, Problem, Snapshot, http_url_problem};
 pub use edit::Edit;
 pub use identity::{
     ApiKey, Application, GrantType, KeyRestrictions, OAuthClient, PasswordHash, Revocation, Revoked, RevokedKind,

@@ -24,6 +24,12 @@ pub enum Manner {
     Nonsense,
     /// Connections end without a word.
     Away,
+    /// With a head, and then with bytes for as long as somebody reads them.
+    Endless,
+    /// With a head, and then with a byte now and then, which never come to an end.
+    Dripping,
+    /// With these bytes.
+    Verbatim(String),
 }
 
 #[derive(Debug, Default)]
@@ -122,9 +128,15 @@ impl IssuerServer {
             }
             script.manner.clone()
         };
-        match manner {
+        match manner.clone() {
             Manner::Away => return,
             Manner::Slow(time) => std::thread::sleep(time),
+            Manner::Endless => return go_on(&mut stream, &[b' '; 64 * 1024], Duration::ZERO),
+            Manner::Dripping => return go_on(&mut stream, b" ", Duration::from_millis(20)),
+            Manner::Verbatim(text) => {
+                let _ = stream.write_all(text.as_bytes());
+                return;
+            }
             Manner::Good | Manner::Status(_) | Manner::Nonsense => {}
         }
         let answer = match manner {
@@ -152,6 +164,16 @@ impl IssuerServer {
         } else {
             (404, "{}".into())
         }
+    }
+}
+
+/// Says something again and again until nobody listens.
+fn go_on(stream: &mut TcpStream, bytes: &[u8], pause: Duration) {
+    let _ = stream.set_write_timeout(Some(super::DEADLINE));
+    let mut next = &b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"[..];
+    while stream.write_all(next).is_ok() {
+        next = bytes;
+        std::thread::sleep(pause);
     }
 }
 

@@ -16,6 +16,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use reach::ListenerSet;
+pub use words::http_url_problem;
 
 use super::path::Label;
 use super::section::{self, SectionList, Sections};

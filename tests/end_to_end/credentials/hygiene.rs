@@ -158,26 +158,29 @@ impl Stage {
         let bare = pem.lines().filter(|line| !line.starts_with("---")).collect::<String>();
         let cut = format!("-----BEGIN PRIVATE KEY-----\\n{}\\n-----END PRIVATE KEY-----\\n", &bare[..bare.len() - 6]);
         let key = path.display().to_string();
-        let mistakes: [(&str, &str, &str, String); 9] = [
-            ("a list", &good, &secret, format!("client_secret: [{CLIENT_SECRET}]")),
-            ("another name", &good, &secret, format!("client_secrets: {CLIENT_SECRET}")),
-            ("no end", &good, &secret, format!("client_secret: \"{CLIENT_SECRET}")),
-            ("a password for its hash", &good, &quoted_hash, PASSWORD.into()),
-            ("half a hash", &good, &quoted_hash, quoted_hash[12..].into()),
-            ("a key for its hash", &good, &sha256(KEY), KEY.into()),
-            ("a key that is cut off", &good, &key, cut),
-            ("a key without its lines", &good, &key, bare),
+        let (issuer, called) = ("issuers:\n", format!("http://gateway:{CLIENT_SECRET}@127.0.0.1:9/keys"));
+        let more = |members: &str| format!("issuers:\n  - {{ name: more, issuer: 'https://more.test', {members} }}\n");
+        let mistakes: [(&str, &str, String); 11] = [
+            ("a list", &secret, format!("client_secret: [{CLIENT_SECRET}]")),
+            ("another name", &secret, format!("client_secrets: {CLIENT_SECRET}")),
+            ("no end", &secret, format!("client_secret: \"{CLIENT_SECRET}")),
+            ("a password in a URL", issuer, more(&format!("jwks: '{called}'"))),
+            ("a password in another", issuer, more(&format!("introspection: {{ url: '{called}' }}"))),
+            ("a password for its hash", &quoted_hash, PASSWORD.into()),
+            ("half a hash", &quoted_hash, quoted_hash[12..].into()),
+            ("a key for its hash", &sha256(KEY), KEY.into()),
+            ("a key that is cut off", &key, cut),
+            ("a key without its lines", &key, bare),
             (
                 "a token for its hash",
-                &good,
                 "\nusers:",
                 format!("\nrevocations: [{{ revoked: \"opaque:{OPAQUE}\" }}]\nusers:"),
             ),
         ];
         let mut outcomes = Vec::new();
-        for (what, text, from, to) in mistakes {
-            assert!(text.contains(from), "{what}: there is no {from}");
-            let path = self.written(what, &text.replacen(from, &to, 1));
+        for (what, from, to) in mistakes {
+            assert!(good.contains(from), "{what}: there is no {from}");
+            let path = self.written(what, &good.replacen(from, &to, 1));
             for outcome in [
                 framegate(&["validate", &path]),
                 self.gateway.verb("diff", &[&path]),

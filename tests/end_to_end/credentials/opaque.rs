@@ -15,6 +15,9 @@ on_both_drivers!(
     an_opaque_token_is_asked_about_and_the_answer_is_believed_for_a_while,
     what_the_answer_says_counts_as_much_as_a_token,
     where_nobody_answers_nobody_comes_in,
+    an_answer_that_is_none_lets_nobody_in_and_keeps_nobody_waiting,
+    what_happens_while_the_issuer_thinks_is_heeded,
+    strangers_with_tokens_keep_nobody_waiting_whose_token_is_known,
     a_token_that_is_withdrawn_takes_its_sessions_along,
     a_token_that_is_revoked_here_is_good_no_more_whatever_its_issuer_says,
     where_nobody_can_be_asked_again_the_api_says_what_becomes_of_its_sessions,
@@ -133,6 +136,142 @@ fn where_nobody_answers_nobody_comes_in(variant: Variant) {
     issuer.set_manner(Manner::Good);
     until("somebody answers", || status(&gateway, &bearer("/keep", "good")) == 101);
     gateway.probe();
+}
+
+fn an_answer_that_is_none_lets_nobody_in_and_keeps_nobody_waiting(variant: Variant) {
+    let issuer = IssuerServer::start();
+    let (mut gateway, _backend) = started(variant, &issuer, "timeout: 500ms, negative_cache: 1s");
+    issuer.set_active("good", good());
+    let json = |body: &str| {
+        let length = body.len();
+        Manner::Verbatim(format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        ))
+    };
+    let said = good().to_string();
+    let with_active = |value: &str| format!("{{\"active\":{value},{}", &said[1..]);
+    let (long, deep) = (" ".repeat(70_000), format!("{}1{}", "[".repeat(9000), "]".repeat(9000)));
+    let manners = [
+        Manner::Endless,
+        Manner::Dripping,
+        json(""),
+        json("[]"),
+        json("true"),
+        json(&said),
+        json(&with_active("\"true\"")),
+        json(&with_active("1")),
+        json(&with_active("null")),
+        json(&with_active("true,\"active\":false")),
+        json(&with_active(&format!("true,\"more\":{deep}"))),
+        json(&format!("{}{}", with_active("true"), with_active("true"))),
+        json(&format!("\u{feff}{}", with_active("true"))),
+        json(&format!("{long}{}", with_active("true"))),
+        Manner::Verbatim(format!("HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n{}", with_active("true"))),
+        Manner::Verbatim(format!("HTTP/1.1 200 OK\r\nX: {long}{long}{long}{long}{long}{long}{long}\r\n\r\n")),
+        Manner::Verbatim("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n".into()),
+        Manner::Verbatim("HTTP/1.1 100 Continue\r\n\r\n".repeat(5000)),
+        Manner::Verbatim(format!(
+            "HTTP/1.1 307 Elsewhere\r\nLocation: {}\r\nContent-Length: 0\r\n\r\n",
+            issuer.introspection_url()
+        )),
+        Manner::Verbatim("\0\u{1}\u{2}".into()),
+    ];
+    let before = gateway.rss_bytes();
+    for (at, manner) in manners.into_iter().enumerate() {
+        issuer.set_manner(manner);
+        let start = Instant::now();
+        let mut client = gateway.connect();
+        client.send(&bearer("/keep", "good").encode());
+        let answer = client.refused();
+        assert_eq!((answer.status, &*answer.body), (401, "Unclassified authentication failure.\n"), "manner {at}");
+        assert!(start.elapsed() < Duration::from_secs(2), "manner {at}: {:?}", start.elapsed());
+    }
+    let grown = gateway.rss_bytes().saturating_sub(before);
+    assert!(grown < 32 << 20, "{grown} bytes");
+    assert_eq!(gateway.metric("framegate_introspections_total", &[("outcome", "failed")]), 20.0);
+    issuer.set_manner(Manner::Good);
+    assert_eq!(status(&gateway, &bearer("/keep", "good")), 101);
+    gateway.probe();
+}
+
+fn what_happens_while_the_issuer_thinks_is_heeded(variant: Variant) {
+    let issuer = IssuerServer::start();
+    let (mut gateway, _backend) = started(variant, &issuer, "timeout: 5s");
+    let waiting = |gateway: &Gateway, token: &str| {
+        issuer.set_active(token, good());
+        issuer.set_manner(Manner::Slow(Duration::from_millis(700)));
+        let mut client = gateway.connect();
+        client.send(&bearer("/keep", token).encode());
+        until("the issuer is asked", || issuer.asked(token) > 0);
+        client
+    };
+    // Revoked here before its issuer has said that it is good: whoever came in meanwhile goes at once.
+    let mut revoked = waiting(&gateway, "revoked");
+    let revocation = json!({ "revoked": format!("opaque:{}", sha256("revoked")) });
+    let answer = Admin::of(&gateway).post("/revocations?wait=applied", &revocation);
+    assert_eq!(answer.status, 201, "{answer:?}");
+    match revoked.head().status() {
+        101 => assert_eq!(revoked.expect_close(1008), "credential revoked"),
+        status => assert_eq!(status, 401),
+    }
+    // The control plane has no part in it.
+    let mut alone = waiting(&gateway, "alone");
+    gateway.kill_control_plane();
+    alone.upgraded();
+    // Who does not wait for the answer leaves nothing behind, and the next one has it.
+    drop(waiting(&gateway, "impatient"));
+    until("it is known without anybody", || {
+        gateway.metric("framegate_introspections_total", &[("outcome", "active")]) == 3.0
+    });
+    assert_eq!((status(&gateway, &bearer("/keep", "impatient")), issuer.asked("impatient")), (101, 1));
+    // A data plane that dies forgets; the next one asks.
+    let mut cut = waiting(&gateway, "cut");
+    gateway.kill_data_plane();
+    assert!(cut.rest().is_empty(), "nobody is let in by half an answer");
+    gateway.start_data_plane();
+    issuer.set_manner(Manner::Good);
+    assert_eq!((status(&gateway, &bearer("/keep", "cut")), issuer.asked("cut")), (101, 2));
+    assert_eq!(status(&gateway, &bearer("/keep", "revoked")), 401, "what is stored knows of the revocation");
+    gateway.start_control_plane();
+    gateway.probe();
+}
+
+fn strangers_with_tokens_keep_nobody_waiting_whose_token_is_known(variant: Variant) {
+    const STRANGERS: usize = 600;
+    let issuer = IssuerServer::start();
+    let (mut gateway, _backend) = started(variant, &issuer, "timeout: 1s, cache: 60s");
+    issuer.set_active("known", good());
+    let mut known = session(&gateway, &bearer("/keep", "known"));
+    issuer.set_manner(Manner::Slow(Duration::from_secs(2)));
+    let mut strangers: Vec<Peer> = (0..STRANGERS)
+        .map(|at| {
+            let mut client = gateway.connect();
+            client.send(&bearer("/keep", &format!("stranger-{at}")).encode());
+            client
+        })
+        .collect();
+    // Those who are known come in meanwhile, without anybody being asked.
+    let start = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(status(&gateway, &bearer("/keep", "known")), 101);
+    }
+    gateway.probe();
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    // Nobody waits longer than for the turn and the answer, and nobody is told anything else.
+    for stranger in &mut strangers {
+        let answer = stranger.refused();
+        assert_eq!((answer.status, &*answer.body), (401, "Unclassified authentication failure.\n"));
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    let asked = (0..STRANGERS).filter(|at| issuer.asked(&format!("stranger-{at}")) > 0).count();
+    println!("{asked} of {STRANGERS} strangers were asked about");
+    assert!(asked <= 100, "{asked}: as many as the issuer may be asked at a time, and as many again");
+    known.expect_silence(Duration::from_millis(100));
+    issuer.set_manner(Manner::Good);
+    until("the issuer has recovered", || {
+        issuer.set_active("late", good());
+        status(&gateway, &bearer("/keep", "late")) == 101
+    });
 }
 
 fn a_token_that_is_withdrawn_takes_its_sessions_along(variant: Variant) {
