@@ -135,7 +135,8 @@ pub fn faults_of_entry(family: &str, entry: &serde_json::Value) -> Vec<(String, 
     };
     let around = format!("/{family}/0");
     let inside = |pointer: String| pointer.strip_prefix(&around).map(str::to_owned).unwrap_or_default();
-    ENTRY.faults(&tree).into_iter().map(|fault| (inside(fault.pointer), fault.message)).collect()
+    let told = |fault: validate::Fault| (fault.message.clone(), inside(fault.member()));
+    ENTRY.faults(&tree).into_iter().map(told).map(|(message, pointer)| (pointer, message)).collect()
 }
 
 #[derive(Default)]

@@ -23,6 +23,8 @@ pub trait Noun: Copy {
     fn id_path(self) -> &'static str;
     /// The parameters of its path, of its id.
     fn segments(self, id: &str) -> Vec<&str>;
+    /// The member that has the id, or begins it.
+    fn id_member(self) -> &'static str;
     /// The id that an object of this kind says that it has.
     fn id_of(self, value: &Value) -> String;
 }
@@ -59,6 +61,14 @@ impl Noun for Kind {
         match self {
             Self::Subscription => id.splitn(2, '/').collect(),
             _ => vec![id],
+        }
+    }
+
+    fn id_member(self) -> &'static str {
+        match self {
+            Self::Subscription => "application",
+            Self::Revocation => "revoked",
+            Self::Api | Self::Application | Self::Key | Self::User => "name",
         }
     }
 

@@ -128,6 +128,17 @@ impl Problem {
         Self { errors, ..Self::new(Fault::Invalid, format!("the object has {count} {noun}; see errors")) }
     }
 
+    /// The same of an object that stands at this JSON Pointer. What names no place is wrong with all of the object.
+    pub fn inside(mut self, around: &str) -> Self {
+        if self.errors.is_empty() {
+            self.errors.push((String::new(), self.detail.clone()));
+        }
+        for (pointer, _) in &mut self.errors {
+            pointer.insert_str(0, around);
+        }
+        self
+    }
+
     /// The document, about the request target `instance`.
     pub fn document(&self, instance: &str) -> Value {
         let (status, _, title) = self.fault.row();

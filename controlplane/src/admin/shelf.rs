@@ -87,11 +87,14 @@ fn told(error: ChangeError, is_many: bool) -> Problem {
         ChangeError::Unready => Problem::new(Fault::Unavailable, sentence),
         ChangeError::Store(error) => failed(&error),
         ChangeError::Invalid(problems) => {
-            let place = |place: &str| match is_many {
-                true => format!("/changes{place}"),
-                // Without the index of the one change.
-                false => {
-                    place.strip_prefix('/').and_then(|rest| rest.find('/').map(|at| &rest[at..])).unwrap_or("").into()
+            // `/INDEX`, and what stands behind it in the object that is put.
+            let place = |place: &str| {
+                let behind = place.get(1..).and_then(|rest| rest.find('/')).map_or(place.len(), |at| at + 1);
+                let (change, member) = place.split_at(behind);
+                match (is_many, member.is_empty()) {
+                    (false, _) => member.to_owned(),
+                    (true, true) => format!("/changes{change}"),
+                    (true, false) => format!("/changes{change}/put{member}"),
                 }
             };
             Problem::invalid(problems.into_iter().map(|one| (place(&one.place), one.message)).collect())

@@ -145,10 +145,11 @@ pub async fn batch(desk: &Desk, mut call: Call, query: &Query) -> Result<Respons
     let Some(Value::Array(list)) = body.get_mut("changes").map(Value::take) else {
         let detail =
             "write {\"changes\": [{\"kind\": \"key\", \"put\": {...}}, {\"kind\": \"key\", \"delete\": \"NAME\"}]}";
-        return Err(Problem::new(Fault::Invalid, detail));
+        return Err(Problem::invalid(vec![("/changes".into(), detail.into())]));
     };
     if list.is_empty() || list.len() > CHANGES_MAX {
-        return Err(Problem::new(Fault::Invalid, format!("a batch has 1 to {CHANGES_MAX} changes")));
+        let detail = format!("a batch has 1 to {CHANGES_MAX} changes");
+        return Err(Problem::invalid(vec![("/changes".into(), detail)]));
     }
     let passwords = list.iter().filter(|one| one["put"].get("new_password").is_some()).count();
     if passwords > BATCH_PASSWORDS_MAX {
@@ -165,11 +166,7 @@ pub async fn batch(desk: &Desk, mut call: Call, query: &Query) -> Result<Respons
                 changes.push(change);
             }
             Err(problem) if problem.fault == Fault::Invalid => {
-                let place = format!("/changes/{at}");
-                match problem.errors.is_empty() {
-                    true => errors.push((place, problem.detail)),
-                    false => errors.extend(problem.errors.into_iter().map(|(at, what)| (format!("{place}{at}"), what))),
-                }
+                errors.extend(problem.inside(&format!("/changes/{at}")).errors);
             }
             Err(problem) => return Err(problem),
         }
@@ -198,28 +195,32 @@ pub async fn batch(desk: &Desk, mut call: Call, query: &Query) -> Result<Respons
 
 /// One change of a batch, and what was made for it.
 async fn one_of_batch(desk: &Desk, one: Value) -> Result<(Change, Map<String, Value>), Problem> {
-    let form = || Problem::new(Fault::Invalid, "a change is {kind, put} or {kind, delete}, and may have if_match");
-    let Value::Object(mut one) = one else { return Err(form()) };
-    let kind: Kind =
-        one.remove("kind").as_ref().and_then(Value::as_str).and_then(|word| word.parse().ok()).ok_or_else(form)?;
+    let wrong = |place: &str, what: &str| Problem::invalid(vec![(place.into(), what.into())]);
+    let form = |place: &str| wrong(place, "a change is {kind, put} or {kind, delete}, and may have if_match");
+    let Value::Object(mut one) = one else { return Err(form("")) };
+    let kind = one.remove("kind");
+    let kind = kind.as_ref().and_then(Value::as_str).unwrap_or_default().parse::<Kind>();
+    let kind = kind.map_err(|what| wrong("/kind", what))?;
     let condition = match one.remove("if_match") {
         None => None,
         Some(Value::String(tag)) if tag == "*" => Some(catalogue::Condition::MustExist),
         Some(Value::String(tag)) => Some(catalogue::Condition::MustMatch(tag.trim_matches('"').to_owned())),
-        Some(_) => return Err(form()),
+        Some(_) => return Err(form("/if_match")),
     };
     match (one.remove("put"), one.remove("delete"), one.is_empty()) {
         (Some(value), None, true) => {
-            let mut body = objects::members(value)?;
-            let made = complete(desk, kind, &mut body).await?;
+            let inside = |problem: Problem| problem.inside("/put");
+            let mut body = objects::members(value).map_err(inside)?;
+            let made = complete(desk, kind, &mut body).await.map_err(inside)?;
             let condition = condition.unwrap_or(catalogue::Condition::MustBeNew);
-            Ok((put_of(kind, None, body, None, condition)?, made))
+            Ok((put_of(kind, None, body, None, condition).map_err(inside)?, made))
         }
         (None, Some(Value::String(id)), true) => {
             let condition = condition.unwrap_or_default();
             Ok((Change::Delete { kind, id, condition, cascade: false }, Map::new()))
         }
-        _ => Err(form()),
+        (None, Some(_), true) => Err(wrong("/delete", "the object's id is text")),
+        _ => Err(form("")),
     }
 }
 
@@ -261,7 +262,8 @@ pub async fn create_client(desk: &Desk, mut call: Call, query: &Query) -> Result
         after["clients"] = clients.into_iter().chain([client.clone()]).collect();
         Ok(after)
     })
-    .await?;
+    .await
+    .map_err(of_client)?;
     tell(&call, "create client of", Kind::Application, &format!("{name}/{id}"), &changed);
     let mut answer = client;
     if let Some(answer) = answer.as_object_mut() {
@@ -337,7 +339,7 @@ fn put_of(
             let noun = kind.noun();
             let detail =
                 format!("the path says {id:?} and the object {own:?}; a name cannot be changed, make another {noun}");
-            Err(Problem::new(Fault::Invalid, detail))
+            Err(Problem::invalid(vec![(format!("/{}", kind.id_member()), detail)]))
         }
         _ => Ok(Change::Put { kind, id: own, value, condition }),
     }
@@ -409,12 +411,17 @@ async fn new_password(desk: &Desk, kind: Kind, body: &mut Map<String, Value>) ->
 /// the way to it.
 fn check_client(client: &Value) -> Result<(), Problem> {
     let around = json!({ "name": "x", "clients": [client] });
-    objects::check_form(Kind::Application, &around).map_err(|mut problem| {
-        for (pointer, _) in &mut problem.errors {
-            *pointer = pointer.strip_prefix("/clients/0").unwrap_or(pointer.as_str()).to_owned();
+    objects::check_form(Kind::Application, &around).map_err(of_client)
+}
+
+/// The problem of an application as one of the client that was sent.
+fn of_client(mut problem: Problem) -> Problem {
+    for (pointer, _) in &mut problem.errors {
+        if let Some(behind) = pointer.strip_prefix("/clients/") {
+            *pointer = behind.find('/').map_or_else(String::new, |at| behind[at..].to_owned());
         }
-        problem
-    })
+    }
+    problem
 }
 
 fn no_secret(error: NoSecret) -> Problem {

@@ -18,8 +18,20 @@ pub struct Fault {
     pub place: Place,
     /// JSON Pointer of the value, or of the mapping that a key is missing from.
     pub pointer: String,
+    /// The key in that mapping that is missing, or that nobody knows.
+    pub key: Option<String>,
     /// A sentence.
     pub message: String,
+}
+
+impl Fault {
+    /// JSON Pointer of the value, or of the key that is missing or that nobody knows, RFC 6901.
+    pub fn member(self) -> String {
+        match self.key {
+            None => self.pointer,
+            Some(key) => format!("{}/{}", self.pointer, key.replace('~', "~0").replace('/', "~1")),
+        }
+    }
 }
 
 /// A schema made ready, with the document to look explanations up in.
@@ -66,23 +78,23 @@ impl Form {
     fn explain(&self, error: &ValidationError<'_>, tree: &Node, faults: &mut Vec<Fault>) {
         let pointer = error.instance_path().as_str();
         let node = tree.nearest(pointer);
-        let mut tell = |place: Place, message: String| {
-            faults.push(Fault { place, pointer: pointer.to_owned(), message });
+        let mut tell = |place: Place, key: Option<&str>, message: String| {
+            faults.push(Fault { place, pointer: pointer.to_owned(), key: key.map(str::to_owned), message });
         };
         match error.kind() {
             ValidationErrorKind::AdditionalProperties { unexpected } => {
                 let known = keys(self.around(error).get("properties"));
                 for key in unexpected {
                     let place = node.member(key).map_or(node.place, |entry| entry.key_place);
-                    tell(place, unknown_key(key, &known, pointer));
+                    tell(place, Some(key), unknown_key(key, &known, pointer));
                 }
             }
             ValidationErrorKind::Required { property } => {
                 let key = property.as_str().unwrap_or_default();
-                tell(node.place, format!("the key {key:?} is missing here"));
+                tell(node.place, Some(key), format!("the key {key:?} is missing here"));
             }
             ValidationErrorKind::OneOfNotValid { context } => self.explain_branches(context, error, tree, faults),
-            _ => tell(node.place, self.sentence(error, node)),
+            _ => tell(node.place, None, self.sentence(error, node)),
         }
     }
 
@@ -111,13 +123,14 @@ impl Form {
             (Value::Map(entries), _) if chosen.is_none() && !names.is_empty() => {
                 return entries.iter().for_each(|entry| {
                     let message = unknown_key(&entry.key, &names, pointer);
-                    faults.push(Fault { place: entry.key_place, pointer: pointer.to_owned(), message });
+                    let key = Some(entry.key.clone());
+                    faults.push(Fault { place: entry.key_place, pointer: pointer.to_owned(), key, message });
                 });
             }
             _ if !words.is_empty() => format!("expected {}, found {}", choice(&words), kind_word(node)),
             _ => format!("expected a mapping with exactly one of the keys {}", choice(&names)),
         };
-        faults.push(Fault { place: node.place, pointer: pointer.to_owned(), message });
+        faults.push(Fault { place: node.place, pointer: pointer.to_owned(), key: None, message });
     }
 
     fn sentence(&self, error: &ValidationError<'_>, node: &Node) -> String {

@@ -224,8 +224,14 @@ fn an_object_that_is_not_sound_is_told_with_every_place() {
     );
     let pointers: Vec<_> =
         bad.json()["errors"].as_array().expect("errors").iter().map(|one| one["pointer"].clone()).collect();
-    assert!(["/name", "/expires", ""].iter().all(|pointer| pointers.contains(&json!(pointer))), "{bad:?}");
+    assert!(["/name", "/expires", "/expire"].iter().all(|pointer| pointers.contains(&json!(pointer))), "{bad:?}");
     assert!(bad.body.contains("did you mean") && !bad.body.contains("tomorrow"), "no value is repeated: {bad:?}");
+    let missing = admin.post("/apis", &json!({ "name": "a", "endpoints": { "production": { "uri/l~": "ws://a/" } } }));
+    let pointers: Vec<_> =
+        missing.json()["errors"].as_array().expect("errors").iter().map(|one| one["pointer"].clone()).collect();
+    assert_eq!(pointers, ["/context", "/endpoints/production/uri~1l~0"], "{missing:?}");
+    let renamed = admin.send("PUT", "/users/alice", &[], &json!({ "name": "bob" }));
+    assert_eq!((renamed.status, renamed.json()["errors"][0]["pointer"].as_str()), (422, Some("/name")), "{renamed:?}");
     let unknown = admin.post("/subscriptions", &json!({ "application": "nobody", "api": "chat:v9" }));
     let pointers: Vec<_> =
         unknown.json()["errors"].as_array().expect("errors").iter().map(|one| one["pointer"].clone()).collect();
@@ -276,9 +282,13 @@ fn a_batch_is_taken_whole_or_not_at_all() {
         refused.json()["errors"].as_array().expect("errors").iter().map(|one| one["pointer"].clone()).collect();
     assert_eq!(
         (refused.status, pointers),
-        (422, vec![json!("/changes/1/application"), json!("/changes/2")]),
+        (422, vec![json!("/changes/1/put/application"), json!("/changes/2/kind")]),
         "{refused:?}"
     );
+    let strange = json!([key("d3"), { "kind": "key", "put": { "name": "d4", "application": "nobody" } }]);
+    let refused = admin.post("/batch", &json!({ "changes": strange }));
+    assert_eq!(refused.json()["errors"][0]["pointer"], "/changes/1/put/application", "{refused:?}");
+    assert_eq!(admin.post("/batch", &json!({ "changes": 5 })).json()["errors"][0]["pointer"], "/changes");
     let twice = admin.post("/batch", &json!({ "changes": [key("d3"), key("d1")] }));
     assert_eq!(
         (twice.problem().0, twice.json()["errors"][0]["pointer"].as_str()),
