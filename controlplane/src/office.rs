@@ -26,6 +26,7 @@ use crate::publish::{NodeId, Published, Publisher};
 use crate::store::{Store, StoreError};
 use crate::tokens::KeySets;
 use crate::tokens::board::Board;
+use crate::tokens::rotate::Rotations;
 use crate::watch::Watched;
 use crate::{diff, expiry};
 
@@ -61,6 +62,8 @@ pub struct Office {
     tokens: watch::Sender<Arc<Tokens>>,
     /// How tokens stand.
     board: Arc<Board>,
+    /// Where another signing key is asked for.
+    rotations: Rotations,
     state_directory: PathBuf,
     started: Instant,
     tickets: AtomicU64,
@@ -154,6 +157,7 @@ impl Office {
             keys: Mutex::new(keys),
             tokens: watch::Sender::default(),
             board: Arc::default(),
+            rotations: Rotations::default(),
             state_directory,
             started: now,
             tickets: AtomicU64::new(1),
@@ -185,7 +189,12 @@ impl Office {
         &self.board
     }
 
-    /// Changes that, and publishes what comes of it.
+    /// Where another signing key is asked for.
+    pub fn rotations(&self) -> &Rotations {
+        &self.rotations
+    }
+
+    /// Changes what of issuers' keys stands in no file, and publishes what comes of it.
     pub async fn change_keys(&self, change: impl FnOnce(&mut KeySets), why: &str) {
         change(&mut self.keys.lock().unwrap_or_else(PoisonError::into_inner));
         self.refresh(why).await;

@@ -17,7 +17,7 @@ pub mod limit;
 mod office;
 pub mod outgoing;
 pub mod refusal;
-mod rotate;
+pub mod rotate;
 pub mod terms;
 
 use std::collections::HashMap;
@@ -109,8 +109,14 @@ pub trait Catalogue: Send + Sync {
 
 /// A revocation could not be kept.
 #[derive(Debug, thiserror::Error)]
-#[error("a revocation cannot be kept")]
-pub struct RevokeError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+pub enum RevokeError {
+    /// There is room for those of operators only.
+    #[error("there are as many revocations as clients may fill the list with")]
+    Full,
+    /// The catalogue does not take it.
+    #[error("a revocation cannot be kept")]
+    Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
 
 /// Issues tokens, keeps the keys, and fetches those of others, for as long as the control plane runs.
 pub async fn serve(office: Arc<Office>) -> Result<(), StoreError> {

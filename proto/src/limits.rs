@@ -93,6 +93,18 @@ pub const API_KEYS_MAX: usize = 2_000_000;
 pub const USERS_MAX: usize = 1_000_000;
 /// Revocations in a configuration.
 pub const REVOKED_MAX: usize = 1_000_000;
+/// How many of them are left to operators: clients of the token endpoint fill the rest only.
+pub const REVOKED_RESERVE: usize = 100_000;
+/// Revocations of one client of the token endpoint in a minute, and as many because its refresh tokens were used twice.
+pub const REVOCATIONS_PER_MINUTE_MAX: u32 = 600;
+/// Refresh tokens that one client has at one time for one user, or for itself; for one more the oldest goes.
+pub const REFRESH_TOKENS_OF_USER_MAX: usize = 100;
+/// Refresh tokens that one client has at one time for everybody; for one more the oldest goes.
+pub const REFRESH_TOKENS_OF_CLIENT_MAX: usize = 1_000_000;
+/// Access tokens of one grant that are good at one time, each got with a refresh token; for one more the client waits.
+pub const GRANT_ACCESS_TOKENS_MAX: usize = 500;
+/// Used refresh tokens of one grant that are remembered, so that a second use is noticed.
+pub const GRANT_REFRESHES_MAX: usize = 2000;
 /// OAuth2 clients of one application.
 pub const CLIENTS_MAX: usize = 64;
 /// Scopes in one list, and audiences of one issuer.
@@ -205,6 +217,8 @@ pub const ADMIN_BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Connections to the operator listener at one time.
 pub const OPERATOR_CONNECTIONS_MAX: usize = 64;
 
+const _: () = assert!(REVOKED_RESERVE < REVOKED_MAX);
+const _: () = assert!(GRANT_ACCESS_TOKENS_MAX < GRANT_REFRESHES_MAX);
 const _: () = assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX);
 const _: () = assert!(8 * TOKEN_BYTES_MAX < VERIFIED_TOKENS_BYTES_MAX);
 const _: () = assert!(PEM_BYTES_MAX <= ENVELOPE_BYTES_MAX / 2);

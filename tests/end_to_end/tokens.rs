@@ -6,6 +6,7 @@
 mod door;
 mod fetched;
 mod keys;
+mod kills;
 mod sessions;
 mod strangers;
 

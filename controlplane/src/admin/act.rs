@@ -16,6 +16,8 @@ use super::query::{Query, encode};
 use super::routes::{Action, BASE, Call, Desk};
 use super::{shelf, writing};
 use crate::catalogue::PAGE_MAX;
+use crate::material::Moment;
+use crate::tokens::rotate::RotateError;
 
 /// Objects in a page when nobody says.
 const PAGE: usize = 100;
@@ -35,6 +37,7 @@ pub async fn act(desk: &Desk, action: Action, call: Call) -> Result<Response, Pr
         Action::CreateClient => writing::create_client(desk, call, &query).await,
         Action::ShowClient => show_client(desk, call).await,
         Action::DeleteClient => writing::delete_client(desk, call, &query).await,
+        Action::RotateSigningKey => rotate(desk, call, &query).await,
         Action::Status => Ok(document(StatusCode::OK, &as_value(&desk.office.status().await)?)),
         Action::Generation => Ok(document(StatusCode::OK, &generation(desk))),
         Action::OpenApi => Ok(document(StatusCode::OK, openapi::document())),
@@ -99,6 +102,22 @@ async fn show_client(desk: &Desk, call: Call) -> Result<Response, Problem> {
     let clients = application["clients"].as_array();
     let found = clients.into_iter().flatten().find(|one| one["id"] == client.as_str());
     found.map(|one| document(StatusCode::OK, one)).ok_or_else(|| objects::nothing("client", client))
+}
+
+async fn rotate(desk: &Desk, call: Call, query: &Query) -> Result<Response, Problem> {
+    let at_once = query.parsed("now", "true or false")?.unwrap_or(false);
+    let next = desk.office.rotations().ask(at_once).await.map_err(|error| {
+        let fault = match error {
+            RotateError::NoEndpoint | RotateError::Replace(_) => Fault::Conflict,
+            RotateError::Unable => Fault::Unavailable,
+        };
+        Problem::new(fault, error.to_string())
+    })?;
+    let (who, role, kid) = (&call.caller.name, call.caller.role.word(), &next.kid);
+    tracing::info!(who, role, kid, at_once, "admin: rotate signing key");
+    let signs_from = Moment(next.signs_from).to_string();
+    let answer = json!({ "kid": kid, "signs_from": signs_from, "replaces": next.replaces, "keys": next.keys });
+    Ok(document(StatusCode::OK, &answer))
 }
 
 fn generation(desk: &Desk) -> Value {

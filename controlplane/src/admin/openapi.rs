@@ -37,6 +37,11 @@ const CASCADE: Parameter = parameter(
     "boolean",
     "Delete what refers to it as well: subscriptions and keys of an application, subscriptions to an API.",
 );
+const NOW: Parameter = parameter(
+    "now",
+    "boolean",
+    "The new key signs as soon as the connected nodes have it, instead of waiting until others have read it as well.",
+);
 const LIMIT: Parameter = parameter("limit", "integer", "Objects in the page: 1 to 1000, 100 unless said.");
 const AFTER: Parameter = parameter("after", "string", "The `next` of the page before.");
 const CONTAINS: Parameter = parameter("contains", "string", "Only those whose id has this in it.");
@@ -65,6 +70,7 @@ pub fn query(action: Action) -> Vec<Parameter> {
         Action::Delete(Kind::Api | Kind::Application) => vec![WAIT, TIMEOUT, CASCADE],
         Action::Create(_) | Action::Put(_) | Action::Patch(_) | Action::Delete(_) => vec![WAIT, TIMEOUT],
         Action::Batch | Action::CreateClient | Action::DeleteClient => vec![WAIT, TIMEOUT],
+        Action::RotateSigningKey => vec![NOW],
         Action::Show(_) | Action::ShowClient | Action::Status | Action::Generation | Action::OpenApi => Vec::new(),
     }
 }
@@ -159,6 +165,11 @@ fn words(action: Action) -> (&'static str, String, String) {
             ("applications", "deleteClient".into(), "Delete an OAuth2 client of an application".into())
         }
         Action::Batch => ("gateway", "batch".into(), "Make many changes, all of them or none".into()),
+        Action::RotateSigningKey => (
+            "gateway",
+            "rotateSigningKey".into(),
+            "Make the next signing key of the token endpoint, and publish it, before its time".into(),
+        ),
         Action::Status => ("gateway", "status".into(), "How the control plane and its nodes stand".into()),
         Action::Generation => ("gateway", "generation".into(), "Which generation is published".into()),
         Action::OpenApi => ("gateway", "openApi".into(), "This document".into()),
@@ -282,6 +293,7 @@ fn answers(action: Action) -> Map<String, Value> {
             let headers = json!({ "Framegate-Generation": generation() });
             add("200", with(one("BatchDone", "All of it is done."), headers));
         }
+        Action::RotateSigningKey => drop(add("200", one("SigningKey", "It is published."))),
         Action::Status => drop(add("200", one("Status", "How everything stands."))),
         Action::Generation => drop(add("200", one("Published", "What is published."))),
         Action::OpenApi => {
@@ -304,6 +316,10 @@ fn faults(action: Action) -> Vec<Fault> {
         return all;
     }
     all.push(Unavailable);
+    if action == Action::RotateSigningKey {
+        all.push(Conflict);
+        return all;
+    }
     if !matches!(action, Action::List(_) | Action::Create(_)) {
         all.push(NotFound);
     }
@@ -532,6 +548,19 @@ fn fixed() -> Map<String, Value> {
                     "properties": { "source": string("The run of the control plane."), "number": whole("Counted from 1 in each run.") },
                 },
                 "checksum": string("The checksum of the whole."),
+            },
+        },
+        "SigningKey": {
+            "type": "object",
+            "required": ["kid", "signs_from", "replaces", "keys"],
+            "properties": {
+                "kid": string("The new key's name."),
+                "signs_from": string("From when on it signs: RFC 3339."),
+                "replaces": {
+                    "type": ["string", "null"],
+                    "description": "The key that has signed until now. It is published until the last token that it signs has run out.",
+                },
+                "keys": whole("How many keys are published."),
             },
         },
         "Status": {

@@ -66,6 +66,8 @@ pub enum Action {
     ShowClient,
     /// One OAuth2 client of an application, taken away.
     DeleteClient,
+    /// The next signing key of the token endpoint.
+    RotateSigningKey,
     /// How everything stands.
     Status,
     /// What is published.
@@ -93,6 +95,7 @@ pub fn routes() -> Vec<Route> {
     add(Method::GET, format!("{clients}/{{client}}"), Action::ShowClient);
     add(Method::DELETE, format!("{clients}/{{client}}"), Action::DeleteClient);
     add(Method::POST, "/batch".into(), Action::Batch);
+    add(Method::POST, "/signing-keys/rotate".into(), Action::RotateSigningKey);
     add(Method::GET, "/status".into(), Action::Status);
     add(Method::GET, "/generation".into(), Action::Generation);
     add(Method::GET, "/openapi.json".into(), Action::OpenApi);

@@ -1,7 +1,10 @@
-//! `token get|inspect|revoke`: a client of a token endpoint, this gateway's or another one's.
+//! `token get|inspect|revoke`: a client of a token endpoint, this gateway's or another one's; and `token rotate`, which is
+//! for the operator of this one.
 //!
 //! Secrets come from files, standard input or the environment, never from the command line, which everybody on the host
 //! can read.
+
+mod rotate;
 
 use std::fmt::Write as _;
 use std::io::Read;
@@ -47,6 +50,8 @@ enum Verb {
     Inspect(Inspect),
     /// Take a token back; the token is read from standard input
     Revoke(Revoke),
+    /// Have this gateway's next signing key made and published now; for operators
+    Rotate(rotate::Rotate),
 }
 
 /// Where the endpoint is.
@@ -132,6 +137,7 @@ pub fn run(options: Options) -> ExitCode {
         Verb::Get(get) => (get.json, runtime.block_on(get.run())),
         Verb::Inspect(inspect) => (inspect.json, runtime.block_on(inspect.run())),
         Verb::Revoke(revoke) => (revoke.json, runtime.block_on(revoke.run())),
+        Verb::Rotate(rotate) => return rotate.run(),
     };
     done.unwrap_or_else(|fault| cannot(as_json, &fault))
 }

@@ -4,7 +4,7 @@
 //! `user_version`.
 
 /// Every step, in order. Each runs in one transaction.
-pub(super) const ALL: &[&str] = &[CATALOGUE, crate::tokens::ledger::TABLES];
+pub(super) const ALL: &[&str] = &[CATALOGUE, crate::tokens::ledger::TABLES, crate::tokens::ledger::COUNTS];
 
 /// The objects that were created through the admin API. `value` is the object as JSON; the columns before it are what
 /// is looked for. `secret` is the SHA-256 of a key.

@@ -12,7 +12,7 @@ use argon2::{Argon2, PasswordHasher, PasswordVerifier};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use proto::errors::with_sources;
-use proto::limits::TOKEN_BYTES_MAX;
+use proto::limits::{REVOCATIONS_PER_MINUTE_MAX, TOKEN_BYTES_MAX};
 use proto::snapshot::{
     Environment, GrantType, OAuthClient, OWN_ISSUER, Revocation, Revoked, RevokedKind, SecretHash, Timestamp, User,
 };
@@ -22,16 +22,18 @@ use serde_json::{Map, Value, json};
 use super::form::{Credentials, Form, NoCredentials};
 use super::jws::Jws;
 use super::keyring::Keyring;
-use super::ledger::{self, AccessToken, RefreshToken, Shown};
-use super::limit::Failures;
+use super::ledger::{self, AccessToken, Ceilings, RefreshToken, Rotated, Shown};
+use super::limit::{Counts, FAILURES_MAX};
 use super::refusal::{Refusal, Word};
-use super::{Catalogue, Client, Terms};
+use super::{Catalogue, Client, RevokeError, Terms};
 use crate::store::Store;
 
 /// The type of an access token, RFC 9068 §2.1.
 const ACCESS_TOKEN: &str = "at+jwt";
 /// Begins a refresh token, so that people and programs that look for lost secrets know one.
 const REFRESH_TOKEN: &str = "fgr_";
+/// When to come back, where the list of what is revoked has no room: by then some of it has run out.
+const FULL: Duration = Duration::from_secs(60);
 /// Bytes of randomness in a token's id, and in a family's.
 const ID_BYTES: usize = 16;
 
@@ -78,7 +80,9 @@ pub struct Desk {
     /// The keys, in an `Arc` so that whoever signs holds no lock.
     keyring: RwLock<Arc<Keyring>>,
     /// Failed attempts, by the SHA-256 of who has failed and where: a name of any length takes the same room.
-    failures: Mutex<Failures<SecretHash>>,
+    failures: Mutex<Counts<SecretHash>>,
+    /// Revocations, by the SHA-256 of the client and of why.
+    revocations: Mutex<Counts<SecretHash>>,
 }
 
 /// An answer's body, or a refusal.
@@ -87,7 +91,9 @@ pub type Answer = Result<Value, Refusal>;
 impl Desk {
     /// With these keys.
     pub fn new(catalogue: Arc<dyn Catalogue>, store: Arc<Store>, keyring: Keyring) -> Self {
-        Self { catalogue, store, keyring: RwLock::new(Arc::new(keyring)), failures: Mutex::default() }
+        let counts = |most| Mutex::new(Counts::new(most));
+        let (failures, revocations) = (counts(FAILURES_MAX), counts(REVOCATIONS_PER_MINUTE_MAX));
+        Self { catalogue, store, keyring: RwLock::new(Arc::new(keyring)), failures, revocations }
     }
 
     /// The keys.
@@ -147,7 +153,9 @@ impl Desk {
             if known.client != client.client.id {
                 return Err(is_anothers);
             }
-            return self.revoke_family(&known.family, "the client revoked its refresh token", now);
+            let who = counted("revoke", &[&client.client.id]);
+            self.check_revocations(&who, now)?;
+            return self.revoke_family(&known.family, "the client revoked its refresh token", &who, now);
         }
         let Some(claims) = self.own_claims(token, terms) else { return Ok(()) };
         if text(&claims, "client_id") != Some(&client.client.id) {
@@ -156,10 +164,13 @@ impl Desk {
         let (Some(id), Some(expires_s)) = (text(&claims, "jti"), claims.get("exp").and_then(Value::as_u64)) else {
             return Ok(());
         };
-        if expires_s <= now.secs() {
+        let is_over = expires_s <= now.secs();
+        if is_over || self.catalogue.revocation(RevokedKind::Token, &format!("{OWN_ISSUER}/{id}")).is_some() {
             return Ok(());
         }
-        self.revoke_access(vec![AccessToken { id: id.into(), expires_s }], "the client revoked it")
+        let who = counted("revoke", &[&client.client.id]);
+        self.check_revocations(&who, now)?;
+        self.revoke_access(vec![AccessToken { id: id.into(), expires_s }], "the client revoked it", &who, now)
     }
 
     /// Says what a token is worth, RFC 7662 §2.2, to any client that proves who it is.
@@ -251,7 +262,7 @@ impl Desk {
             return Ok(client);
         }
         tracing::debug!(client = told, source = asked.source, "a client's id or secret is wrong");
-        self.failures().failed(who, now.steady);
+        self.failures().add(who, 1, now.steady);
         invalid("the client's id or its secret is wrong")
     }
 
@@ -261,6 +272,16 @@ impl Desk {
             Some(left) => {
                 let left = Duration::from_secs(left.as_secs() + 1);
                 Err(Refusal::wait(Word::SlowDown, "there were too many failed attempts; wait", left))
+            }
+        }
+    }
+
+    fn check_revocations(&self, who: &SecretHash, now: Now) -> Result<(), Refusal> {
+        match self.revocations().wait(who, now.steady) {
+            None => Ok(()),
+            Some(left) => {
+                let left = Duration::from_secs(left.as_secs() + 1);
+                Err(Refusal::wait(Word::SlowDown, "the client revokes too much in one minute; wait", left))
             }
         }
     }
@@ -305,7 +326,7 @@ impl Desk {
         match user.filter(|_| is_right) {
             Some(user) if self.user_stands(name, now.secs(), now).is_some() => Ok(user),
             _ => {
-                self.failures().failed(who, now.steady);
+                self.failures().add(who, 1, now.steady);
                 tracing::debug!(client = client.client.id, "a user's name or password is wrong");
                 Err(Refusal::new(Word::InvalidGrant, "the user's name or password is wrong"))
             }
@@ -318,6 +339,8 @@ impl Desk {
         let token = form.value("refresh_token").ok_or(missing)?;
         let invalid = Refusal::new(Word::InvalidGrant, "the refresh token is not known, has run out, or was revoked");
         let hash = SecretHash::of(token);
+        // Each second use fills the list of what is revoked; it is noticed later, too.
+        self.check_revocations(&counted("reuse", &[&client.client.id]), now)?;
         let known = match ledger::shown(&self.store, &hash, now.secs()).map_err(broken)? {
             Shown::Fresh(known) | Shown::Used(known) if known.client != client.client.id => {
                 tracing::warn!(
@@ -345,10 +368,16 @@ impl Desk {
         let (access, answer) = self.access_token(client, known.user.as_deref(), &scope, terms, now)?;
         let next = RefreshToken { access, ..known.clone() };
         let (text, next_hash) = new_refresh_token()?;
-        if !ledger::rotate(&self.store, &hash, (&next_hash, &next), now.secs()).map_err(broken)? {
-            return Err(self.reused(&known, now));
+        let ceilings = Ceilings::default();
+        match ledger::rotate(&self.store, &hash, (&next_hash, &next), ceilings, now.secs()).map_err(broken)? {
+            Rotated::Done => Ok(with_refresh(answer, text)),
+            Rotated::Lost => Err(self.reused(&known, now)),
+            Rotated::TooMany(until_s) => {
+                let left = Duration::from_secs(until_s.saturating_sub(now.secs()).max(1));
+                let description = "the grant has as many good access tokens as it may have; use them, or wait";
+                Err(Refusal::wait(Word::SlowDown, description, left))
+            }
         }
-        Ok(with_refresh(answer, text))
     }
 
     fn reused(&self, known: &RefreshToken, now: Now) -> Refusal {
@@ -357,7 +386,8 @@ impl Desk {
             user = known.user,
             "a refresh token was used twice; all of its family are revoked"
         );
-        match self.revoke_family(&known.family, "a refresh token of its family was used twice", now) {
+        let who = counted("reuse", &[&known.client]);
+        match self.revoke_family(&known.family, "a refresh token of its family was used twice", &who, now) {
             Ok(()) => {
                 Refusal::new(Word::InvalidGrant, "the refresh token was used before; all that came of it is revoked")
             }
@@ -365,24 +395,31 @@ impl Desk {
         }
     }
 
-    fn revoke_family(&self, family: &[u8; ID_BYTES], why: &str, now: Now) -> Result<(), Refusal> {
+    fn revoke_family(&self, family: &[u8; ID_BYTES], why: &str, who: &SecretHash, now: Now) -> Result<(), Refusal> {
         // First nobody gets anything more; only then is it counted what they have.
         let access = ledger::close_family(&self.store, family, now.secs()).map_err(broken)?;
-        self.revoke_access(access, why)?;
+        self.revoke_access(access, why, who, now)?;
         ledger::forget_family(&self.store, family).map_err(broken)
     }
 
-    fn revoke_access(&self, tokens: Vec<AccessToken>, why: &str) -> Result<(), Refusal> {
+    fn revoke_access(&self, tokens: Vec<AccessToken>, why: &str, who: &SecretHash, now: Now) -> Result<(), Refusal> {
         if tokens.is_empty() {
             return Ok(());
         }
+        self.revocations().add(*who, u32::try_from(tokens.len()).unwrap_or(u32::MAX), now.steady);
         let revocations = tokens.into_iter().map(|token| Revocation {
             revoked: Revoked { kind: RevokedKind::Token, subject: format!("{OWN_ISSUER}/{}", token.id).into() },
             issued_before: None,
             expires: Some(Timestamp::from_secs(token.expires_s)),
             reason: why.into(),
         });
-        self.catalogue.revoke(revocations.collect()).map_err(broken)
+        self.catalogue.revoke(revocations.collect()).map_err(|error| match error {
+            RevokeError::Full => {
+                let description = "as much is revoked as clients may revoke; the token is still good, try again";
+                Refusal::wait(Word::TemporarilyUnavailable, description, FULL)
+            }
+            error @ RevokeError::Broken(_) => broken(error),
+        })
     }
 
     fn issue(
@@ -409,7 +446,7 @@ impl Desk {
             expires_s: now.secs() + lifetime_s,
             access,
         };
-        ledger::keep_refresh(&self.store, &hash, &token, now.secs()).map_err(broken)?;
+        ledger::keep_refresh(&self.store, &hash, &token, Ceilings::default(), now.secs()).map_err(broken)?;
         Ok(with_refresh(answer, text))
     }
 
@@ -466,8 +503,12 @@ impl Desk {
         is_ours.then_some(jws.claims)
     }
 
-    fn failures(&self) -> MutexGuard<'_, Failures<SecretHash>> {
+    fn failures(&self) -> MutexGuard<'_, Counts<SecretHash>> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn revocations(&self) -> MutexGuard<'_, Counts<SecretHash>> {
+        self.revocations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

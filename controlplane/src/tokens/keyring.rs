@@ -87,6 +87,22 @@ pub struct Step {
 #[error("a signing key cannot be made; is there randomness?")]
 pub struct MakeError;
 
+/// Why no other key takes over when somebody asks for it.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplaceError {
+    /// An operator's key is replaced by its operator.
+    #[error(
+        "the configuration names the key (token_endpoint.signing_key); replace that file, and the next key takes over"
+    )]
+    Given,
+    /// Each is published until the last token that it signed has run out.
+    #[error("{0} keys are published, and there may not be more; wait until tokens of the oldest have run out")]
+    TooMany(usize),
+    /// There is none.
+    #[error(transparent)]
+    Make(#[from] MakeError),
+}
+
 impl Keyring {
     /// Of kept keys.
     pub fn new(mut keys: Vec<Held>) -> Self {
@@ -128,6 +144,33 @@ impl Keyring {
         has_changed |= self.retire(wanted, now_ms);
         let again_ms = self.again_ms(wanted, now_ms);
         Ok(Step { has_changed, again_ms })
+    }
+
+    /// Makes the next key before its time, unless there is one already that does not sign yet. It is published before it
+    /// signs as any is, or signs at once.
+    pub fn replace(
+        &mut self,
+        wanted: &Rotation,
+        at_once: bool,
+        now_ms: u64,
+        random: &dyn SecureRandom,
+    ) -> Result<(), ReplaceError> {
+        if wanted.given.is_some() {
+            return Err(ReplaceError::Given);
+        }
+        let is_there = self.keys.last().is_some_and(|newest| newest.signs_from_ms > now_ms);
+        if !is_there || self.lacks_one(wanted, now_ms) {
+            if self.keys.len() >= JWKS_KEYS_MAX {
+                return Err(ReplaceError::TooMany(self.keys.len()));
+            }
+            let soonest =
+                self.keys.last().map_or(now_ms, |newest| (newest.signs_from_ms + 1).max(now_ms + wanted.ahead_ms()));
+            self.keys.push(make(wanted, soonest, random)?);
+        }
+        if at_once && let Some((newest, before)) = self.keys.split_last_mut() {
+            newest.signs_from_ms = before.last().map_or(0, |one| one.signs_from_ms + 1).max(now_ms);
+        }
+        Ok(())
     }
 
     /// Gives an operator's key its private half, which is not kept. One that is replaced signs until the next one does.
@@ -275,6 +318,42 @@ mod tests {
         step(&mut ring, &eddsa, 900_000);
         assert_ne!(ring.signing(T0 + 900_000).unwrap().kid(), given.kid(), "who cannot sign is not waited for");
         assert_eq!(ring.published().keys.len(), 2, "what it has signed is still good");
+    }
+
+    #[test]
+    fn a_key_is_replaced_before_its_time_with_the_same_overlap_or_at_once() {
+        let wanted = wanted(SigningAlgorithm::EdDsa);
+        let random = SystemRandom::new();
+        let mut ring = Keyring::default();
+        step(&mut ring, &wanted, 0);
+        let first = kids(&ring);
+        ring.replace(&wanted, false, T0 + 10_000, &random).unwrap();
+        let both = kids(&ring);
+        assert_eq!((both.len(), &both[0]), (2, &first[0]));
+        assert_eq!(ring.signing(T0 + 59_999).unwrap().kid(), first[0]);
+        assert_eq!(ring.signing(T0 + 60_000).unwrap().kid(), both[1]);
+        assert_eq!(step(&mut ring, &wanted, 10_000), Step { has_changed: false, again_ms: Some(T0 + 60_000) });
+        ring.replace(&wanted, false, T0 + 20_000, &random).unwrap();
+        assert_eq!(kids(&ring), both, "it is under way");
+        ring.replace(&wanted, true, T0 + 30_000, &random).unwrap();
+        assert_eq!(kids(&ring), both);
+        assert_eq!(ring.signing(T0 + 30_000).unwrap().kid(), both[1]);
+        let retired = step(&mut ring, &wanted, 30_000);
+        assert_eq!(
+            retired,
+            Step { has_changed: true, again_ms: Some(T0 + 61_000) },
+            "the old one stays for its tokens"
+        );
+        assert_eq!(ring.published().keys.len(), 2);
+
+        for at in 2..JWKS_KEYS_MAX as u64 {
+            ring.replace(&wanted, true, T0 + 30_000 + at, &random).unwrap();
+        }
+        let refused = ring.replace(&wanted, true, T0 + 40_000, &random);
+        assert!(matches!(refused, Err(ReplaceError::TooMany(JWKS_KEYS_MAX))));
+        let given = Arc::clone(ring.keys()[0].private.as_ref().unwrap());
+        let theirs = Rotation { given: Some(given), ..wanted };
+        assert!(matches!(ring.replace(&theirs, true, T0, &random), Err(ReplaceError::Given)));
     }
 
     #[test]

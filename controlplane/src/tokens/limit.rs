@@ -1,41 +1,42 @@
-//! Failed attempts, counted: who fails too often waits.
+//! What somebody does, counted: who fails, or revokes, too often waits.
 //!
-//! A window of a fixed length for each that fails; those who never failed cost nothing. The clock is an argument, and the
-//! caller says what one attempt is counted under.
+//! A window of a fixed length for each that is counted; all others cost nothing. The clock is an argument, and the caller
+//! says what is counted under what.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// Failures in one window.
+/// Failed attempts in one window.
 pub const FAILURES_MAX: u32 = 10;
 /// The window.
 pub const WINDOW: Duration = Duration::from_secs(60);
-/// Whose failures are remembered at one time. When there are more, those of the oldest windows are forgotten.
+/// How many are remembered at one time. When there are more, those of the oldest windows are forgotten.
 const REMEMBERED_MAX: usize = 10_000;
 
-/// Who has failed, how often, and since when.
+/// Who has done it, how often, and since when.
 #[derive(Debug)]
-pub struct Failures<K> {
+pub struct Counts<K> {
+    /// As often as this in one window, and then no more.
+    most: u32,
     counts: HashMap<K, (Instant, u32)>,
 }
 
-impl<K> Default for Failures<K> {
-    fn default() -> Self {
-        Self { counts: HashMap::new() }
+impl<K: Hash + Eq + Clone> Counts<K> {
+    /// Nobody has done anything yet; each may do it so often in one window.
+    pub fn new(most: u32) -> Self {
+        Self { most, counts: HashMap::new() }
     }
-}
 
-impl<K: Hash + Eq + Clone> Failures<K> {
-    /// How long this one has to wait before the next attempt; nothing: it may try.
+    /// How long this one has to wait before the next time; nothing: it may.
     pub fn wait(&self, who: &K, now: Instant) -> Option<Duration> {
         let (since, count) = self.counts.get(who)?;
         let left = (*since + WINDOW).checked_duration_since(now)?;
-        (*count >= FAILURES_MAX && !left.is_zero()).then_some(left)
+        (*count >= self.most && !left.is_zero()).then_some(left)
     }
 
-    /// One more failure.
-    pub fn failed(&mut self, who: K, now: Instant) {
+    /// It did it so many times more.
+    pub fn add(&mut self, who: K, times: u32, now: Instant) {
         if self.counts.len() >= REMEMBERED_MAX && !self.counts.contains_key(&who) {
             self.make_room(now);
         }
@@ -43,7 +44,7 @@ impl<K: Hash + Eq + Clone> Failures<K> {
         if now.saturating_duration_since(entry.0) >= WINDOW {
             *entry = (now, 0);
         }
-        entry.1 += 1;
+        entry.1 = entry.1.saturating_add(times);
     }
 
     /// What is over is forgotten; if nothing is, the older half.
@@ -71,25 +72,25 @@ mod tests {
     #[test]
     fn who_fails_too_often_waits_for_the_rest_of_the_window() {
         let start = Instant::now();
-        let mut failures = Failures::default();
+        let mut failures = Counts::new(FAILURES_MAX);
         for attempt in 0..FAILURES_MAX {
             assert_eq!(failures.wait(&"alice", start), None, "{attempt}");
-            failures.failed("alice", start);
+            failures.add("alice", 1, start);
         }
         let later = start + Duration::from_secs(20);
         assert_eq!(failures.wait(&"alice", later), Some(Duration::from_secs(40)));
         assert_eq!(failures.wait(&"bob", later), None);
         assert_eq!(failures.wait(&"alice", start + WINDOW), None);
-        failures.failed("alice", start + WINDOW);
+        failures.add("alice", 1, start + WINDOW);
         assert_eq!(failures.wait(&"alice", start + WINDOW), None, "a new window begins with one");
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
         let start = Instant::now();
-        let mut failures = Failures::default();
+        let mut failures = Counts::new(FAILURES_MAX);
         for who in 0..3 * REMEMBERED_MAX {
-            failures.failed(who, start);
+            failures.add(who, 1, start);
             assert!(failures.counts.len() <= REMEMBERED_MAX);
         }
     }

@@ -3,9 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+
 use super::{CLIENT, House, part, people};
 use crate::kit::pki::{self, Key};
-use crate::kit::{Setup, Variant, until};
+use crate::kit::{Setup, Upgrade, Variant, until};
 
 #[test]
 fn a_key_is_published_before_it_signs_and_until_its_last_token_has_run_out() {
@@ -36,6 +38,61 @@ fn a_key_is_published_before_it_signs_and_until_its_last_token_has_run_out() {
 }
 
 #[test]
+fn an_operator_has_the_key_replaced_and_what_the_old_one_signed_stays_good() {
+    let setup = Setup::new(Variant::Automatic);
+    let url = setup.probe_url();
+    let people = people().subscriptions("shop", &["guarded"]);
+    let house = House::with(setup.people(people).api_to("guarded", &url, "authentication: { accept: [bearer] }"), "");
+    let kid = |token: &Value| part(&token["access_token"], 0)["kid"].as_str().unwrap().to_owned();
+    let opens = |token: &Value| {
+        let bearer = format!("Bearer {}", token["access_token"].as_str().unwrap());
+        let mut client = house.gateway.connect();
+        client.send(&Upgrade::to("/guarded").with("Authorization", &bearer).encode());
+        client.head().status() == 101
+    };
+    let before = house.token("every", CLIENT);
+    let old = kid(&before);
+
+    // As in its time: published now, and signing when others have had the time to read it.
+    let announced = house.gateway.verb("token", &["rotate", "--json"]);
+    assert_eq!(announced.code, 0, "{announced:?}");
+    let announced = announced.json();
+    let new = announced["kid"].as_str().unwrap().to_owned();
+    assert_eq!((&announced["replaces"], &announced["keys"]), (&json!(old), &json!(2)), "{announced}");
+    assert_eq!(HashSet::from_iter(house.keys()), HashSet::from([old.clone(), new.clone()]));
+    assert_eq!(kid(&house.token("every", CLIENT)), old);
+    let again = house.gateway.verb("token", &["rotate", "--json"]).json();
+    assert_eq!((&again["kid"], &again["signs_from"]), (&announced["kid"], &announced["signs_from"]));
+
+    let told = house.gateway.verb("token", &["rotate", "--now"]);
+    assert!(told.code == 0 && told.stdout.contains(&new) && told.stdout.contains(&old), "{told:?}");
+    let after = house.token("every", CLIENT);
+    assert_eq!(kid(&after), new);
+    assert_eq!(HashSet::from_iter(house.keys()), HashSet::from([old.clone(), new.clone()]));
+    for token in [&before, &after] {
+        assert!(opens(token) && house.is_active(&token["access_token"]), "{token}");
+    }
+    // A second one, at once: whoever holds a token notices nothing.
+    let third = house.gateway.verb("token", &["rotate", "--now", "--json"]).json();
+    assert_eq!((&third["replaces"], &third["keys"]), (&json!(new), &json!(3)), "{third}");
+    let last = house.token("every", CLIENT);
+    assert_eq!(kid(&last), third["kid"].as_str().unwrap());
+    for token in [&before, &after, &last] {
+        assert!(opens(token), "{token}");
+    }
+    let standing = &house.status()["token_endpoint"];
+    assert_eq!((&standing["signing"], &standing["keys"]), (&third["kid"], &json!(3)), "{standing}");
+    let log = house.gateway.said("controlplane");
+    assert!(log.contains("admin: rotate signing key"), "{log}");
+
+    let yaml = house.gateway.setup().yaml();
+    let without = &yaml[..yaml.find("token_endpoint").unwrap()];
+    assert_eq!(house.gateway.apply(without).code, 0);
+    let refused = house.gateway.verb("token", &["rotate"]);
+    assert!(refused.code == 1 && refused.stderr.contains("token_endpoint"), "{refused:?}");
+}
+
+#[test]
 fn a_key_of_the_operators_signs_and_is_replaced_with_its_file() {
     if !pki::is_available() {
         return;
@@ -54,6 +111,8 @@ fn a_key_of_the_operators_signs_and_is_replaced_with_its_file() {
         assert!(house.is_active(&token["access_token"]));
         let before = house.keys();
         assert_eq!(before.len(), 1);
+        let refused = house.gateway.verb("token", &["rotate", "--now"]);
+        assert!(refused.code == 1 && refused.stderr.contains("signing_key"), "{refused:?}");
 
         pki::make_key(key, &file);
         until("the new key is published beside the old one", || house.keys().len() == 2);

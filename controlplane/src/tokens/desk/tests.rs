@@ -20,6 +20,7 @@ struct Shelf {
     users: HashMap<String, User>,
     disabled: Mutex<Vec<String>>,
     revoked: Mutex<Vec<Revocation>>,
+    is_full: Mutex<bool>,
 }
 
 impl Catalogue for Shelf {
@@ -39,6 +40,9 @@ impl Catalogue for Shelf {
         self.revoked.lock().unwrap().iter().find(|one| one.revoked == revoked).cloned()
     }
     fn revoke(&self, revocations: Vec<Revocation>) -> Result<(), RevokeError> {
+        if *self.is_full.lock().unwrap() {
+            return Err(RevokeError::Full);
+        }
         self.revoked.lock().unwrap().extend(revocations);
         Ok(())
     }
@@ -299,6 +303,53 @@ fn a_revoked_token_is_a_revocation_until_it_would_have_run_out() {
     let revoked = house.shelf.revoked.lock().unwrap().len();
     house.revoke("mobile", refresh).unwrap();
     assert_eq!(house.shelf.revoked.lock().unwrap().len(), revoked);
+}
+
+#[test]
+fn who_revokes_too_much_waits_and_nobody_else() {
+    let house = house();
+    let client = "grant_type=client_credentials";
+    let token = house.token("mobile", client, 0).unwrap();
+    house.revoke("mobile", &token["access_token"]).unwrap();
+    // What is revoked already is not counted, nor what was never good.
+    for _ in 0..REVOCATIONS_PER_MINUTE_MAX {
+        house.revoke("mobile", &token["access_token"]).unwrap();
+        house.revoke("mobile", &"x".into()).unwrap();
+    }
+    for _ in 1..REVOCATIONS_PER_MINUTE_MAX {
+        let id = SecretHash::of(&house.shelf.revoked.lock().unwrap().len().to_string()).to_string();
+        let who = counted("revoke", &["mobile"]);
+        house.desk.revoke_access(vec![AccessToken { id, expires_s: T0 + 9 }], "", &who, house.now(1)).unwrap();
+    }
+    let (one, others) = (house.token("mobile", client, 1).unwrap(), house.token("other", PASSWORD, 1).unwrap());
+    for member in ["access_token", "refresh_token"] {
+        let refusal = house.revoke("mobile", &one[member]).unwrap_err();
+        assert_eq!((refusal.word.text(), refusal.word.status()), ("slow_down", 429));
+        assert_eq!(refusal.retry_after, Some(Duration::from_secs(61)));
+        assert!(house.is_active(&one[member], 2), "it is still good");
+    }
+    house.revoke("other", &others["refresh_token"]).unwrap();
+    let refresh = format!("grant_type=refresh_token&refresh_token={}", one["refresh_token"].as_str().unwrap());
+    house.token("mobile", &refresh, 2).unwrap();
+}
+
+#[test]
+fn where_the_list_of_the_revoked_is_full_a_client_comes_again() {
+    let house = house();
+    let first = house.token("mobile", PASSWORD, 0).unwrap();
+    let refresh = format!("grant_type=refresh_token&refresh_token={}", first["refresh_token"].as_str().unwrap());
+    let second = house.token("mobile", &refresh, 0).unwrap();
+    let refresh_second =
+        format!("grant_type=refresh_token&refresh_token={}", second["refresh_token"].as_str().unwrap());
+    *house.shelf.is_full.lock().unwrap() = true;
+    let refusal = house.revoke("mobile", &first["access_token"]).unwrap_err();
+    assert_eq!((refusal.word.status(), refusal.retry_after), (503, Some(Duration::from_secs(60))), "RFC 7009 §2.2.1");
+    assert_eq!(house.revoke("mobile", &second["refresh_token"]).unwrap_err().word, Word::TemporarilyUnavailable);
+    assert!(house.is_active(&second["access_token"], 1), "nobody has said that it is not");
+    assert!(house.token("mobile", &refresh_second, 1).is_err(), "and nothing more comes of the grant");
+    *house.shelf.is_full.lock().unwrap() = false;
+    house.revoke("mobile", &second["refresh_token"]).unwrap();
+    assert!(!house.is_active(&first["access_token"], 2) && !house.is_active(&second["access_token"], 2));
 }
 
 #[test]
