@@ -16,8 +16,8 @@ use crate::kit::gateway::framegate;
 use crate::kit::people::{PASSWORD, PASSWORD_HASH, sha256};
 use crate::kit::tokens::{Algorithm, Signer, now_s, tampered};
 use crate::kit::{
-    EchoBackend, Gateway, IssuerServer, Outcome, Peer, People, Port, Secrets, Setup, Upgrade, Variant, on_both_drivers,
-    on_variant, pki, tls, until,
+    EchoBackend, Gateway, IssuerServer, Outcome, Peer, People, Port, RawUpstream, Secrets, Setup, Upgrade, Variant,
+    on_both_drivers, on_variant, pki, tls, until,
 };
 
 on_both_drivers!(nothing_that_was_secret_is_written_anywhere);
@@ -81,7 +81,19 @@ impl Stage {
         let tokens = tokens(&keys);
         tokens.iter().for_each(|(what, token)| secrets.add_token(what, token));
         let people = people(&keys, &issuer).entry("assertions", assertion);
-        let gateway = setup(variant, &backend, &secure).flags(&["--store-keys", store_keys]).people(people).start();
+        let upstream = RawUpstream::listen();
+        let gateway = setup(variant, &backend, &secure)
+            .api_to("told", &upstream.url("/"), "authentication: { accept: [bearer], assertion: backend }")
+            .flags(&["--store-keys", store_keys])
+            .people(people)
+            .start();
+        // What an endpoint is told is a token as well.
+        let mut client = gateway.connect();
+        client.send(&Carrier::Bearer.request("/told", &tokens[0].1).encode());
+        let head = upstream.accept().agree();
+        client.upgraded();
+        let assertion = head.header("X-JWT-Assertion").unwrap_or_else(|| panic!("no assertion in {head}"));
+        secrets.add_token("an assertion", assertion);
         let tokens = tokens.into_iter().map(|(_, token)| token).collect();
         Self { gateway, keys, issuer, secure, secrets, tokens, _backend: backend, pockets }
     }
@@ -89,7 +101,7 @@ impl Stage {
     /// Uses every credential in every place, and some where they do not belong; what was answered.
     fn visit_everywhere(&self) -> Vec<u8> {
         let mut told = Vec::new();
-        for api in ["/chat", "/forwarding"] {
+        for api in ["/chat", "/forwarding", "/judged"] {
             for carrier in Carrier::ALL.into_iter().filter(|carrier| *carrier != Carrier::Certificate) {
                 for credential in self.credentials(carrier) {
                     told.extend(visit(self.gateway.connect(), &carrier.request(api, &credential)));
@@ -205,6 +217,8 @@ fn setup(variant: Variant, backend: &EchoBackend, secure: &Port) -> Setup {
         client_certificate], assertion: backend";
     let clients = "client_certificates: { mode: optional, authorities: ours }";
     let bind = secure.address();
+    // Nobody is there who could be asked, which is told at length.
+    let judge = "on_upgrade: [{ forward_auth: { url: 'http://127.0.0.1:9/may' } }]";
     Setup::new(variant)
         .environment("dataplane", "FRAMEGATE_LOG_LEVEL", "trace")
         .environment("controlplane", "FRAMEGATE_LOG_LEVEL", "trace")
@@ -212,6 +226,7 @@ fn setup(variant: Variant, backend: &EchoBackend, secure: &Port) -> Setup {
         .authorities(&format!("name: ours, certificates: \"{}\"", pki::shared().root.display()))
         .another_listener(&format!("name: secure, bind: \"{bind}\", tls: {{ certificates: [shown], {clients} }}"))
         .api_to("chat", &backend.url("/"), &format!("authentication: {{ {accept} }}"))
+        .api_to("judged", &backend.url("/"), &format!("authentication: {{ {accept} }}, {judge}"))
         .api_to("forwarding", &backend.url("/"), &format!("authentication: {{ {accept}, forward_credentials: true }}"))
 }
 
@@ -220,7 +235,7 @@ fn people(keys: &Keys, issuer: &IssuerServer) -> People {
     keys.people()
         .introspecting_issuer("opaque", "https://opaque.test", &issuer.introspection_url(), &introspection)
         .application("subscribed", "")
-        .subscriptions("subscribed", &["chat", "forwarding"])
+        .subscriptions("subscribed", &["chat", "forwarding", "told", "judged"])
         .key("good", "subscribed", KEY, "")
         .user("alice", "application: subscribed, certificates: [\"CN=client,O=Framegate\"]")
 }

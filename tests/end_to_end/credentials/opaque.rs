@@ -14,6 +14,7 @@ use crate::kit::{Admin, EchoBackend, Gateway, IssuerServer, Peer, Setup, Upgrade
 on_both_drivers!(
     an_opaque_token_is_asked_about_and_the_answer_is_believed_for_a_while,
     what_the_answer_says_counts_as_much_as_a_token,
+    a_signed_token_of_an_issuer_without_keys_is_asked_about_at_that_issuer_alone,
     where_nobody_answers_nobody_comes_in,
     an_answer_that_is_none_lets_nobody_in_and_keeps_nobody_waiting,
     what_happens_while_the_issuer_thinks_is_heeded,
@@ -113,6 +114,31 @@ fn what_the_answer_says_counts_as_much_as_a_token(variant: Variant) {
     let signed = token("subscribed").sign(&Keys::new().ed);
     assert_eq!(status(&gateway, &bearer("/keep", &signed)), 401);
     assert_eq!(issuer.asked(&signed), 0);
+}
+
+fn a_signed_token_of_an_issuer_without_keys_is_asked_about_at_that_issuer_alone(variant: Variant) {
+    let issuer = IssuerServer::start();
+    let (gateway, _backend) = started(variant, &issuer, "");
+    let keys = Keys::new();
+    let of = |issuer: &str| token("subscribed").claim("iss", issuer).sign(&keys.ed);
+    let (theirs, withdrawn, unsigned, signed, strangers) = (
+        of(OPAQUE_ISSUER),
+        of(OPAQUE_ISSUER),
+        token("subscribed").claim("iss", OPAQUE_ISSUER).unsigned("ed"),
+        of(super::ISSUER),
+        of("https://unheard-of.test"),
+    );
+    [&theirs, &unsigned, &signed, &strangers].iter().for_each(|token| issuer.set_active(token, good()));
+    for (what, token, expected, asked) in [
+        ("its issuer says yes", &theirs, 101, 1),
+        ("its issuer says no", &withdrawn, 401, 1),
+        ("nobody has signed it, which needs no question", &unsigned, 401, 0),
+        ("its issuer has keys, and has not signed it", &signed, 401, 0),
+        ("its issuer is not known", &strangers, 401, 0),
+    ] {
+        assert_eq!(status(&gateway, &bearer("/keep", token)), expected, "{what}");
+        assert_eq!(issuer.asked(token), asked, "{what}");
+    }
 }
 
 fn where_nobody_answers_nobody_comes_in(variant: Variant) {
