@@ -25,8 +25,8 @@ use proto::control::Message;
 use proto::control::envelope::PREFIX_BYTES;
 use proto::control::message::{Generation, Push};
 use proto::snapshot::{
-    Api, ApiKey, Application, Config, CredentialForm, Issuer, Jwks, Listener, SecretHash, Snapshot, Subscription,
-    Target,
+    Api, ApiKey, Application, Config, CredentialForm, Environment, Issuer, Jwks, Listener, SecretHash, Snapshot,
+    Subscription, Target,
 };
 
 use kit::tokens::{Algorithm, Signer, Token, key_set, now_s};
@@ -179,7 +179,7 @@ fn grant(at: usize) -> Grant {
         client: None,
         application: Some(format!("app-{}", at % APPLICATIONS).into()),
         user: None,
-        environment: None,
+        environment: Some(Environment::Production),
         scopes: Box::default(),
         issued_s: 0,
         expires_ms: u64::MAX,

@@ -45,6 +45,15 @@ pub fn pin(cpu: usize) {
     assert_eq!(outcome, 0, "CPU {cpu} is not ours: {}", std::io::Error::last_os_error());
 }
 
+/// CPU that this thread has used.
+pub fn thread_cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is valid for the write of one timespec.
+    let outcome = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    assert_eq!(outcome, 0, "every Linux has this clock");
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 /// Descriptors that this process has.
 pub fn open_descriptors() -> u64 {
     fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64)
