@@ -9,4 +9,5 @@ pub mod http;
 pub mod limits;
 pub mod parse;
 pub mod snapshot;
+pub mod throttle;
 pub mod ws;

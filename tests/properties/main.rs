@@ -11,3 +11,4 @@ mod heads;
 mod secrets;
 mod snapshot;
 mod text;
+mod throttle;

@@ -1,0 +1,293 @@
+//! The one count that a limit has in a process.
+
+use super::turns::Turns;
+use super::{Now, Window};
+
+/// What a limit is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Terms {
+    /// A token bucket: `amount` tokens flow in every `per_ns` nanoseconds, and it holds `burst` of them.
+    Bucket {
+        /// Tokens. None flow in: what is in hand is all there ever is.
+        amount: u64,
+        /// Nanoseconds, at least 1.
+        per_ns: u64,
+        /// Tokens.
+        burst: u64,
+    },
+    /// So much in every window of the calendar.
+    Quota {
+        /// Tokens.
+        amount: u64,
+        /// The windows.
+        window: Window,
+    },
+}
+
+impl Terms {
+    /// The most that can pass at once.
+    pub fn capacity(&self) -> u64 {
+        match *self {
+            Self::Bucket { burst, .. } => burst,
+            Self::Quota { amount, .. } => amount,
+        }
+    }
+}
+
+/// What is used of a limit, and what is left, in its own unit. What shards have in hand counts as used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Used of the window, or missing from the full bucket. More than there is, where a message ran over.
+    pub used: u64,
+    /// What may still pass.
+    pub left: u64,
+    /// When nothing of it will be used any more if nobody comes: milliseconds since 1970; `u64::MAX`: never.
+    pub resets_ms: u64,
+}
+
+/// A limit's count: a token bucket or a quota, of which shards take leases.
+///
+/// Whatever shards do, at most `amount × t / per + burst` passes of a bucket in any stretch of time t, and at most the
+/// amount of a quota in each of its windows: what is out on lease counts against the burst, and a lease ends with its
+/// window. Beside that, the rest of a message that was let in runs over, and is paid back first.
+#[derive(Debug)]
+pub struct Meter {
+    terms: Terms,
+    count: Count,
+}
+
+#[derive(Debug)]
+enum Count {
+    Bucket {
+        /// Tokens that are nobody's, times `per_ns`; below zero: debt.
+        level: i128,
+        /// When it was so.
+        at_ns: u64,
+        /// Tokens out on lease, spent or not. Together with the level they are never more than the burst.
+        out: u64,
+        /// There from the first shard that was sent away until nobody waits.
+        turns: Option<Box<Turns>>,
+    },
+    Quota {
+        /// Tokens taken in this window.
+        used: u64,
+        start_ms: u64,
+        end_ms: u64,
+    },
+}
+
+/// What a shard is told that asks for tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lease {
+    /// So many, until then: milliseconds since 1970.
+    Granted { tokens: u64, until_ms: u64 },
+    /// None; in so many nanoseconds it is worth asking again.
+    Dry { wait_ns: u64 },
+}
+
+impl Meter {
+    /// A full bucket, or a window of which nothing is used.
+    pub fn new(terms: Terms, now: Now) -> Self {
+        let count = match terms {
+            Terms::Bucket { per_ns, burst, .. } => {
+                let level = tokens_in_level(burst, per_ns);
+                Count::Bucket { level, at_ns: now.mono_ns, out: 0, turns: None }
+            }
+            Terms::Quota { window, .. } => {
+                let (start_ms, end_ms) = window.around(now.wall_ms);
+                Count::Quota { used: 0, start_ms, end_ms }
+            }
+        };
+        Self { terms, count }
+    }
+
+    /// A window of which this much is used already, if it is still the same window.
+    pub fn restored(terms: Terms, used: u64, start_ms: u64, now: Now) -> Self {
+        let mut meter = Self::new(terms, now);
+        if let Count::Quota { used: new, start_ms: new_start_ms, .. } = &mut meter.count
+            && *new_start_ms == start_ms
+        {
+            *new = used;
+        }
+        meter
+    }
+
+    /// The terms it has.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// Other terms. What was used stays used, as far as the new terms know it: of a bucket what is missing from the full
+    /// one, of a quota with the same windows what was taken in this one. Leases that are out are kept by who has them.
+    pub fn set(&mut self, terms: Terms, now: Now) {
+        if terms == self.terms {
+            return;
+        }
+        self.advance(now);
+        match (&mut self.count, self.terms, terms) {
+            (
+                Count::Bucket { level, .. },
+                Terms::Bucket { per_ns: old_per_ns, burst: old, .. },
+                Terms::Bucket { per_ns, burst, .. },
+            ) => {
+                let missing = tokens_in_level(old, old_per_ns) - *level;
+                let missing = missing / i128::from(old_per_ns.max(1)) * i128::from(per_ns.max(1));
+                *level = tokens_in_level(burst, per_ns) - missing;
+            }
+            (Count::Quota { .. }, Terms::Quota { window: old, .. }, Terms::Quota { window, .. }) if old == window => {}
+            _ => *self = Self::new(terms, now),
+        }
+        self.terms = terms;
+        self.advance(now);
+    }
+
+    /// What is used and left.
+    pub fn usage(&mut self, now: Now) -> Usage {
+        self.advance(now);
+        match (&self.count, self.terms) {
+            (Count::Bucket { level, .. }, Terms::Bucket { amount, per_ns, burst }) => {
+                let missing = tokens_in_level(burst, per_ns) - level;
+                let used = missing.max(0).div_euclid(i128::from(per_ns.max(1)));
+                let resets_ms = match (missing.max(0), amount) {
+                    (0, _) => now.wall_ms,
+                    (_, 0) => u64::MAX,
+                    (missing, amount) => {
+                        let ms = missing / i128::from(amount) / 1_000_000;
+                        now.wall_ms.saturating_add(u64::try_from(ms).unwrap_or(u64::MAX))
+                    }
+                };
+                let left = whole_tokens(*level, per_ns);
+                Usage { used: u64::try_from(used).unwrap_or(u64::MAX), left, resets_ms }
+            }
+            (Count::Quota { used, end_ms, .. }, Terms::Quota { amount, .. }) => {
+                Usage { used: *used, left: amount.saturating_sub(*used), resets_ms: *end_ms }
+            }
+            // Terms and count are made together.
+            _ => Usage { used: 0, left: 0, resets_ms: u64::MAX },
+        }
+    }
+
+    /// Of a quota: what is used of which window (its start, milliseconds since 1970), to be told to [`Meter::restored`]
+    /// after a restart.
+    pub fn in_window(&self) -> Option<(u64, u64)> {
+        match self.count {
+            Count::Quota { used, start_ms, .. } => Some((used, start_ms)),
+            Count::Bucket { .. } => None,
+        }
+    }
+
+    /// Whether it is as good as new: nothing is used and nothing is out, so that it may be forgotten.
+    pub fn is_idle(&mut self, now: Now) -> bool {
+        self.advance(now);
+        match (&self.count, self.terms) {
+            (Count::Bucket { level, out, .. }, Terms::Bucket { per_ns, burst, .. }) => {
+                *out == 0 && *level >= tokens_in_level(burst, per_ns)
+            }
+            (Count::Quota { used, .. }, _) => *used == 0,
+            _ => true,
+        }
+    }
+
+    /// Tokens for a shard: at least `need` of them, or all there can be where that is less; at best `want`.
+    pub(super) fn lease(&mut self, shard: u16, shards: u16, need: u64, want: u64, now: Now) -> Lease {
+        self.advance(now);
+        let need = need.min(self.terms.capacity()).max(1);
+        match (&mut self.count, self.terms) {
+            (Count::Bucket { level, out, turns, .. }, Terms::Bucket { amount, per_ns, burst }) => {
+                let there = whole_tokens(*level, per_ns);
+                let is_turn = turns.as_mut().is_none_or(|turns| turns.is_turn_of(shard, now.mono_ns));
+                // Who waits and does not come for it shall not keep much from the others.
+                let is_ample = there > need.saturating_add(burst / 64);
+                if there < need || !(is_turn || is_ample) {
+                    turns.get_or_insert_with(|| Box::new(Turns::new(shards))).told(shard, 0, now.mono_ns);
+                    let asked = tokens_in_level(need, per_ns);
+                    let missing = if there < need { asked - *level } else { asked };
+                    return Lease::Dry { wait_ns: time_for(missing, amount) };
+                }
+                let mut tokens = want.min(there / (2 * u64::from(shards.max(1)))).max(need);
+                if let Some(waiting) = turns {
+                    if waiting.others_wait(shard, now.mono_ns) {
+                        tokens = tokens.min(waiting.behind(shard)).max(need);
+                        waiting.told(shard, tokens, now.mono_ns);
+                    } else {
+                        *turns = None;
+                    }
+                }
+                *level -= tokens_in_level(tokens, per_ns);
+                *out = out.saturating_add(tokens);
+                Lease::Granted { tokens, until_ms: u64::MAX }
+            }
+            (Count::Quota { used, end_ms, .. }, Terms::Quota { amount, .. }) => {
+                let there = amount.saturating_sub(*used);
+                if there < need {
+                    return Lease::Dry { wait_ns: end_ms.saturating_sub(now.wall_ms).saturating_mul(1_000_000) };
+                }
+                let tokens = want.min(there / (2 * u64::from(shards.max(1)))).max(need);
+                *used = used.saturating_add(tokens);
+                Lease::Granted { tokens, until_ms: *end_ms }
+            }
+            _ => Lease::Dry { wait_ns: u64::MAX },
+        }
+    }
+
+    /// Back from a shard: of what it was granted until then, this is left; below zero it owes.
+    pub(super) fn settle(&mut self, granted: u64, left: i64, until_ms: u64, now: Now) {
+        // First, while all of it still counts as out: what the shard spent, it may have spent just now.
+        self.advance(now);
+        let is_of_this = match self.count {
+            Count::Bucket { .. } => until_ms == u64::MAX,
+            Count::Quota { end_ms, .. } => until_ms == end_ms,
+        };
+        // What is left of a window that is over, or of other terms, is nothing; what is owed is owed.
+        let (granted, left) = if is_of_this { (granted, left) } else { (0, left.min(0)) };
+        match (&mut self.count, self.terms) {
+            (Count::Bucket { level, out, .. }, Terms::Bucket { per_ns, .. }) => {
+                *out = out.saturating_sub(granted);
+                *level = level.saturating_add(i128::from(left).saturating_mul(i128::from(per_ns.max(1))));
+            }
+            (Count::Quota { used, .. }, _) => *used = used.saturating_add_signed(left.saturating_neg()),
+            (Count::Bucket { .. }, Terms::Quota { .. }) => {}
+        }
+        self.advance(now);
+    }
+
+    /// Lets time pass. Clocks that go backwards fill nothing.
+    fn advance(&mut self, now: Now) {
+        match (&mut self.count, self.terms) {
+            (Count::Bucket { level, at_ns, out, .. }, Terms::Bucket { amount, per_ns, burst }) => {
+                let elapsed_ns = now.mono_ns.saturating_sub(*at_ns);
+                *at_ns = now.mono_ns.max(*at_ns);
+                let brim = tokens_in_level(burst, per_ns) - tokens_in_level(*out, per_ns);
+                *level = level.saturating_add(i128::from(elapsed_ns).saturating_mul(i128::from(amount))).min(brim);
+            }
+            (Count::Quota { used, start_ms, end_ms }, Terms::Quota { window, .. }) => {
+                // A clock that is put back a little does not give the same window twice; one that was far wrong does
+                // not close the gate until its time has come.
+                let length_ms = *end_ms - *start_ms;
+                if now.wall_ms >= *end_ms || now.wall_ms.saturating_add(length_ms) < *start_ms {
+                    (*start_ms, *end_ms) = window.around(now.wall_ms);
+                    *used = 0;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A level is in tokens times `per_ns`, so that one nanosecond adds `amount` to it and nothing is rounded.
+fn tokens_in_level(tokens: u64, per_ns: u64) -> i128 {
+    i128::from(tokens).saturating_mul(i128::from(per_ns.max(1)))
+}
+
+fn whole_tokens(level: i128, per_ns: u64) -> u64 {
+    u64::try_from(level.max(0) / i128::from(per_ns.max(1))).unwrap_or(u64::MAX)
+}
+
+/// Nanoseconds until so much has flowed in.
+fn time_for(missing: i128, amount: u64) -> u64 {
+    if amount == 0 {
+        return u64::MAX;
+    }
+    let amount = i128::from(amount);
+    u64::try_from((missing.max(0) + amount - 1) / amount).unwrap_or(u64::MAX)
+}
