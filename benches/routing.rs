@@ -21,9 +21,9 @@ fn tables(count: usize) -> Tables {
             api.hosts = vec![format!("h{}.example.com", at % 500), "*.example.org".into()];
         }
         api.topics = vec![
-            Topic { topic: "/".into(), mapping: None, scopes: Vec::new() },
-            Topic { topic: "/rooms/{room}".into(), mapping: Some("/r/{room}".into()), scopes: Vec::new() },
-            Topic { topic: "/*".into(), mapping: None, scopes: Vec::new() },
+            Topic { topic: "/".into(), mapping: None, scopes: Vec::new(), ..Topic::default() },
+            Topic { topic: "/rooms/{room}".into(), mapping: Some("/r/{room}".into()), ..Topic::default() },
+            Topic { topic: "/*".into(), mapping: None, scopes: Vec::new(), ..Topic::default() },
         ];
         api
     };

@@ -27,8 +27,8 @@ fn config() -> Config {
         api.origins = vec!["https://app.example.com".into()];
         if at.is_multiple_of(4) {
             api.topics = vec![
-                Topic { topic: "/rooms/{room}".into(), mapping: Some("/r/{room}".into()), scopes: Vec::new() },
-                Topic { topic: "/*".into(), mapping: None, scopes: Vec::new() },
+                Topic { topic: "/rooms/{room}".into(), mapping: Some("/r/{room}".into()), ..Topic::default() },
+                Topic { topic: "/*".into(), mapping: None, scopes: Vec::new(), ..Topic::default() },
             ];
         }
         api

@@ -281,6 +281,10 @@ fn deserialize(tree: Node, names: Vec<String>) -> Result<Document, Vec<Diagnosti
             "revocations" => config.revocations = pieces.each(),
             "issuers" => config.issuers = pieces.each(),
             "assertions" => config.assertions = pieces.each(),
+            "plans" => config.plans = pieces.each(),
+            "limit_policies" => config.limit_policies = pieces.each(),
+            "limits" => config.limits = pieces.each(),
+            "denials" => config.denials = pieces.each(),
             "token_endpoint" => config.token_endpoint = pieces.whole(),
             _ => {}
         }

@@ -45,6 +45,7 @@ pub mod store;
 pub mod stream;
 pub mod tables;
 pub mod tls;
+pub mod visitor;
 pub mod worker;
 
 pub use process::run;

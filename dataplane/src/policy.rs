@@ -29,8 +29,9 @@ use crate::relay::wall_clock_ms;
 use crate::route::{self, Route};
 use crate::shard::Shard;
 use crate::tables::{Tables, UpstreamEntry};
+use crate::visitor::{self, Visitor, Who};
 
-use plan::{Rule, Who};
+use plan::Rule;
 
 /// Takes the steps, which may lead the route elsewhere and change what travels onwards; or says why not.
 pub async fn on_upgrade(
@@ -219,20 +220,7 @@ impl Client<'_> {
     }
 
     fn is_one_of(&self, who: &Who) -> bool {
-        let address = self.downstream.seen.client.map(|client| client.ip());
-        let certificate = self.downstream.tls.as_ref().and_then(|tls| tls.client.as_deref());
-        let claims = self.identity.claims.as_deref();
-        let by_address = who.addresses.is_empty()
-            || address.is_some_and(|address| who.addresses.iter().any(|range| range.contains(address)));
-        let by_certificate = who.certificates.is_empty()
-            || certificate.is_some_and(|one| who.certificates.iter().any(|pattern| pattern.matches(&one.subject)));
-        let is_one = by_address
-            && by_certificate
-            && who.headers.iter().all(|wanted| {
-                self.view().header_values(&wanted.name).any(|value| wanted.fits(&String::from_utf8_lossy(value)))
-            })
-            && who.claims.iter().all(|wanted| claims.is_some_and(|claims| wanted.fits_claim(&claims.0)));
-        is_one != who.not
+        Visitor::new(self.request, self.identity, self.downstream).is_one_of(who)
     }
 
     fn fill(&self, template: &Template) -> Option<String> {
@@ -261,7 +249,7 @@ impl Client<'_> {
             }
             Variable::Claim(name) => {
                 let claims = self.identity.claims.as_deref();
-                claims.and_then(|claims| plan::claim(&claims.0, name)).map(claim_text).unwrap_or_default().into()
+                claims.and_then(|claims| visitor::claim(&claims.0, name)).map(claim_text).unwrap_or_default().into()
             }
             Variable::Topic(name) => {
                 let path = self.view().route_path();
@@ -299,7 +287,7 @@ impl Client<'_> {
 /// A claim in a header or URL: text, a number or a truth; of a list its entries, with commas between them.
 fn claim_text(value: &Value) -> String {
     match value {
-        Value::Array(entries) => entries.iter().filter_map(plan::text_of).collect::<Vec<_>>().join(","),
-        value => plan::text_of(value).unwrap_or_default(),
+        Value::Array(entries) => entries.iter().filter_map(visitor::text_of).collect::<Vec<_>>().join(","),
+        value => visitor::text_of(value).unwrap_or_default(),
     }
 }

@@ -195,7 +195,12 @@ mod tests {
     }
 
     fn topic(topic: &str, mapping: &str) -> Topic {
-        Topic { topic: topic.into(), mapping: (!mapping.is_empty()).then(|| mapping.into()), scopes: Vec::new() }
+        Topic {
+            topic: topic.into(),
+            mapping: (!mapping.is_empty()).then(|| mapping.into()),
+            scopes: Vec::new(),
+            ..Topic::default()
+        }
     }
 
     fn tables(apis: Vec<Api>) -> Tables {

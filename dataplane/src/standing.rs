@@ -150,7 +150,13 @@ mod tests {
             grants: Vec::new(),
             scopes: Vec::new(),
         };
-        Application { name: name.into(), owner: String::new(), enabled: true, clients: vec![client] }
+        Application {
+            name: name.into(),
+            owner: String::new(),
+            enabled: true,
+            clients: vec![client],
+            ..Application::new("")
+        }
     }
 
     fn config() -> Config {

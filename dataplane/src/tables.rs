@@ -492,8 +492,9 @@ impl CompiledTopic {
 }
 
 /// What an API without topics has: `/*`.
-static ANY_TOPIC: LazyLock<Arc<Topics>> =
-    LazyLock::new(|| Arc::new(Topics::of(&[Topic { topic: "/*".into(), mapping: None, scopes: Vec::new() }])));
+static ANY_TOPIC: LazyLock<Arc<Topics>> = LazyLock::new(|| {
+    Arc::new(Topics::of(&[Topic { topic: "/*".into(), mapping: None, scopes: Vec::new(), ..Topic::default() }]))
+});
 
 impl Topics {
     fn compile(topics: &[Topic]) -> Arc<Self> {

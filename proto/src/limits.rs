@@ -74,8 +74,9 @@ pub const TOPICS_MAX: usize = 1024;
 pub const NAME_BYTES_MAX: usize = 128;
 /// Bytes of a context or a topic.
 pub const PATH_BYTES_MAX: usize = 1024;
-/// Sections in one snapshot: settings, listeners, authorities, issuers, assertions, and eight families of buckets.
-pub const SECTIONS_MAX: usize = 5 + 8 * BUCKETS;
+/// Sections in one snapshot: settings, listeners, authorities, issuers, assertions, plans, limit_policies, limits,
+/// denials, and eight families of buckets.
+pub const SECTIONS_MAX: usize = 9 + 8 * BUCKETS;
 /// Buckets that APIs, and upstreams, are spread over by the hash of their name.
 pub const BUCKETS: usize = 256;
 
@@ -83,6 +84,16 @@ pub const BUCKETS: usize = 256;
 pub const ISSUERS_MAX: usize = 256;
 /// Assertions in a configuration.
 pub const ASSERTIONS_MAX: usize = 256;
+/// Plans in a configuration.
+pub const PLANS_MAX: usize = 10_000;
+/// Limits of one plan.
+pub const PLAN_LIMITS_MAX: usize = 8;
+/// Policies of limits in a configuration, and condition groups of one.
+pub const LIMIT_POLICIES_MAX: usize = 1000;
+/// Limits by keys in a configuration, of which every handshake makes a key.
+pub const KEYED_LIMITS_MAX: usize = 64;
+/// Denials in a configuration, each of which every handshake is compared with.
+pub const DENIALS_MAX: usize = 10_000;
 /// Applications in a configuration.
 pub const APPLICATIONS_MAX: usize = 1_000_000;
 /// Subscriptions in a configuration.

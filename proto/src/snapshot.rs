@@ -48,6 +48,7 @@ mod issuer;
 mod listener;
 mod lookup;
 mod path;
+mod plan;
 mod policy;
 mod section;
 mod settings;
@@ -72,6 +73,10 @@ pub use issuer::{
 };
 pub use listener::{Bind, Cidr, Listener};
 pub use path::{Captures, Mapping, Pattern, has_dot_segment};
+pub use plan::{
+    AMOUNT_MAX, Admission, Amount, ConditionGroup, Counted, Denial, DenialAction, KeyPart, KeyedLimit, Limit,
+    LimitPolicy, Notice, OnLimit, Outcome, Plan, Quota, Rate, UNAUTHENTICATED_PLAN, Unit,
+};
 pub use policy::{Conditions, ForwardAuth, Match, RenameHeader, Router, Routing, SetHeader, Step, TargetTemplate};
 pub(crate) use section::checksum as list_checksum;
 pub use section::{Digest, Section, SectionList, SectionName, Sections, bucket};
@@ -132,6 +137,18 @@ pub struct Config {
     /// Who tells backends, signed, who a client is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub assertions: Vec<Assertion>,
+    /// How much may pass: named, for others to refer to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plans: Vec<Plan>,
+    /// Which plan holds for whom: named, for APIs and topics to refer to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limit_policies: Vec<LimitPolicy>,
+    /// Limits by keys of your own, beside those of applications, subscriptions and APIs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<KeyedLimit>,
+    /// Whose messages do not pass.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub denials: Vec<Denial>,
     /// Where the gateway itself issues tokens. Left out: it issues none.
     #[serde(default, skip_serializing_if = "is_default")]
     #[schemars(with = "TokenEndpoint")]

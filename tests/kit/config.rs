@@ -259,6 +259,7 @@ fn api() -> impl Strategy<Value = Api> {
                 compression: if exact { Compression::Off } else { Compression::Pass },
                 session,
                 limits,
+                ..Api::new("", "", "", Target::Upstream(String::new()))
             }
         },
     )
@@ -308,7 +309,7 @@ fn topic_of(segments: &[&str], open: bool, mapped: bool) -> Topic {
     } else if topic.is_empty() {
         topic.push('/');
     }
-    Topic { topic, mapping: mapped.then_some(mapping), scopes: Vec::new() }
+    Topic { topic, mapping: mapped.then_some(mapping), ..Topic::default() }
 }
 
 fn endpoints() -> impl Strategy<Value = Endpoints> {

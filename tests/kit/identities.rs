@@ -5,9 +5,10 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 use proto::snapshot::{
-    ApiKey, Application, Assertion, ClaimNames, Config, CredentialForm, Duration, Environment, GrantType,
-    Introspection, Issuer, Jwks, KeyRestrictions, OAuthClient, OWN_ISSUER, PasswordHash, Pem, Revocation, Secret,
-    SecretHash, Subscription, Timestamp, User, WhenUnreachable,
+    ApiKey, Application, Assertion, ClaimNames, ConditionGroup, Conditions, Config, CredentialForm, Denial,
+    DenialAction, Duration, Environment, GrantType, Introspection, Issuer, Jwks, KeyRestrictions, KeyedLimit, Limit,
+    LimitPolicy, OAuthClient, OWN_ISSUER, OnLimit, PasswordHash, Pem, Plan, Revocation, Secret, SecretHash,
+    Subscription, Timestamp, User, WhenUnreachable,
 };
 
 const APPLICATIONS: [&str; 4] = ["mobile", "web", "kiosk", "robots"];
@@ -25,29 +26,32 @@ const REVOKED: [&str; 6] = [
 
 /// The same configuration, with people in it, and APIs that ask who they are.
 pub fn populated(config: impl Strategy<Value = Config>) -> impl Strategy<Value = Config> {
-    (config, people(), issuers(), vec(authentication(), 24)).prop_map(|(config, people, issuers, asked)| {
-        let mut config = with_people(config, people);
-        config.issuers = issuers;
-        config.assertions = vec![Assertion {
-            name: "backend".into(),
-            issuer: "https://gateway/".into(),
-            key: Pem::Text("-----BEGIN PRIVATE KEY-----\nAAAA".into()),
-            key_id: String::new(),
-            header: "X-JWT-Assertion".into(),
-            lifetime: Duration::from_secs(60),
-        }];
-        let issuers: Vec<&str> = config.issuers.iter().map(|issuer| issuer.name.as_str()).collect();
-        for (api, (forms, is_strict, code, unreachable)) in config.apis.iter_mut().zip(asked) {
-            let asked = &mut api.authentication;
-            asked.assertion = (is_strict && !forms.is_empty()).then(|| "backend".into());
-            asked.accept = forms;
-            asked.require_subscription = is_strict;
-            asked.close_code = code;
-            asked.when_unreachable = unreachable;
-            asked.issuers = issuers.iter().map(|name| (*name).to_owned()).collect();
-        }
-        config
-    })
+    (config, people(), issuers(), vec(authentication(), 24), limits()).prop_map(
+        |(config, people, issuers, asked, limits)| {
+            let mut config = with_people(config, people);
+            limits.put(&mut config);
+            config.issuers = issuers;
+            config.assertions = vec![Assertion {
+                name: "backend".into(),
+                issuer: "https://gateway/".into(),
+                key: Pem::Text("-----BEGIN PRIVATE KEY-----\nAAAA".into()),
+                key_id: String::new(),
+                header: "X-JWT-Assertion".into(),
+                lifetime: Duration::from_secs(60),
+            }];
+            let issuers: Vec<&str> = config.issuers.iter().map(|issuer| issuer.name.as_str()).collect();
+            for (api, (forms, is_strict, code, unreachable)) in config.apis.iter_mut().zip(asked) {
+                let asked = &mut api.authentication;
+                asked.assertion = (is_strict && !forms.is_empty()).then(|| "backend".into());
+                asked.accept = forms;
+                asked.require_subscription = is_strict;
+                asked.close_code = code;
+                asked.when_unreachable = unreachable;
+                asked.issuers = issuers.iter().map(|name| (*name).to_owned()).collect();
+            }
+            config
+        },
+    )
 }
 
 /// People, apart from any configuration.
@@ -123,7 +127,13 @@ fn applications() -> impl Strategy<Value = Vec<Application>> {
                 let issuer = if scopes.is_empty() { String::new() } else { OWN_ISSUER.into() };
                 OAuthClient { id: format!("{name}-client"), secret, issuer, environment, grants, scopes }
             });
-            Application { name: name.into(), owner: String::new(), enabled, clients: clients.collect() }
+            Application {
+                name: name.into(),
+                owner: String::new(),
+                enabled,
+                clients: clients.collect(),
+                ..Application::new("")
+            }
         };
         names.into_iter().zip(options).map(one).collect()
     })
@@ -230,4 +240,69 @@ fn authentication() -> impl Strategy<Value = (Vec<CredentialForm>, bool, u16, Wh
     let unreachable = select(vec![WhenUnreachable::Keep, WhenUnreachable::Close]);
     let forms = subsequence(CredentialForm::ALL.to_vec(), 0..=8);
     (forms, any::<bool>(), select(vec![1008, 3000, 4001]), unreachable)
+}
+
+/// Plans and what refers to them, apart from any configuration.
+#[derive(Debug, Clone)]
+struct Limits {
+    plans: Vec<Plan>,
+    has_policy: bool,
+    is_denied: bool,
+}
+
+impl Limits {
+    fn put(self, config: &mut Config) {
+        let Self { plans, has_policy, is_denied } = self;
+        let name = |at: usize| plans.get(at).map_or("AsyncGold", |plan| &*plan.name).to_owned();
+        if has_policy {
+            let office =
+                Conditions { addresses: vec!["192.0.2.0/24".parse().unwrap()], not: true, ..Conditions::default() };
+            let group = ConditionGroup { when: vec![office], plan: name(0) };
+            config.limit_policies = vec![LimitPolicy { name: "offices".into(), groups: vec![group], plan: name(1) }];
+            let key = vec!["address/24".parse().unwrap(), "header:X-Tenant".parse().unwrap()];
+            let keyed = KeyedLimit { name: "tenants".into(), key, plan: name(0), apis: Vec::new(), when: Vec::new() };
+            config.limits = vec![keyed];
+        }
+        for (at, api) in config.apis.iter_mut().enumerate() {
+            match at % 3 {
+                0 if has_policy => api.limit_policy = "offices".into(),
+                1 => api.plan = name(at % 2),
+                _ => api.topics.iter_mut().for_each(|topic| topic.plan = name(at % 2)),
+            }
+        }
+        config.applications.iter_mut().for_each(|one| one.plan = name(0));
+        config.subscriptions.iter_mut().for_each(|one| one.plan = name(1));
+        if is_denied {
+            let user = Some("mallory".into());
+            let denial = Denial {
+                name: "mallory".into(),
+                api: None,
+                application: None,
+                user,
+                addresses: Vec::new(),
+                action: DenialAction::Drop,
+                enabled: true,
+            };
+            config.denials = vec![denial];
+        }
+        config.plans = plans;
+    }
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    let limit = select(vec![
+        r#"{"rate": "100/s"}"#,
+        r#"{"rate": "2MiB/s", "burst": "64KiB", "count": "bytes"}"#,
+        r#"{"quota": "50000/day", "stop": false}"#,
+        r#"{"quota": "0/15 minutes", "count": "frames"}"#,
+    ]);
+    let limit = limit.prop_map(|text| serde_json::from_str::<Limit>(text).unwrap());
+    let plan = (subsequence(vec!["gold", "silver"], 0..=2), vec(vec(limit, 0..3), 2), any::<u8>());
+    (plan, any::<bool>(), any::<bool>()).prop_map(|((names, limits, odd), has_policy, is_denied)| {
+        let plans = names.into_iter().zip(limits).map(|(name, limits)| {
+            let on_limit = OnLimit { notices: u32::from(odd), ..OnLimit::default() };
+            Plan { on_limit, sessions_max: u32::from(odd % 3), ..Plan::new(name, limits) }
+        });
+        Limits { plans: plans.collect(), has_policy, is_denied }
+    })
 }

@@ -146,6 +146,10 @@ proptest! {
             SectionName::Authorities,
             SectionName::Issuers,
             SectionName::Assertions,
+            SectionName::Plans,
+            SectionName::LimitPolicies,
+            SectionName::Limits,
+            SectionName::Denials,
         ];
         let buckets = [
             SectionName::Upstreams(bucket),

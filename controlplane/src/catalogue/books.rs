@@ -455,6 +455,10 @@ fn frame_of(config: &Config) -> Config {
         apis: config.apis.clone(),
         issuers: config.issuers.clone(),
         assertions: config.assertions.clone(),
+        plans: config.plans.clone(),
+        limit_policies: config.limit_policies.clone(),
+        limits: config.limits.clone(),
+        denials: config.denials.clone(),
         token_endpoint: config.token_endpoint.clone(),
         ..Config::default()
     }

@@ -144,8 +144,13 @@ impl World {
             grants: Vec::new(),
             scopes: Vec::new(),
         };
-        let application =
-            Application { name: "mobile".into(), owner: String::new(), enabled: true, clients: vec![client] };
+        let application = Application {
+            name: "mobile".into(),
+            owner: String::new(),
+            enabled: true,
+            clients: vec![client],
+            ..Application::new("")
+        };
         let subscription: Subscription =
             serde_json::from_value(json!({"application": "mobile", "api": "chat:v1"})).unwrap();
         let listeners = vec![Listener::new("public", "127.0.0.1:80".parse().unwrap())];

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Authentication, Duration, EndpointUrl, Routing, Size, Step, is_default, is_true, yes};
+use super::{Admission, Authentication, Duration, EndpointUrl, Routing, Size, Step, is_default, is_true, yes};
 
 /// One version of a published WebSocket API.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -55,6 +55,18 @@ pub struct Api {
     /// Ceilings of frames and messages. A change reaches live sessions from their next message.
     #[serde(default, skip_serializing_if = "is_default")]
     pub limits: MessageLimits,
+    /// The plan of everybody together at this API version. With it, or with a policy, those of its topics do not count.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub plan: String,
+    /// The same by a policy of `limit_policies`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub limit_policy: String,
+    /// The plan of clients without a credential, each address for itself. Empty: that of the settings.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub unauthenticated_plan: String,
+    /// How many sessions it lets in.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub admission: Admission,
 }
 
 impl Api {
@@ -82,6 +94,10 @@ impl Api {
             compression: Compression::default(),
             session: SessionOptions::default(),
             limits: MessageLimits::default(),
+            plan: String::new(),
+            limit_policy: String::new(),
+            unauthenticated_plan: String::new(),
+            admission: Admission::default(),
         }
     }
 
@@ -112,7 +128,7 @@ pub enum ContextMatch {
 }
 
 /// One topic (resource) of an API.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Topic {
     /// What follows the context: `/rooms`, `/rooms/{room}`, `/rooms/*`, or `/*`. Exact wins over parameters, those over `*`.
@@ -124,6 +140,12 @@ pub struct Topic {
     /// Scopes of which a client must have one. None: any client may.
     #[serde(default, skip_serializing_if = "is_default")]
     pub scopes: Vec<String>,
+    /// The plan of everybody together at this topic, where the API has neither a plan nor a policy.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub plan: String,
+    /// The same by a policy of `limit_policies`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub limit_policy: String,
 }
 
 /// Where an API leads, by environment.

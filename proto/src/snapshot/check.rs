@@ -6,6 +6,7 @@
 mod api;
 mod entry;
 mod identity;
+mod limits;
 mod policy;
 mod reach;
 mod tls;
@@ -70,9 +71,10 @@ impl Snapshot {
             apis: config.apis.iter().collect(),
             issuers: config.issuers.iter().collect(),
             assertions: config.assertions.iter().collect(),
+            limits: limits::Limits::of(&config),
         };
         parts.check(&mut problems);
-        identity::People::of(&config).check(&config.apis, &config.issuers, &mut problems);
+        identity::People::of(&config).check(&config, &mut problems);
         identity::token_endpoint(&config, &mut problems);
         problems.into_result()?;
         Ok(Self { sections: section::split(config) })
@@ -82,7 +84,7 @@ impl Snapshot {
     /// and looks at nothing else of the configuration: for a few entries with what they refer to and may clash with.
     pub fn check_identity(config: &Config) -> Result<(), Vec<Problem>> {
         let mut problems = Problems::new(Places::Indices);
-        identity::People::of(config).check(&config.apis, &config.issuers, &mut problems);
+        identity::People::of(config).check(config, &mut problems);
         problems.into_result()
     }
 
@@ -128,6 +130,7 @@ impl Snapshot {
             apis: snapshot.apis().collect(),
             issuers: snapshot.issuers().iter().collect(),
             assertions: snapshot.assertions().iter().collect(),
+            limits: limits::Limits::of_snapshot(&snapshot),
         };
         parts.check(&mut problems);
         problems.into_result()?;
@@ -235,6 +238,10 @@ impl Snapshot {
             revocations: self.revocations().cloned().collect(),
             issuers: self.issuers().to_vec(),
             assertions: self.assertions().to_vec(),
+            plans: self.plans().to_vec(),
+            limit_policies: self.limit_policies().to_vec(),
+            limits: self.limits().to_vec(),
+            denials: self.denials().to_vec(),
             token_endpoint: None,
         };
         section::sort(&mut config);
@@ -282,6 +289,7 @@ struct Parts<'a> {
     apis: Vec<&'a Api>,
     issuers: Vec<&'a Issuer>,
     assertions: Vec<&'a Assertion>,
+    limits: limits::Limits<'a>,
 }
 
 /// What entries refer to by name.
@@ -293,6 +301,7 @@ struct Names<'a> {
     upstreams: HashSet<&'a str>,
     issuers: HashSet<&'a str>,
     assertions: HashSet<&'a str>,
+    plans: limits::PlanNames<'a>,
     request_id_header: &'a str,
 }
 
@@ -306,14 +315,16 @@ impl Parts<'_> {
             upstreams: self.upstreams.iter().map(|upstream| upstream.name.as_str()).collect(),
             issuers: self.issuers.iter().map(|issuer| issuer.name.as_str()).collect(),
             assertions: self.assertions.iter().map(|assertion| assertion.name.as_str()).collect(),
+            plans: self.limits.names(),
             request_id_header: &self.settings.request_id_header,
         };
-        entry::settings(self.settings, problems);
+        entry::settings(self.settings, &names, problems);
         tls::material(&self.certificates, &self.authorities, problems);
         entry::listeners(&self.listeners, self.settings, &names, problems);
         entry::upstreams(&self.upstreams, &names, problems);
         identity::issuers(&self.issuers, &names, problems);
         identity::assertions(&self.assertions, &names, problems);
+        self.limits.check(&self.apis, problems);
         api::apis(&self.apis, &names, problems);
         reach::clashes(&self.apis, &names, problems);
     }

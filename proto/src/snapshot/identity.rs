@@ -157,9 +157,19 @@ pub struct Application {
     /// Off: nothing of it is let in, and its live sessions are closed.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub enabled: bool,
+    /// The plan that each of its users has, over all APIs together; who has no user counts as one.
+    #[serde(default = "unlimited", skip_serializing_if = "is_unlimited")]
+    pub plan: String,
     /// Its OAuth2 clients. A token that names one of them is this application's.
     #[serde(default, skip_serializing_if = "is_default")]
     pub clients: Vec<OAuthClient>,
+}
+
+impl Application {
+    /// An application without clients, everything else at its default.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), owner: String::new(), enabled: true, plan: unlimited(), clients: Vec::new() }
+    }
 }
 
 /// An OAuth2 client (RFC 6749 §2) of an application.
@@ -200,7 +210,7 @@ pub enum GrantType {
     Password,
 }
 
-/// The plan of a subscription that has none: nothing is limited.
+/// The plan of an application or a subscription that names none: nothing is limited.
 pub const UNLIMITED_PLAN: &str = "AsyncUnlimited";
 
 /// An application's subscription to an API version.
@@ -211,7 +221,7 @@ pub struct Subscription {
     pub application: String,
     /// The API version: `name:version`, or `name` for an API without versions.
     pub api: String,
-    /// Its plan. So far there is one: AsyncUnlimited.
+    /// Its plan: what everybody of the application may send and receive at the API, together.
     #[serde(default = "unlimited", skip_serializing_if = "is_unlimited")]
     pub plan: String,
     /// Off: as if it were not there, and its live sessions are closed.

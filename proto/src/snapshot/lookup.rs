@@ -2,8 +2,8 @@
 
 use super::section::{bucket, bucket_of};
 use super::{
-    Api, ApiKey, Application, Assertion, Issuer, Revocation, RevokedKind, SecretHash, Section, SectionName, Snapshot,
-    Subscription, User,
+    Api, ApiKey, Application, Assertion, Denial, Issuer, KeyedLimit, LimitPolicy, Plan, Revocation, RevokedKind,
+    SecretHash, Section, SectionName, Snapshot, Subscription, User,
 };
 
 impl Snapshot {
@@ -62,6 +62,38 @@ impl Snapshot {
     pub fn issuers(&self) -> &[Issuer] {
         match self.section(SectionName::Issuers) {
             Some(Section::Issuers(all)) => all,
+            _ => &[],
+        }
+    }
+
+    /// The plans, in the order of their names.
+    pub fn plans(&self) -> &[Plan] {
+        match self.section(SectionName::Plans) {
+            Some(Section::Plans(all)) => all,
+            _ => &[],
+        }
+    }
+
+    /// The policies of limits, in the order of their names.
+    pub fn limit_policies(&self) -> &[LimitPolicy] {
+        match self.section(SectionName::LimitPolicies) {
+            Some(Section::LimitPolicies(all)) => all,
+            _ => &[],
+        }
+    }
+
+    /// The limits by keys, in the order of their names.
+    pub fn limits(&self) -> &[KeyedLimit] {
+        match self.section(SectionName::Limits) {
+            Some(Section::Limits(all)) => all,
+            _ => &[],
+        }
+    }
+
+    /// The denials, in the order of their names.
+    pub fn denials(&self) -> &[Denial] {
+        match self.section(SectionName::Denials) {
+            Some(Section::Denials(all)) => all,
             _ => &[],
         }
     }
@@ -137,6 +169,7 @@ mod tests {
                 grants: Vec::new(),
                 scopes: Vec::new(),
             }],
+            ..Application::new("")
         };
         let subscription = |at: usize| Subscription {
             application: format!("app-{at}"),

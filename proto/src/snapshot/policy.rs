@@ -35,6 +35,9 @@ pub struct Conditions {
     /// Its request has these headers.
     #[serde(skip_serializing_if = "is_default")]
     pub headers: Vec<Match>,
+    /// Its request has these query parameters.
+    #[serde(skip_serializing_if = "is_default")]
+    pub queries: Vec<Match>,
     /// Its credential has these claims.
     #[serde(skip_serializing_if = "is_default")]
     pub claims: Vec<Match>,
@@ -50,7 +53,7 @@ pub struct Conditions {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Match {
-    /// The header, or the claim; `a.b` is the member `b` of the claim `a`.
+    /// The header, the parameter, or the claim; `a.b` is the member `b` of the claim `a`.
     pub name: String,
     /// One of these; `*` stands for any characters. None: it is enough that it is there.
     #[serde(default, skip_serializing_if = "is_default")]

@@ -1,6 +1,6 @@
 //! How a snapshot travels: a list of sections, each named by the SHA-256 of its bytes.
 //!
-//! Sections are `settings`, `listeners`, `authorities`, `issuers`, `assertions`, and up to [`BUCKETS`](crate::limits::BUCKETS) buckets each of
+//! Sections are `settings`, `listeners`, `authorities`, `issuers`, `assertions`, `plans`, `limit_policies`, `limits`, `denials`, and up to [`BUCKETS`](crate::limits::BUCKETS) buckets each of
 //! `upstreams`, `apis`, `certificates` and the families of identity, an entry's bucket being the first byte of the SHA-256
 //! of its name; of a key, that of its hash. A section's bytes are the MessagePack, with named fields, of its part of the model. Two nodes that hold a section of the same name
 //! and digest hold the same bytes.
@@ -16,8 +16,8 @@ use sha2::Digest as _;
 
 use super::path::Label;
 use super::{
-    Api, ApiKey, Application, Assertion, Authorities, Certificate, Config, Issuer, Listener, OWN_ISSUER, Problem,
-    Revocation, Settings, Subscription, Upstream, User,
+    Api, ApiKey, Application, Assertion, Authorities, Certificate, Config, Denial, Issuer, KeyedLimit, LimitPolicy,
+    Listener, OWN_ISSUER, Plan, Problem, Revocation, Settings, Subscription, Upstream, User,
 };
 use crate::limits::SECTION_DEPTH_MAX;
 
@@ -87,15 +87,27 @@ pub enum SectionName {
     Issuers,
     /// A list of [`Assertion`], in the order of their names. Not sent if there are none. Holds private keys.
     Assertions,
+    /// A list of [`Plan`], in the order of their names. Not sent if there are none.
+    Plans,
+    /// A list of [`LimitPolicy`], in the order of their names. Not sent if there are none.
+    LimitPolicies,
+    /// A list of [`KeyedLimit`], in the order of their names. Not sent if there are none.
+    Limits,
+    /// A list of [`Denial`], in the order of their names. Not sent if there are none.
+    Denials,
 }
 
 /// The families of sections and their words: one section each, or a bucket each.
-const SINGLE: [(&str, SectionName); 5] = [
+const SINGLE: [(&str, SectionName); 9] = [
     ("settings", SectionName::Settings),
     ("listeners", SectionName::Listeners),
     ("authorities", SectionName::Authorities),
     ("issuers", SectionName::Issuers),
     ("assertions", SectionName::Assertions),
+    ("plans", SectionName::Plans),
+    ("limit_policies", SectionName::LimitPolicies),
+    ("limits", SectionName::Limits),
+    ("denials", SectionName::Denials),
 ];
 type OfBucket = fn(u8) -> SectionName;
 const BUCKETED: [(&str, OfBucket); 8] = [
@@ -149,6 +161,10 @@ impl SectionName {
             Self::Revocations(bucket) => ("revocations", Some(bucket)),
             Self::Issuers => ("issuers", None),
             Self::Assertions => ("assertions", None),
+            Self::Plans => ("plans", None),
+            Self::LimitPolicies => ("limit_policies", None),
+            Self::Limits => ("limits", None),
+            Self::Denials => ("denials", None),
         }
     }
 }
@@ -166,7 +182,8 @@ impl FromStr for SectionName {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const FORM: &str = "a section is settings, listeners, authorities, issuers, assertions, or one of upstreams/HH, \
+        const FORM: &str = "a section is settings, listeners, authorities, issuers, assertions, plans, limit_policies, limits, denials, \
+            or one of upstreams/HH, \
             apis/HH, certificates/HH, applications/HH, subscriptions/HH, keys/HH, users/HH and revocations/HH";
         let Some((family, bucket)) = text.split_once('/') else {
             return SINGLE.into_iter().find(|(word, _)| *word == text).map(|(_, name)| name).ok_or(FORM);
@@ -213,6 +230,14 @@ pub enum Section {
     Issuers(Vec<Issuer>),
     /// See [`SectionName::Assertions`].
     Assertions(Vec<Assertion>),
+    /// See [`SectionName::Plans`].
+    Plans(Vec<Plan>),
+    /// See [`SectionName::LimitPolicies`].
+    LimitPolicies(Vec<LimitPolicy>),
+    /// See [`SectionName::Limits`].
+    Limits(Vec<KeyedLimit>),
+    /// See [`SectionName::Denials`].
+    Denials(Vec<Denial>),
 }
 
 /// Sections of a generation, by name: digest and decoded content.
@@ -235,6 +260,10 @@ impl Section {
             Self::Revocations(all) => named(all),
             Self::Issuers(all) => named(all),
             Self::Assertions(all) => named(all),
+            Self::Plans(all) => named(all),
+            Self::LimitPolicies(all) => named(all),
+            Self::Limits(all) => named(all),
+            Self::Denials(all) => named(all),
         }
     }
 
@@ -255,6 +284,10 @@ impl Section {
             SectionName::Revocations(_) => read(bytes).map(Self::Revocations),
             SectionName::Issuers => read(bytes).map(Self::Issuers),
             SectionName::Assertions => read(bytes).map(Self::Assertions),
+            SectionName::Plans => read(bytes).map(Self::Plans),
+            SectionName::LimitPolicies => read(bytes).map(Self::LimitPolicies),
+            SectionName::Limits => read(bytes).map(Self::Limits),
+            SectionName::Denials => read(bytes).map(Self::Denials),
         };
         let section = section.map_err(|fault| {
             // What a reader says of a value that it did not expect holds the value, which may be a key.
@@ -285,6 +318,10 @@ impl Section {
             (Self::Revocations(_), SectionName::Revocations(_)) => true,
             (Self::Issuers(_), SectionName::Issuers) => true,
             (Self::Assertions(_), SectionName::Assertions) => true,
+            (Self::Plans(_), SectionName::Plans) => true,
+            (Self::LimitPolicies(_), SectionName::LimitPolicies) => true,
+            (Self::Limits(_), SectionName::Limits) => true,
+            (Self::Denials(_), SectionName::Denials) => true,
             _ => false,
         };
         if !kind {
@@ -332,6 +369,10 @@ impl Section {
             }
             Self::Issuers(all) => all.get(at).map(|one| plain(&one.name)),
             Self::Assertions(all) => all.get(at).map(|one| plain(&one.name)),
+            Self::Plans(all) => all.get(at).map(|one| plain(&one.name)),
+            Self::LimitPolicies(all) => all.get(at).map(|one| plain(&one.name)),
+            Self::Limits(all) => all.get(at).map(|one| plain(&one.name)),
+            Self::Denials(all) => all.get(at).map(|one| plain(&one.name)),
         }
     }
 }
@@ -392,6 +433,10 @@ pub(super) fn split(mut config: Config) -> Sections {
         (SectionName::Authorities, Section::Authorities(config.authorities)),
         (SectionName::Issuers, Section::Issuers(config.issuers)),
         (SectionName::Assertions, Section::Assertions(config.assertions)),
+        (SectionName::Plans, Section::Plans(config.plans)),
+        (SectionName::LimitPolicies, Section::LimitPolicies(config.limit_policies)),
+        (SectionName::Limits, Section::Limits(config.limits)),
+        (SectionName::Denials, Section::Denials(config.denials)),
     ];
     let is_sent = |(name, section): &(SectionName, Section)| {
         matches!(name, SectionName::Settings | SectionName::Listeners) || section.entry(0).is_some()
@@ -459,6 +504,10 @@ pub(super) fn sort(config: &mut Config) {
     config.revocations.sort_by(|a, b| a.revoked.cmp(&b.revoked));
     config.issuers.sort_by(|a, b| a.name.cmp(&b.name));
     config.assertions.sort_by(|a, b| a.name.cmp(&b.name));
+    config.plans.sort_by(|a, b| a.name.cmp(&b.name));
+    config.limit_policies.sort_by(|a, b| a.name.cmp(&b.name));
+    config.limits.sort_by(|a, b| a.name.cmp(&b.name));
+    config.denials.sort_by(|a, b| a.name.cmp(&b.name));
 }
 
 /// SHA-256 over the list: each section's name, a space, its digest and a line feed.
@@ -532,7 +581,12 @@ mod tests {
             api.limits.max_fragments = 9;
             api.session.validate_utf8 = true;
             api.session.ping.client.interval = super::super::Duration::from_secs(7);
-            api.topics = vec![crate::snapshot::Topic { topic: "/a".into(), mapping: None, scopes: Vec::new() }];
+            api.topics = vec![crate::snapshot::Topic {
+                topic: "/a".into(),
+                mapping: None,
+                scopes: Vec::new(),
+                ..crate::snapshot::Topic::default()
+            }];
             let mut value = serde_json::to_value([api]).unwrap();
             let at = value.pointer_mut(pointer).expect(pointer);
             at["deny_everything"] = true.into();

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, is_default};
+use super::{Admission, Duration, is_default};
 
 /// Settings of the whole gateway.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -24,6 +24,12 @@ pub struct Settings {
     /// How long before a certificate runs out the gateway begins to warn; 0: it does not.
     #[serde(skip_serializing_if = "is_default_expiry_warning")]
     pub certificate_expiry_warning: Duration,
+    /// The plan of clients without a credential, each address for itself, at APIs that name none. Empty: no limit.
+    #[serde(skip_serializing_if = "is_default")]
+    pub unauthenticated_plan: String,
+    /// How many sessions the whole gateway lets in.
+    #[serde(skip_serializing_if = "is_default")]
+    pub admission: Admission,
 }
 
 const DRAIN_WINDOW: Duration = Duration::from_secs(60);
@@ -51,6 +57,8 @@ impl Default for Settings {
             origins: Vec::new(),
             secret_query_parameters: Vec::new(),
             certificate_expiry_warning: CERTIFICATE_EXPIRY_WARNING,
+            unauthenticated_plan: String::new(),
+            admission: Admission::default(),
         }
     }
 }

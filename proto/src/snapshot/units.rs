@@ -5,8 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use schemars::json_schema;
 
 /// A length of time in whole milliseconds. Written `250ms`, `10s`, `5m`, `1h`, `2d`, or `0`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,7 +13,8 @@ pub struct Duration {
     ms: u64,
 }
 
-const DURATION_UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+pub(super) const DURATION_UNITS: [(&str, u64); 5] =
+    [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
 impl Duration {
     /// Zero: where a duration switches something, off.
@@ -77,7 +77,7 @@ pub struct Size {
     bytes: u64,
 }
 
-const SIZE_UNITS: [(&str, u64); 7] = [
+pub(super) const SIZE_UNITS: [(&str, u64); 7] = [
     ("GiB", 1 << 30),
     ("MiB", 1 << 20),
     ("KiB", 1 << 10),
@@ -124,7 +124,7 @@ impl FromStr for Size {
 }
 
 /// Digits, then one of the units; `None` for another form or an overflow.
-fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+pub(super) fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().ok()?;
@@ -132,30 +132,31 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     number.checked_mul(*factor)
 }
 
+/// Serde and JSON Schema for what people write as a text, or as a plain number.
 macro_rules! as_text {
     ($type:ty, $expecting:literal, $from_number:expr, $schema:expr) => {
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
             }
         }
 
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 struct Visitor;
-                impl de::Visitor<'_> for Visitor {
+                impl serde::de::Visitor<'_> for Visitor {
                     type Value = $type;
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                         f.write_str($expecting)
                     }
-                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$type, E> {
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$type, E> {
                         text.parse().map_err(E::custom)
                     }
-                    fn visit_u64<E: de::Error>(self, number: u64) -> Result<$type, E> {
+                    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<$type, E> {
                         let from_number: fn(u64) -> Option<$type> = $from_number;
                         from_number(number).ok_or_else(|| E::custom(concat!("expected ", $expecting)))
                     }
-                    fn visit_i64<E: de::Error>(self, number: i64) -> Result<$type, E> {
+                    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<$type, E> {
                         u64::try_from(number).map_err(E::custom).and_then(|number| self.visit_u64(number))
                     }
                 }
@@ -163,16 +164,18 @@ macro_rules! as_text {
             }
         }
 
-        impl JsonSchema for $type {
+        impl schemars::JsonSchema for $type {
             fn schema_name() -> std::borrow::Cow<'static, str> {
                 stringify!($type).into()
             }
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
                 $schema
             }
         }
     };
 }
+
+pub(super) use as_text;
 
 as_text!(
     Duration,

@@ -34,6 +34,9 @@ pub struct Upstream {
     /// Send the client's `Host` instead of the endpoint's.
     #[serde(default, skip_serializing_if = "is_default")]
     pub preserve_host: bool,
+    /// Live sessions of one endpoint, at most; 0: any number. An endpoint that is full is not chosen; where all are, 503.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sessions_per_endpoint_max: u32,
     /// How TLS is spoken with those endpoints whose URL says `wss://`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub tls: UpstreamTls,
@@ -51,6 +54,7 @@ impl Upstream {
             resolve_ttl_max: resolve_ttl_max(),
             mask: Mask::default(),
             preserve_host: false,
+            sessions_per_endpoint_max: 0,
             tls: UpstreamTls::default(),
         }
     }

@@ -75,6 +75,7 @@ fn one(api: &Api, names: &Names<'_>, spot: Spot<'_>, problems: &mut Problems) {
     endpoints(&api.endpoints, names, spot, problems);
     session(&api.session, spot, problems);
     limits(&api.limits, spot, problems);
+    super::limits::of_api(api, names, spot, problems);
 }
 
 /// Each word sound, and none of them twice.

@@ -13,7 +13,11 @@ use crate::snapshot::{Bind, EndpointUrl, Listener, Place, Settings, Upstream};
 /// Length of the kernel's accept queue: it takes a `u16` on some kernels.
 const BACKLOG_MAX: u32 = 65_535;
 
-pub(super) fn settings(settings: &Settings, problems: &mut Problems) {
+pub(super) fn settings(settings: &Settings, names: &Names<'_>, problems: &mut Problems) {
+    if !settings.unauthenticated_plan.is_empty() {
+        names.plans.known(&settings.unauthenticated_plan, "/settings/unauthenticated_plan", problems);
+    }
+    super::limits::admission(&settings.admission, "/settings/admission", problems);
     problems.duration_up_to("/settings/drain_window", settings.drain_window, 0, DRAIN_WINDOW_MS_MAX);
     let warning = settings.certificate_expiry_warning;
     problems.duration("/settings/certificate_expiry_warning", warning, 0);

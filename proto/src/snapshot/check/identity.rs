@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
+use super::limits::{Limits, PlanNames};
 use super::policy::written_header_problem;
 use super::words::{claim_problem, free_header_problem, http_url_problem, scope_problem, text_problem};
 use super::{Names, Problems, Spot, tls};
@@ -14,7 +15,7 @@ use crate::limits::{
 };
 use crate::snapshot::{
     Api, ApiKey, Application, Assertion, Config, GrantType, Issuer, Jwks, OAuthClient, OWN_ISSUER, Revocation,
-    SecretHash, SigningAlgorithm, Subscription, TokenEndpoint, UNLIMITED_PLAN, User,
+    SecretHash, SigningAlgorithm, Subscription, TokenEndpoint, User,
 };
 
 /// Keys that the gateway may have made while one of its tokens lasts: half of what an issuer may have.
@@ -40,7 +41,8 @@ impl<'a> People<'a> {
         }
     }
 
-    pub(super) fn check(&self, apis: &[Api], issuers: &[Issuer], problems: &mut Problems) {
+    pub(super) fn check(&self, others: &Config, problems: &mut Problems) {
+        let plans = Limits::of(others).names();
         for (family, count, ceiling) in [
             ("applications", self.applications.len(), APPLICATIONS_MAX),
             ("subscriptions", self.subscriptions.len(), SUBSCRIPTIONS_MAX),
@@ -51,15 +53,20 @@ impl<'a> People<'a> {
             problems.ceiling(format_args!("/{family}"), family, count, ceiling);
         }
         let applications: HashSet<&str> = self.applications.iter().map(|one| one.name.as_str()).collect();
-        let clients = self.applications(issuers, problems);
-        self.subscriptions(&applications, apis, problems);
+        let clients = self.applications(&others.issuers, &plans, problems);
+        self.subscriptions(&applications, &others.apis, &plans, problems);
         self.keys(&applications, problems);
         self.users(&applications, &clients, problems);
         self.revocations(problems);
     }
 
     /// What there is of clients, each with its application.
-    fn applications(&self, issuers: &[Issuer], problems: &mut Problems) -> HashMap<&'a str, Spot<'a>> {
+    fn applications(
+        &self,
+        issuers: &[Issuer],
+        plans: &PlanNames<'_>,
+        problems: &mut Problems,
+    ) -> HashMap<&'a str, Spot<'a>> {
         let mut names = HashMap::new();
         let mut clients: HashMap<&str, Spot<'_>> = HashMap::new();
         let issuers: HashSet<&str> = issuers.iter().map(|one| one.name.as_str()).chain([OWN_ISSUER]).collect();
@@ -67,6 +74,7 @@ impl<'a> People<'a> {
             let spot = problems.spot("applications", at, &application.name, "");
             super::entry::unique_name(&mut names, "application", &application.name, spot, problems);
             problems.add_if(format_args!("{spot}/owner"), text_problem("the owner", &application.owner));
+            plans.known(&application.plan, format_args!("{spot}/plan"), problems);
             problems.ceiling(format_args!("{spot}/clients"), "clients", application.clients.len(), CLIENTS_MAX);
             for (index, client) in application.clients.iter().enumerate() {
                 let place = format_args!("{spot}/clients/{index}");
@@ -89,7 +97,13 @@ impl<'a> People<'a> {
         clients
     }
 
-    fn subscriptions(&self, applications: &HashSet<&str>, apis: &[Api], problems: &mut Problems) {
+    fn subscriptions(
+        &self,
+        applications: &HashSet<&str>,
+        apis: &[Api],
+        plans: &PlanNames<'_>,
+        problems: &mut Problems,
+    ) {
         let labels: HashSet<String> =
             if self.subscriptions.is_empty() { HashSet::new() } else { apis.iter().map(Api::label).collect() };
         let mut seen = HashMap::with_capacity(self.subscriptions.len());
@@ -108,10 +122,7 @@ impl<'a> People<'a> {
                     format!("{:?} has another subscription to {:?} ({other}); keep one", one.application, one.api);
                 problems.add(format_args!("{spot}/api"), message);
             }
-            if one.plan != UNLIMITED_PLAN {
-                let message = format!("there is no plan {:?}; so far there is {UNLIMITED_PLAN} only", one.plan);
-                problems.add(format_args!("{spot}/plan"), message);
-            }
+            plans.known(&one.plan, format_args!("{spot}/plan"), problems);
         }
     }
 

@@ -23,8 +23,8 @@ pub(super) fn steps(api: &Api, names: &Names<'_>, spot: Spot<'_>, problems: &mut
     for (at, step) in api.on_upgrade.iter().take(STEPS_MAX).enumerate() {
         let place = format_args!("{spot}/on_upgrade/{at}");
         match step {
-            Step::Allow(who) => conditions(who, api, format_args!("{place}/allow"), problems),
-            Step::Deny(who) => conditions(who, api, format_args!("{place}/deny"), problems),
+            Step::Allow(who) => conditions(who, Some(api), format_args!("{place}/allow"), problems),
+            Step::Deny(who) => conditions(who, Some(api), format_args!("{place}/deny"), problems),
             Step::SetHeader(set) => {
                 let place = format_args!("{place}/set_header");
                 problems.add_if(format_args!("{place}/name"), written_header_problem(&set.name, names));
@@ -49,15 +49,23 @@ pub(super) fn steps(api: &Api, names: &Names<'_>, spot: Spot<'_>, problems: &mut
     }
 }
 
-fn conditions(who: &Conditions, api: &Api, place: impl fmt::Display + Copy, problems: &mut Problems) {
-    let Conditions { addresses, headers, claims, certificates, not } = who;
-    if *not && addresses.is_empty() && headers.is_empty() && claims.is_empty() && certificates.is_empty() {
+/// What a client must be like; of an API, if it is one API's condition.
+pub(super) fn conditions(
+    who: &Conditions,
+    api: Option<&Api>,
+    place: impl fmt::Display + Copy,
+    problems: &mut Problems,
+) {
+    let Conditions { addresses, headers, queries, claims, certificates, not } = who;
+    let lists = [headers.len(), queries.len(), claims.len(), certificates.len(), addresses.len()];
+    if *not && lists.iter().all(|length| *length == 0) {
         problems.add(format_args!("{place}/not"), "without conditions nobody is left; add some, or leave the step out");
     }
     problems.ceiling(format_args!("{place}/addresses"), "address ranges", addresses.len(), STEP_ENTRIES_MAX);
     matches(headers, header_name_problem, format_args!("{place}/headers"), problems);
+    matches(queries, |name| text_problem("the parameter", name), format_args!("{place}/queries"), problems);
     matches(claims, claim_problem, format_args!("{place}/claims"), problems);
-    if !claims.is_empty() && api.authentication.is_open() {
+    if !claims.is_empty() && api.is_some_and(|api| api.authentication.is_open()) {
         problems.add(format_args!("{place}/claims"), OPEN);
     }
     patterns(certificates, format_args!("{place}/certificates"), problems);
@@ -194,7 +202,7 @@ mod tests {
     fn config(steps: Vec<Step>) -> Config {
         let url = "ws://a/".parse().unwrap();
         let mut api = Api::new("a", "", "/a", Target::Upstream("u".into()));
-        api.topics = vec![Topic { topic: "/rooms/{room}".into(), mapping: None, scopes: Vec::new() }];
+        api.topics = vec![Topic { topic: "/rooms/{room}".into(), ..crate::snapshot::Topic::default() }];
         api.authentication.accept = vec![CredentialForm::Bearer];
         api.on_upgrade = steps;
         Config {

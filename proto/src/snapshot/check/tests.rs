@@ -12,7 +12,7 @@ fn url(text: &str) -> EndpointUrl {
 }
 
 fn topic(topic: &str, mapping: Option<&str>) -> Topic {
-    Topic { topic: topic.into(), mapping: mapping.map(Into::into), scopes: Vec::new() }
+    Topic { topic: topic.into(), mapping: mapping.map(Into::into), scopes: Vec::new(), ..Topic::default() }
 }
 
 fn sound() -> Config {

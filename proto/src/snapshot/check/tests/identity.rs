@@ -22,7 +22,7 @@ fn client(id: &str) -> OAuthClient {
 
 fn application(name: &str, clients: &[&str]) -> Application {
     let clients = clients.iter().map(|id| client(id)).collect();
-    Application { name: name.into(), owner: "team@example.com".into(), enabled: true, clients }
+    Application { name: name.into(), owner: "team@example.com".into(), enabled: true, clients, ..Application::new("") }
 }
 
 fn subscription(application: &str, api: &str) -> Subscription {
