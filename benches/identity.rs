@@ -102,8 +102,7 @@ fn config() -> Config {
     let target = Target::Url("ws://10.0.0.1:9000/".parse().expect("a URL"));
     let mut api = Api::new("chat", "v1", "/chat", target);
     api.authentication.accept = vec![CredentialForm::ApiKey];
-    let application =
-        |at| Application { name: format!("app-{at}"), owner: String::new(), enabled: true, clients: Vec::new() };
+    let application = |at| Application::new(format!("app-{at}"));
     let subscription = |at| Subscription {
         application: format!("app-{at}"),
         api: "chat:v1".into(),

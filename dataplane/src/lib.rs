@@ -44,6 +44,7 @@ pub mod standing;
 pub mod store;
 pub mod stream;
 pub mod tables;
+pub mod throttle;
 pub mod tls;
 pub mod visitor;
 pub mod worker;

@@ -167,6 +167,22 @@ impl Meter {
         }
     }
 
+    /// In how many nanoseconds so many tokens can be there, if nobody else takes them; `u64::MAX`: never.
+    pub fn wait_ns(&mut self, need: u64, now: Now) -> u64 {
+        self.advance(now);
+        let need = need.min(self.terms.capacity()).max(1);
+        match (&self.count, self.terms) {
+            (Count::Bucket { level, .. }, Terms::Bucket { amount, per_ns, .. }) => {
+                time_for(tokens_in_level(need, per_ns) - *level, amount)
+            }
+            (Count::Quota { used, end_ms, .. }, Terms::Quota { amount, .. }) => {
+                let is_there = amount.saturating_sub(*used) >= need;
+                if is_there { 0 } else { end_ms.saturating_sub(now.wall_ms).saturating_mul(1_000_000) }
+            }
+            _ => u64::MAX,
+        }
+    }
+
     /// Of a quota: what is used of which window (its start, milliseconds since 1970), to be told to [`Meter::restored`]
     /// after a restart.
     pub fn in_window(&self) -> Option<(u64, u64)> {

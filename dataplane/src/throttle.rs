@@ -1,0 +1,12 @@
+//! Throttling: how much of what a session says may pass, decided on its own shard.
+//!
+//! A session that is limited has a [`Guard`]: its levels (application, subscription, API or topic, keyed limits), each with
+//! its plan and with what this shard has in hand of the plan's meters. What a meter is, and why leases are exact, is
+//! [`proto::throttle`]'s; which levels a session has is found out at its handshake, and again when a configuration has
+//! changed.
+
+mod guard;
+mod held;
+
+pub use guard::{Compiled, Guard, Level, LevelKind, Rule, Stopped, Verdict, WallOffset};
+pub use held::{Held, Metered};

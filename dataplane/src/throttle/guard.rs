@@ -1,0 +1,302 @@
+//! What a session asks of every message: whether it may pass, at all levels at once, or where it was stopped.
+//!
+//! Budget: no allocation, no system call, no lock while there is something in hand; a few nanoseconds for each limit.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use proto::snapshot::{Counted, Notice, OnLimit, Outcome, Unit};
+use proto::throttle::{Now, Terms};
+use proto::ws::{CloseCode, FrameHeader, Opcode};
+
+use super::Held;
+use crate::record::Direction;
+
+/// Milliseconds by which the wall clock is ahead of a worker's, read once a second for all of its sessions: a decision
+/// asks no clock.
+#[derive(Debug, Default)]
+pub struct WallOffset(Cell<u64>);
+
+impl WallOffset {
+    /// Both clocks show this now.
+    pub fn set(&self, now_ms: u64, wall_ms: u64) {
+        self.0.set(wall_ms.wrapping_sub(now_ms));
+    }
+
+    /// The time by both clocks.
+    pub fn now(&self, now_ms: u64) -> Now {
+        Now { mono_ns: now_ms.saturating_mul(1_000_000), wall_ms: now_ms.wrapping_add(self.0.get()) }
+    }
+}
+
+/// Which level of limits something is of: a label of metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LevelKind {
+    /// One user of one application.
+    Application,
+    /// One application at one API version.
+    Subscription,
+    /// Everybody at one API version.
+    Api,
+    /// Everybody at one topic.
+    Topic,
+    /// One address without a credential.
+    Unauthenticated,
+    /// A limit by a key of the operator's own.
+    Keyed,
+}
+
+impl LevelKind {
+    /// All of them, in the order of [`LevelKind::index`].
+    pub const ALL: [Self; 6] =
+        [Self::Application, Self::Subscription, Self::Api, Self::Topic, Self::Unauthenticated, Self::Keyed];
+
+    /// Its place in [`LevelKind::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// As logs, metrics and notices call it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Application => "application",
+            Self::Subscription => "subscription",
+            Self::Api => "api",
+            Self::Topic => "topic",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Keyed => "keyed",
+        }
+    }
+}
+
+/// A plan in the form in which it is asked. Made when tables are built.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Compiled {
+    /// The plan's name.
+    pub name: Arc<str>,
+    /// Its limits.
+    pub limits: Box<[Rule]>,
+    /// Whose messages count.
+    pub direction: Counted,
+    /// What happens to a message that is too much.
+    pub on_limit: OnLimit,
+    /// At which part of a quota a warning is logged, in percent.
+    pub warn_at: Box<[u8]>,
+    /// Live sessions of whoever has the plan; 0: any number.
+    pub sessions_max: u32,
+}
+
+/// One limit of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule {
+    /// What is counted.
+    pub unit: Unit,
+    /// How much.
+    pub terms: Terms,
+    /// A message that is too much is stopped; else it passes, and is counted.
+    pub stops: bool,
+}
+
+/// One level of a session's limits.
+#[derive(Debug, Clone)]
+pub struct Level {
+    /// Which it is.
+    pub kind: LevelKind,
+    /// The name of a keyed limit; else the word of its kind.
+    pub name: Arc<str>,
+    /// Its plan.
+    pub plan: Arc<Compiled>,
+    /// The meters of the plan's limits, in their order.
+    pub meters: Box<[Rc<Held>]>,
+}
+
+/// What a session may send and receive.
+pub struct Guard {
+    levels: Box<[Level]>,
+    wall: Rc<WallOffset>,
+    /// Notices that may be said at once, in thousandths, and when that was so.
+    notices_milli: u64,
+    noticed_ms: u64,
+    /// Messages in a row that were too much.
+    stopped_in_a_row: u32,
+}
+
+/// What becomes of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It passes, and has been counted at every level.
+    Pass,
+    /// It was too much at one level, and counts at none.
+    Stop(Stopped),
+}
+
+/// Where a message was stopped, and what becomes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped {
+    /// Which level.
+    pub kind: LevelKind,
+    /// Its place among the session's.
+    pub at: usize,
+    /// What becomes of the message, and of the session.
+    pub outcome: Outcome,
+    /// When it is worth trying again: milliseconds from now.
+    pub wait_ms: u64,
+}
+
+impl Guard {
+    /// Of a session's levels; `None`: nothing limits it.
+    pub fn new(levels: Vec<Level>, wall: Rc<WallOffset>) -> Option<Self> {
+        let levels: Box<[Level]> = levels.into_iter().filter(|level| !level.meters.is_empty()).collect();
+        (!levels.is_empty()).then_some(Self {
+            levels,
+            wall,
+            notices_milli: u64::MAX,
+            noticed_ms: 0,
+            stopped_in_a_row: 0,
+        })
+    }
+
+    /// Other levels from the next message on. What notices were said is not forgotten.
+    pub fn with_levels_of(self, other: Self) -> Self {
+        Self { levels: other.levels, wall: other.wall, ..self }
+    }
+
+    /// The session's levels.
+    pub fn levels(&self) -> &[Level] {
+        &self.levels
+    }
+
+    /// Whether messages may be left out on their way: then no compression context may span two of them.
+    pub fn may_drop(&self) -> bool {
+        self.levels.iter().any(|level| matches!(level.plan.on_limit.action, Outcome::Notify | Outcome::Drop))
+    }
+
+    /// A message begins, with a frame of so many bytes of payload: whether it passes. If it does, it has been counted.
+    pub fn message(&mut self, direction: Direction, frame_bytes: u64, now_ms: u64) -> Verdict {
+        let now = self.wall.now(now_ms);
+        for (at, level) in self.levels.iter().enumerate() {
+            if !level.counts(direction) {
+                continue;
+            }
+            for (rule, held) in level.plan.limits.iter().zip(&level.meters) {
+                let need = rule.of_message(frame_bytes);
+                if need > 0 && rule.stops && !held.has(need, now) {
+                    return self.stop(at, held.wait_ms(need, now), Rc::clone(held), now_ms);
+                }
+            }
+        }
+        for level in self.levels.iter().filter(|level| level.counts(direction)) {
+            for (rule, held) in level.plan.limits.iter().zip(&level.meters) {
+                held.spend(rule.of_message(frame_bytes));
+            }
+        }
+        self.stopped_in_a_row = 0;
+        Verdict::Pass
+    }
+
+    /// A message that was let in goes on with a frame of so many bytes of payload: what is not there is owed.
+    pub fn more(&mut self, direction: Direction, frame_bytes: u64) {
+        for level in self.levels.iter().filter(|level| level.counts(direction)) {
+            for (rule, held) in level.plan.limits.iter().zip(&level.meters) {
+                match rule.unit {
+                    Unit::Messages => {}
+                    Unit::Frames => held.spend(1),
+                    Unit::Bytes => held.spend(frame_bytes),
+                }
+            }
+        }
+    }
+
+    fn stop(&mut self, at: usize, wait_ms: u64, held: Rc<Held>, _now_ms: u64) -> Verdict {
+        let level = &self.levels[at];
+        let on_limit = &level.plan.on_limit;
+        let mut outcome = on_limit.action;
+        if outcome != Outcome::Delay {
+            held.meter().stopped_one();
+            self.stopped_in_a_row = self.stopped_in_a_row.saturating_add(1);
+            if on_limit.close_after != 0 && self.stopped_in_a_row >= on_limit.close_after {
+                outcome = Outcome::Close;
+            }
+        }
+        Verdict::Stop(Stopped { kind: level.kind, at, outcome, wait_ms })
+    }
+
+    /// With which code and reason the session is closed.
+    pub fn farewell(&self, stopped: &Stopped) -> (CloseCode, &str) {
+        let on_limit = &self.levels[stopped.at].plan.on_limit;
+        (CloseCode(on_limit.code), &on_limit.reason)
+    }
+
+    /// The frame that tells the client, if it is to be told and has not been told too often.
+    pub fn notice(&mut self, stopped: &Stopped, now_ms: u64) -> Option<Box<[u8]>> {
+        let level = &self.levels[stopped.at];
+        let OnLimit { notices, notices_per_second, .. } = level.plan.on_limit;
+        let ceiling = u64::from(notices) * 1000;
+        let flown_in = now_ms.saturating_sub(self.noticed_ms).saturating_mul(notices_per_second.into());
+        let there = self.notices_milli.saturating_add(flown_in).min(ceiling);
+        (self.notices_milli, self.noticed_ms) = (there, now_ms);
+        if there < 1000 {
+            return None;
+        }
+        self.notices_milli -= 1000;
+        Some(text_frame(&level.notice(stopped.wait_ms)))
+    }
+}
+
+impl Level {
+    fn counts(&self, direction: Direction) -> bool {
+        matches!(
+            (self.plan.direction, direction),
+            (Counted::Both, _) | (Counted::Client, Direction::ToUpstream) | (Counted::Server, Direction::ToClient)
+        )
+    }
+
+    /// What the client reads in place of a message.
+    fn notice(&self, wait_ms: u64) -> String {
+        let code = THROTTLED_OUT;
+        match &self.plan.on_limit.notice {
+            Notice::Wso2 => format!("Error code: {code} reason: Websocket frame throttled out"),
+            Notice::Wso2Short => "Websocket frame throttled out".into(),
+            Notice::Json => serde_json::json!({
+                "error": {
+                    "code": code,
+                    "message": "throttled out",
+                    "level": &*self.name,
+                    "plan": &*self.plan.name,
+                    "retry_after_ms": wait_ms,
+                },
+            })
+            .to_string(),
+            Notice::Text(text) => {
+                let (code, wait_ms) = (code.to_string(), wait_ms.to_string());
+                let values = [
+                    ("{level}", &*self.name),
+                    ("{plan}", &*self.plan.name),
+                    ("{code}", code.as_str()),
+                    ("{retry_after_ms}", wait_ms.as_str()),
+                ];
+                values.into_iter().fold(text.clone(), |text, (name, value)| text.replace(name, value))
+            }
+        }
+    }
+}
+
+/// The code of WSO2 API Manager for a message that was throttled out.
+const THROTTLED_OUT: u16 = 4003;
+
+impl Rule {
+    fn of_message(&self, frame_bytes: u64) -> u64 {
+        match self.unit {
+            Unit::Messages | Unit::Frames => 1,
+            Unit::Bytes => frame_bytes,
+        }
+    }
+}
+
+/// A text message to a client, whole.
+fn text_frame(text: &str) -> Box<[u8]> {
+    let header = FrameHeader { fin: true, rsv1: false, opcode: Opcode::Text, mask: None, length: text.len() as u64 };
+    let (bytes, length) = header.encode();
+    [&bytes[..length], text.as_bytes()].concat().into()
+}
