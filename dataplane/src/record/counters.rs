@@ -11,13 +11,14 @@ use std::time::Duration;
 use crossbeam::utils::CachePadded;
 use proto::control::message::Report;
 use proto::limits::{LISTENER_SERIES_MAX, METRIC_APIS_MAX, UPSTREAM_SERIES_MAX};
-use proto::snapshot::CredentialForm;
+use proto::snapshot::{CredentialForm, Outcome};
 use proto::ws::{Opcode, Violation};
 
 use super::each::Each;
 use super::{Direction, Side};
 use crate::identity::Fault;
 use crate::refusal::Refusal;
+use crate::throttle::LevelKind;
 use crate::tls::VERSIONS;
 use crate::tls::failure::Reason;
 
@@ -136,9 +137,17 @@ pub(super) struct ApiCounts {
     pub(super) session_seconds: Histogram<SESSION_BUCKETS>,
     pub(super) closes: [[Counter; CLOSE_SLOTS]; 3],
     pub(super) violations: [[Counter; Violation::ALL.len()]; 2],
+    /// By level, then by outcome.
+    pub(super) throttled: [[Counter; THROTTLED.len()]; LevelKind::ALL.len()],
+    /// Said, and left unsaid.
+    pub(super) notices: [Counter; 2],
     pub(super) pings_sent: [Counter; 2],
     pub(super) pong_rtt_us: [Histogram<LATENCY_BUCKETS>; 2],
 }
+
+/// What can become of a message that is too much, in the order of the counters.
+pub(super) const THROTTLED: [(Outcome, &str); 4] =
+    [(Outcome::Notify, "notify"), (Outcome::Drop, "drop"), (Outcome::Delay, "delay"), (Outcome::Close, "close")];
 
 /// The opcodes in the order of their counters.
 pub(super) const OPCODES: [(Opcode, &str); 6] = [
@@ -197,6 +206,17 @@ impl ApiCounters {
     pub fn violation(&self, violation: Violation, direction: Direction) {
         let slot = Violation::ALL.iter().position(|other| *other == violation).expect("ALL has every violation");
         self.counts.violations[direction.index()][slot].add(1);
+    }
+
+    /// A message was too much at a level, and this became of it. One that is delayed counts once, however often it is
+    /// looked whether it may pass.
+    pub fn throttled(&self, level: LevelKind, outcome: Outcome) {
+        self.counts.throttled[level.index()][outcome as usize].add(1);
+    }
+
+    /// The client was told that a message was left out; or not, because it had been told too often.
+    pub fn notice(&self, was_said: bool) {
+        self.counts.notices[usize::from(!was_said)].add(1);
     }
 
     /// The gateway sent a ping of its own this way.
@@ -645,6 +665,8 @@ pub struct ApiTotals {
     pub(super) session_ms: Tally<SESSION_BUCKETS>,
     pub(super) closes: [[u64; CLOSE_SLOTS]; 3],
     pub(super) violations: [[u64; Violation::ALL.len()]; 2],
+    pub(super) throttled: [[u64; THROTTLED.len()]; LevelKind::ALL.len()],
+    pub(super) notices: [u64; 2],
     pub(super) pings_sent: [u64; 2],
     pub(super) pong_rtt_us: [Tally<LATENCY_BUCKETS>; 2],
 }
@@ -677,6 +699,10 @@ impl ApiTotals {
         }
         add_all(&mut self.bytes, &values(&counts.bytes));
         add_all(&mut self.pings_sent, &values(&counts.pings_sent));
+        add_all(&mut self.notices, &values(&counts.notices));
+        for (sums, counters) in self.throttled.iter_mut().zip(&counts.throttled) {
+            add_all(sums, &values(counters));
+        }
         self.session_ms.add(&counts.session_seconds);
         for side in 0..3 {
             add_all(&mut self.closes[side], &values(&counts.closes[side]));
@@ -697,6 +723,13 @@ mod tests {
         let around = MESSAGE_BOUNDS.iter().flat_map(|bound| [bound - 1, *bound, bound + 1]);
         for bytes in around.chain([0, 1, 2, 63, 1 << 30, u64::MAX - 1, u64::MAX]) {
             assert_eq!(message_bucket(bytes), bucket(&MESSAGE_BOUNDS, bytes), "{bytes}");
+        }
+    }
+
+    #[test]
+    fn every_outcome_has_its_slot() {
+        for (slot, (outcome, _)) in THROTTLED.into_iter().enumerate() {
+            assert_eq!(outcome as usize, slot);
         }
     }
 

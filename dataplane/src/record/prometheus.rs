@@ -12,7 +12,8 @@ use proto::snapshot::CredentialForm;
 use proto::ws::Violation;
 
 use super::counters::{
-    ApiTotals, LATENCY_BOUNDS_US, MESSAGE_BOUNDS, OPCODES, Record, SESSION_BOUNDS_S, Tally, Totals, close_label,
+    ApiTotals, LATENCY_BOUNDS_US, MESSAGE_BOUNDS, OPCODES, Record, SESSION_BOUNDS_S, THROTTLED, Tally, Totals,
+    close_label,
 };
 use super::{Direction, Log, Side};
 use crate::bridge::BridgeCounts;
@@ -20,6 +21,7 @@ use crate::choice::Choice;
 use crate::health::Health;
 use crate::identity::Fault;
 use crate::refusal::Refusal;
+use crate::throttle::LevelKind;
 use crate::tls::VERSIONS;
 use crate::tls::failure::Reason;
 
@@ -233,7 +235,26 @@ impl Text {
                 }
             }
         });
+        self.throttled(totals);
         self.pings(totals);
+    }
+
+    fn throttled(&mut self, totals: &Totals) {
+        let help = "Messages that were too much, by the level that said so and by what became of them.";
+        self.api_family(totals, "throttled_messages_total", "counter", help, |text, labels, api| {
+            for (level, counts) in LevelKind::ALL.into_iter().zip(api.throttled) {
+                for ((_, outcome), count) in THROTTLED.iter().zip(counts) {
+                    let extra = [("level", level.word().to_owned()), ("outcome", (*outcome).to_owned())];
+                    text.unless_zero("throttled_messages_total", labels, &extra, count);
+                }
+            }
+        });
+        let help = "Clients that were told of a message left out, and, as `suppressed`, that had been told too often.";
+        self.api_family(totals, "throttle_notices_total", "counter", help, |text, labels, api| {
+            for (outcome, count) in ["said", "suppressed"].into_iter().zip(api.notices) {
+                text.unless_zero("throttle_notices_total", labels, &[("outcome", outcome.to_owned())], count);
+            }
+        });
     }
 
     fn pings(&mut self, totals: &Totals) {
@@ -405,6 +426,7 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use proto::control::message::Generation;
+    use proto::snapshot::Outcome;
     use proto::ws::Opcode;
 
     use super::*;
@@ -448,6 +470,8 @@ mod tests {
         shard.answered_by_upstream(403);
         shard.abandoned();
         shard.spliced(65_536);
+        shard.api("chat", "v1").throttled(LevelKind::Subscription, Outcome::Notify);
+        shard.api("chat", "v1").notice(false);
         shard.api("chat", "v1").violation(Violation::Unmasked, Direction::ToUpstream);
         shard.api("chat", "v1").session_closed(1002, Side::Client, Duration::from_secs(61));
         record
@@ -492,6 +516,8 @@ mod tests {
             r#"framegate_message_bytes_bucket{api="chat",version="v1",direction="to_upstream",le="65536"} 1"#,
             r#"framegate_message_bytes_bucket{api="chat",version="v1",direction="to_upstream",le="262144"} 2"#,
             r#"framegate_violations_total{api="chat",version="v1",direction="to_upstream",reason="unmasked"} 1"#,
+            r#"framegate_throttled_messages_total{api="chat",version="v1",level="subscription",outcome="notify"} 1"#,
+            r#"framegate_throttle_notices_total{api="chat",version="v1",outcome="suppressed"} 1"#,
             r#"framegate_pings_sent_total{api="chat",version="v1",direction="to_client"} 2"#,
             r#"framegate_ping_rtt_seconds_bucket{api="chat",version="v1",direction="to_client",le="0.001"} 2"#,
         ] {

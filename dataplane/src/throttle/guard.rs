@@ -45,12 +45,21 @@ pub enum LevelKind {
     Unauthenticated,
     /// A limit by a key of the operator's own.
     Keyed,
+    /// Nothing passes: a denial that leaves messages out.
+    Denial,
 }
 
 impl LevelKind {
     /// All of them, in the order of [`LevelKind::index`].
-    pub const ALL: [Self; 6] =
-        [Self::Application, Self::Subscription, Self::Api, Self::Topic, Self::Unauthenticated, Self::Keyed];
+    pub const ALL: [Self; 7] = [
+        Self::Application,
+        Self::Subscription,
+        Self::Api,
+        Self::Topic,
+        Self::Unauthenticated,
+        Self::Keyed,
+        Self::Denial,
+    ];
 
     /// Its place in [`LevelKind::ALL`].
     pub const fn index(self) -> usize {
@@ -66,6 +75,7 @@ impl LevelKind {
             Self::Topic => "topic",
             Self::Unauthenticated => "unauthenticated",
             Self::Keyed => "keyed",
+            Self::Denial => "denial",
         }
     }
 }
