@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use proto::control::message::Generation;
+use proto::control::message::{Generation, Usage, UsageRow};
+use proto::limits::USAGE_ROWS_MAX;
+use proto::snapshot::{Timestamp, Unit};
 use serde::{Deserialize, Serialize};
 
 /// One thing that is wrong with a file. The answer's form of a [`Diagnostic`](crate::source::Diagnostic).
@@ -391,4 +393,100 @@ pub struct Drained {
     pub ok: bool,
     /// The nodes that were told, by name and process id.
     pub nodes: Vec<(String, u32)>,
+}
+
+/// The answer to `usage`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Used {
+    /// One for each limit of each key on each data plane; those of which the largest part is used, that first.
+    pub rows: Vec<UsedRow>,
+    /// How many rows there are that fit, those that were left out among them.
+    pub total: u64,
+    /// The data planes that have not said anything, by name and process id.
+    #[serde(default)]
+    pub silent: Vec<(String, u32)>,
+}
+
+/// What one key has used of one limit of its plan, on one data plane.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsedRow {
+    /// The data plane's name: each counts for itself.
+    pub node: String,
+    /// Its process id.
+    pub pid: u32,
+    /// `application`, `subscription`, `api`, `topic`, `unauthenticated` or `keyed`.
+    pub level: String,
+    /// The key, as people read it.
+    pub key: String,
+    /// The API that the key has; empty: none.
+    #[serde(default)]
+    pub api: String,
+    /// The application that the key has; empty: none.
+    #[serde(default)]
+    pub application: String,
+    /// The plan's name.
+    pub plan: String,
+    /// The limit, as it is written.
+    pub limit: String,
+    /// What is counted.
+    pub count: Unit,
+    /// The most that can pass at once.
+    pub amount: u64,
+    /// Used of the window, or missing from the full bucket.
+    pub used: u64,
+    /// What may still pass.
+    pub left: u64,
+    /// When nothing of it will be used any more if nobody comes: RFC 3339, rounded up to a second; none: never.
+    #[serde(default)]
+    pub resets: Option<Timestamp>,
+    /// Messages that this limit stopped, as long as the key has been known.
+    pub stopped: u64,
+    /// Live sessions of the key.
+    pub sessions: u32,
+}
+
+impl Used {
+    /// Of what the nodes said, by name and process id: at most so many rows; 0: [`USAGE_ROWS_MAX`].
+    pub fn of(answers: Vec<(String, u32, Option<Usage>)>, rows_max: u32) -> Self {
+        let mut used = Self::default();
+        let mut rows: Vec<(String, u32, UsageRow)> = Vec::new();
+        for (node, pid, usage) in answers {
+            let Some(usage) = usage else {
+                used.silent.push((node, pid));
+                continue;
+            };
+            used.total = used.total.saturating_add(usage.total);
+            rows.extend(usage.rows.into_iter().map(|row| (node.clone(), pid, row)));
+        }
+        rows.sort_by(|(a_node, a_pid, a), (b_node, b_pid, b)| a.order(b).then((a_node, a_pid).cmp(&(b_node, b_pid))));
+        let wanted = if rows_max == 0 { USAGE_ROWS_MAX } else { rows_max as usize };
+        rows.truncate(wanted.min(USAGE_ROWS_MAX));
+        used.rows = rows.into_iter().map(UsedRow::of).collect();
+        used
+    }
+}
+
+impl UsedRow {
+    fn of((node, pid, row): (String, u32, UsageRow)) -> Self {
+        let UsageRow { level, key, api, application, plan, limit, count, .. } = row;
+        let UsageRow { amount, used, left, resets_ms, stopped, sessions, .. } = row;
+        let resets = (resets_ms != u64::MAX).then(|| Timestamp::from_secs(resets_ms.div_ceil(1000)));
+        Self {
+            node,
+            pid,
+            level,
+            key,
+            api,
+            application,
+            plan,
+            limit,
+            count,
+            amount,
+            used,
+            left,
+            resets,
+            stopped,
+            sessions,
+        }
+    }
 }

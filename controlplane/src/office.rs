@@ -12,13 +12,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use proto::control::message::Ask;
+use proto::control::message::{Ask, UsageAsked};
 use proto::control::{Message, PROTOCOL_VERSION};
 use proto::snapshot::{Digest, Snapshot};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedMutexGuard, watch};
 
-use crate::answer::{Applied, Diagnostic, Diff, Outcome, Standing, Status};
+use crate::answer::{Applied, Diagnostic, Diff, Outcome, Standing, Status, Used};
 use crate::catalogue::{Books, Clients, Declared};
 use crate::compile::{Compiled, Tokens, compile, process_environment};
 use crate::material::Known;
@@ -34,6 +34,8 @@ use crate::{diff, expiry};
 const OUTCOMES_WITHIN: Duration = Duration::from_secs(5);
 /// How long `status` and `diff` wait for fresh reports.
 const REPORTS_WITHIN: Duration = Duration::from_millis(500);
+/// How long `usage` waits for what nodes say: one may look through a million keys.
+const USAGE_WITHIN: Duration = Duration::from_secs(3);
 /// The file in the state directory that remembers what was applied.
 const MEMORY: &str = "controlplane-source.json";
 
@@ -311,6 +313,14 @@ impl Office {
         }
     }
 
+    /// What is used of limits, as the data planes say.
+    pub async fn usage(&self, asked: UsageAsked) -> Used {
+        let rows_max = asked.rows_max;
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+        let answers = self.publisher.usage(asked, ticket, Instant::now() + USAGE_WITHIN).await;
+        Used::of(answers, rows_max)
+    }
+
     /// Publishes what was read, or says what is wrong with it; the old generation runs on then.
     fn adopt(&self, source: &Source, mut read: Read, why: &str) -> Adopted {
         let file = source.file();
@@ -414,7 +424,7 @@ impl Office {
 
     async fn ask_for_reports(&self) {
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
-        let asked = self.publisher.tell(&Message::Ask(Ask { ticket }), |_| true);
+        let asked = self.publisher.tell(&Message::Ask(Ask { ticket, usage: None }), |_| true);
         let nodes: Vec<NodeId> = asked.into_iter().map(|(id, _, _)| id).collect();
         self.publisher.reports(&nodes, ticket, Instant::now() + REPORTS_WITHIN).await;
     }

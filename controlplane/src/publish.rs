@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use proto::control::Message;
-use proto::control::message::{Ack, Generation, Hello, Reject, Report};
+use proto::control::message::{Ack, Ask, Generation, Hello, Reject, Report, Usage, UsageAsked};
 use proto::snapshot::Snapshot;
 use tokio::sync::{mpsc, watch};
 
@@ -43,6 +43,9 @@ pub struct Publisher {
 struct Roster {
     next: u64,
     nodes: BTreeMap<NodeId, Node>,
+    /// Of each question about usage that is under way, by its ticket: what nodes have said to it. `None`: a node that
+    /// does not know the question.
+    asked: BTreeMap<u64, BTreeMap<NodeId, Option<Usage>>>,
 }
 
 struct Node {
@@ -152,7 +155,47 @@ impl Publisher {
         if report.unknown_keys_total > before {
             self.unknown_keys.send_modify(|step| *step = step.wrapping_add(1));
         }
+        let ticket = report.ticket;
         self.with(id, |node| node.report = Some(report));
+        self.answered(id, ticket, None);
+    }
+
+    /// A node has said what is used of limits.
+    pub fn used(&self, id: NodeId, usage: Usage) {
+        self.answered(id, usage.ticket, Some(usage));
+    }
+
+    /// Asks every node what is used of limits, and waits until each has answered, or has gone, or the time is up: the
+    /// nodes by name and process id, each with what it said. The ticket is no other question's.
+    pub async fn usage(&self, asked: UsageAsked, ticket: u64, until: Instant) -> Vec<(String, u32, Option<Usage>)> {
+        self.roster().asked.insert(ticket, BTreeMap::new());
+        // However the waiting ends, answers are kept for nobody.
+        let _forgotten = OnDrop(|| drop(self.roster().asked.remove(&ticket)));
+        let mut changes = self.changes.subscribe();
+        let nodes = self.tell(&Message::Ask(Ask { ticket, usage: Some(asked) }), |_| true);
+        loop {
+            changes.mark_unchanged();
+            let is_done = {
+                let roster = self.roster();
+                let answers = roster.asked.get(&ticket);
+                let answered = |id| answers.is_some_and(|answers| answers.contains_key(id));
+                nodes.iter().all(|(id, ..)| answered(id) || !roster.nodes.contains_key(id))
+            };
+            let wait = tokio::time::timeout_at(until.into(), changes.changed());
+            if is_done || wait.await.is_err() {
+                break;
+            }
+        }
+        let mut answers = self.roster().asked.remove(&ticket).unwrap_or_default();
+        nodes.into_iter().map(|(id, node, pid)| (node, pid, answers.remove(&id).flatten())).collect()
+    }
+
+    /// Keeps the answer of a node to a question about usage, if somebody waits for it.
+    fn answered(&self, id: NodeId, ticket: u64, usage: Option<Usage>) {
+        if let Some(answers) = self.roster().asked.get_mut(&ticket) {
+            answers.insert(id, usage);
+        }
+        self.changed();
     }
 
     /// Tells when a node has met tokens whose key it does not know: their issuer may have newer ones.
@@ -264,6 +307,15 @@ impl Publisher {
     /// What a panic elsewhere left is still a roster: every change to it is a single assignment.
     fn roster(&self) -> MutexGuard<'_, Roster> {
         self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Does something when it goes out of scope.
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use proto::control::message::{Ack, Generation, Hello, Push, Reject, Welcome};
+use proto::control::message::{Ack, Generation, Hello, Push, Reject, Usage, UsageAsked, UsageRow, Welcome};
 use proto::control::{Message, PROTOCOL_VERSION, envelope};
 use proto::snapshot::{Config, Snapshot};
 
@@ -97,6 +97,20 @@ fn the_page_names_every_kind_every_field_and_the_ceilings() {
     let report = ["ticket", "uptime_s", "workers", "driver", "engine", "splice", "draining", "sessions", "bytes_total"];
     for report in report.into_iter().chain(["sessions_by_api"]) {
         assert!(text.contains(&format!("`{report}`")), "{report}");
+    }
+    let asked = UsageAsked {
+        api: Some("chat".into()),
+        application: Some("mobile".into()),
+        plan: Some("Gold".into()),
+        rows_max: 1,
+    };
+    let usage = Usage { rows: vec![UsageRow::default()], ..Usage::default() };
+    assert!(text.contains(&format!("| {} | Usage |", Message::Usage(usage.clone()).kind())));
+    let asked = serde_json::to_value(asked).unwrap();
+    let usage = serde_json::to_value(usage).unwrap();
+    let fields = [&asked, &usage, &usage["rows"][0]].map(|one| one.as_object().unwrap().keys().cloned());
+    for field in fields.into_iter().flatten() {
+        assert!(text.contains(&format!("| `{field}` |")), "{field}");
     }
     for ceiling in ["16,777,216", "268,435,456"] {
         let bytes: usize = ceiling.replace(',', "").parse().unwrap();

@@ -94,6 +94,8 @@ pub const LIMIT_POLICIES_MAX: usize = 1000;
 pub const KEYED_LIMITS_MAX: usize = 64;
 /// Denials in a configuration, each of which every handshake is compared with.
 pub const DENIALS_MAX: usize = 10_000;
+/// Rows of one answer about what is used of limits.
+pub const USAGE_ROWS_MAX: usize = 1000;
 /// Applications in a configuration.
 pub const APPLICATIONS_MAX: usize = 1_000_000;
 /// Subscriptions in a configuration.

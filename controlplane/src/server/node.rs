@@ -163,6 +163,7 @@ impl Conversation<'_> {
         let kind = message.kind();
         match message {
             Message::Report(report) => self.publisher.reported(self.id, report),
+            Message::Usage(usage) => self.publisher.used(self.id, usage),
             Message::Ack(ack) => {
                 let published = self.answered(&ack.generation, kind)?;
                 self.held = published.snapshot.list().into_iter().map(|(_, digest)| digest).collect();

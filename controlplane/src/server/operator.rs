@@ -26,6 +26,7 @@ pub async fn answer(request: Request, office: &Arc<Office>) -> Response {
             let diff = office.diff(PathBuf::from(file)).await;
             response(diff.diagnostics.is_empty(), &diff)
         }
+        Request::Usage(asked) => response(true, &office.usage(asked).await),
         Request::Drain { node, window_ms } => {
             let wanted = |name: &str| node.as_deref().is_none_or(|node| node == name);
             let told = office.publisher().tell(&Message::Drain(Drain { window_ms }), wanted);

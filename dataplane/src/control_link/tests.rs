@@ -360,7 +360,7 @@ fn reports_come_by_the_clock_and_when_asked() {
     let bench = Bench::new();
     let (mut office, _) = bench.greet(100);
     assert_eq!(office.receive(), Message::Report(Report { sessions: 7, ..Report::default() }));
-    office.send(&Message::Ask(Ask { ticket: 42 }));
+    office.send(&Message::Ask(Ask { ticket: 42, usage: None }));
     let asked = Message::Report(Report { ticket: 42, sessions: 7, ..Report::default() });
     assert!((0..20).any(|_| office.receive() == asked));
 }

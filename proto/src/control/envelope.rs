@@ -64,6 +64,7 @@ impl Message {
             Self::Drain(_) => 6,
             Self::Ask(_) => 7,
             Self::Report(_) => 8,
+            Self::Usage(_) => 9,
             Self::Request(_) => 64,
             Self::Response(_) => 65,
         }
@@ -82,6 +83,7 @@ impl Message {
             Self::Drain(drain) => named(&mut bytes, drain),
             Self::Ask(ask) => named(&mut bytes, ask),
             Self::Report(report) => named(&mut bytes, report),
+            Self::Usage(usage) => named(&mut bytes, usage),
             Self::Request(request) => named(&mut bytes, request),
             Self::Response(response) => named(&mut bytes, response),
         }?;
@@ -104,6 +106,7 @@ impl Message {
             6 => Self::Drain(read(kind, payload)?),
             7 => Self::Ask(read(kind, payload)?),
             8 => Self::Report(read(kind, payload)?),
+            9 => Self::Usage(read(kind, payload)?),
             64 => Self::Request(read(kind, payload)?),
             65 => Self::Response(read(kind, payload)?),
             _ => return Err(EnvelopeError::Kind(kind)),

@@ -1,5 +1,6 @@
 //! The messages of the control protocol, by kind.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::SECTIONS_MAX;
-use crate::snapshot::{Digest, Section, SectionList, SectionName, Sections, Snapshot, list_checksum};
+use crate::snapshot::{Digest, Section, SectionList, SectionName, Sections, Snapshot, Unit, list_checksum};
 
 /// Which generation of which control plane. Numbers of different sources are not compared.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -200,12 +201,85 @@ pub struct Drain {
     pub window_ms: Option<u64>,
 }
 
-/// Control plane to node: send a [`Report`] now. Kind 7.
+/// Control plane to node: send a [`Report`] now, or a [`Usage`]. Kind 7.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ask {
-    /// Returned in the report.
+    /// Returned in the answer.
     #[serde(default)]
     pub ticket: u64,
+    /// What is used of limits is wanted, in a [`Usage`]. A node that does not know this field answers with a [`Report`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<UsageAsked>,
+}
+
+/// Of which limits the usage is wanted. All that is said must fit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageAsked {
+    /// Rows of this API: `name:version`, or `name` for all its versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<String>,
+    /// Rows of this application.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub application: Option<String>,
+    /// Rows of this plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+    /// So many rows, and never more than [`USAGE_ROWS_MAX`](crate::limits::USAGE_ROWS_MAX); 0: as many as that.
+    #[serde(default)]
+    pub rows_max: u32,
+}
+
+/// Node to control plane, in answer to an [`Ask`] for it: what is used of limits, by key. Kind 9.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// The ticket of the [`Ask`] that this answers.
+    #[serde(default)]
+    pub ticket: u64,
+    /// The rows of which the largest part is used, that first.
+    #[serde(default)]
+    pub rows: Vec<UsageRow>,
+    /// How many rows there are that fit, those that were left out among them.
+    #[serde(default)]
+    pub total: u64,
+}
+
+/// What one key has used of one limit of its plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageRow {
+    /// `application`, `subscription`, `api`, `topic`, `unauthenticated` or `keyed`.
+    pub level: String,
+    /// The key, as people read it: `alice of mobile`, `mobile at chat:v1`, `chat:v1`, `per-office: 203.0.113.0/24`.
+    pub key: String,
+    /// The API that the key has, as `name:version` or `name`; empty: none.
+    #[serde(default)]
+    pub api: String,
+    /// The application that the key has; empty: none.
+    #[serde(default)]
+    pub application: String,
+    /// The plan's name.
+    pub plan: String,
+    /// The limit, as it is written: `100/s`, `50000/day`.
+    pub limit: String,
+    /// What is counted.
+    pub count: Unit,
+    /// The most that can pass at once: a bucket's burst, a quota's amount.
+    #[serde(default)]
+    pub amount: u64,
+    /// Used of the window, or missing from the full bucket. More than the amount where a message ran over.
+    #[serde(default)]
+    pub used: u64,
+    /// What may still pass.
+    #[serde(default)]
+    pub left: u64,
+    /// When nothing of it will be used any more if nobody comes: milliseconds since 1970; `u64::MAX`: never.
+    #[serde(default)]
+    pub resets_ms: u64,
+    /// Messages that this limit stopped, as long as the key has been known.
+    #[serde(default)]
+    pub stopped: u64,
+    /// Live sessions of the key.
+    #[serde(default)]
+    pub sessions: u32,
 }
 
 /// Node to control plane: how it stands. Kind 8.
@@ -255,6 +329,21 @@ pub struct Report {
     pub unknown_keys_total: u64,
 }
 
+impl UsageRow {
+    /// The order of rows: those of which the largest part is used first; of the same part, by level and key.
+    pub fn order(&self, other: &Self) -> Ordering {
+        // used / amount, compared without dividing: nothing of nothing is all of it.
+        let [mine, others] = [(self, other), (other, self)].map(|(one, other)| {
+            u128::from(if one.amount == 0 { 1.max(one.used) } else { one.used }) * u128::from(other.amount.max(1))
+        });
+        others.cmp(&mine).then_with(|| self.name().cmp(&other.name()))
+    }
+
+    fn name(&self) -> [&str; 4] {
+        [&self.level, &self.key, &self.plan, &self.limit]
+    }
+}
+
 /// Operator to control plane: one request, first on its connection. Kind 64.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -280,6 +369,8 @@ pub enum Request {
         /// Over how many milliseconds.
         window_ms: Option<u64>,
     },
+    /// What is used of limits, by key?
+    Usage(UsageAsked),
 }
 
 /// Control plane to operator: the answer, as JSON text, and whether it is a success. Kind 65.
@@ -303,6 +394,7 @@ pub enum Message {
     Drain(Drain),
     Ask(Ask),
     Report(Report),
+    Usage(Usage),
     Request(Request),
     Response(Response),
 }
@@ -352,6 +444,15 @@ mod tests {
 
     fn full() -> Push {
         Push::new(generation(), &snapshot(&[("a", "/a"), ("b", "/b"), ("c", "/c")]), &HashSet::new())
+    }
+
+    #[test]
+    fn rows_of_usage_begin_with_that_of_which_the_largest_part_is_used() {
+        let row = |key: &str, used, amount| UsageRow { key: key.into(), used, amount, ..UsageRow::default() };
+        let mut rows =
+            [row("half", 5, 10), row("b", 0, 5), row("over", 7, 5), row("a", 0, 9), row("none there is", 0, 0)];
+        rows.sort_by(UsageRow::order);
+        assert_eq!(rows.map(|row| row.key), ["over", "none there is", "half", "a", "b"]);
     }
 
     #[test]
