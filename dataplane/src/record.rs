@@ -124,6 +124,10 @@ pub enum Cause {
     CredentialRevoked,
     /// Nobody could be asked whether the credential is still good.
     CredentialUnverified,
+    /// More was said than a plan lets pass, and the plan closes the session then.
+    Throttled,
+    /// A denial was set up.
+    Denied,
 }
 
 impl Cause {
@@ -142,6 +146,8 @@ impl Cause {
             Self::CredentialExpired => "credential_expired",
             Self::CredentialRevoked => "credential_revoked",
             Self::CredentialUnverified => "credential_unverified",
+            Self::Throttled => "throttled",
+            Self::Denied => "denied",
         }
     }
 
@@ -160,6 +166,8 @@ impl Cause {
             Self::CredentialExpired => 'E',
             Self::CredentialRevoked => 'R',
             Self::CredentialUnverified => 'N',
+            Self::Throttled => 'T',
+            Self::Denied => 'B',
         }
     }
 }

@@ -90,6 +90,8 @@ pub fn hand_over(shard: &Shard, downstream: Downstream, established: Established
     let birth = Birth {
         limits: Arc::clone(&api.limits),
         rsv1: upstream.agreed().deflate,
+        contexts: true,
+        guard: None,
         fresh_mask: route.upstream.config.mask == Mask::Fresh,
         expires_ms: expires_ms(&api.api.session, now_ms, &mut shard.keys.borrow_mut()),
         now_ms,

@@ -8,5 +8,5 @@
 mod guard;
 mod held;
 
-pub use guard::{Compiled, Guard, Level, LevelKind, Rule, Stopped, Verdict, WallOffset};
+pub use guard::{Compiled, Guard, Level, LevelKind, Rule, Stash, Stopped, Verdict, WallOffset};
 pub use held::{Held, Metered};

@@ -394,6 +394,10 @@ impl Engine {
         let to = from.other();
         let mut at = 0;
         while at < bytes.len() {
+            if entry.session.waits(from) {
+                self.record.buffered((bytes.len() - at) as u64);
+                return entry.session.keep(from, &bytes[at..]);
+            }
             let step = entry.with_facts(self, now_ms, |session, facts| session.receive(from, &mut bytes[at..], facts));
             if step.send > 0 {
                 entry.send(to, &bytes[at..at + step.send], self, now_ms);
@@ -401,6 +405,24 @@ impl Engine {
             entry.drain(to, self, now_ms);
             entry.drain(from, self, now_ms);
             at += step.consumed;
+        }
+    }
+
+    /// Looks again at what waited for room, if its time has come and what passes of it would be taken.
+    fn resume(&mut self, entry: &mut Entry, key: Key, now_ms: u64) {
+        let leg = key.leg;
+        if entry.session.resumes_ms(leg) > now_ms || entry.wire(leg.other()).is_clogged() {
+            return;
+        }
+        let Some(mut stash) = entry.session.resume(leg) else { return };
+        self.record.unbuffered(stash.bytes.len() as u64);
+        self.walk(entry, leg, &mut stash.bytes, now_ms);
+        if let Some(again) = entry.session.stash(leg) {
+            again.is_last = stash.is_last;
+        } else if stash.is_last {
+            entry.ended(leg, self, now_ms);
+        } else if entry.may_read(leg) {
+            self.come_back(entry, key);
         }
     }
 
@@ -478,6 +500,9 @@ impl Engine {
         let epoch = self.entries[index as usize].epoch;
         let over = self.with_entry(index, |engine, entry| {
             for leg in Leg::BOTH {
+                engine.resume(entry, Key { index, epoch, leg }, now_ms);
+            }
+            for leg in Leg::BOTH {
                 let key = Key { index, epoch, leg };
                 let (state, said_goodbye) = (entry.session.leg(leg), entry.session.has_said_goodbye(leg));
                 let wire = entry.wire(leg);
@@ -491,6 +516,7 @@ impl Engine {
                         }
                         engine.source.forget(key, wire);
                         engine.record.unbuffered(wire.give_up(engine.pipes.as_mut()));
+                        engine.record.unbuffered(entry.forget_stash(leg));
                         // Whoever waited for this leg to take something waits no more.
                         engine.come_back(entry, key.of(leg.other()));
                     }
@@ -517,13 +543,14 @@ impl Engine {
                 }
             }
             let close_by_ms = entry.session.close_by_ms().unwrap_or(u64::MAX);
-            (entry.legs.iter().all(|wire| wire.fd.is_none()), close_by_ms)
+            let due_ms = Leg::BOTH.into_iter().fold(close_by_ms, |due_ms, leg| due_ms.min(entry.resumes_ms(leg)));
+            (entry.legs.iter().all(|wire| wire.fd.is_none()), due_ms)
         });
         match over {
             Some((true, _)) => self.end(index, now_ms),
-            Some((false, close_by_ms)) => {
+            Some((false, due_ms)) => {
                 let slot = &mut self.entries[index as usize];
-                slot.due_ms = slot.due_ms.min(close_by_ms);
+                slot.due_ms = slot.due_ms.min(due_ms);
                 self.due_ms = self.due_ms.min(slot.due_ms);
             }
             None => {}
@@ -537,10 +564,12 @@ impl Engine {
         slot.epoch = epoch.wrapping_add(1);
         self.free.push(index);
         self.live -= 1;
-        let Entry { session, resident, mut legs, .. } = *entry;
+        let Entry { mut session, resident, mut legs, .. } = *entry;
         for (leg, wire) in Leg::BOTH.into_iter().zip(&mut legs) {
             self.source.forget(Key { index, epoch, leg }, wire);
             self.record.unbuffered(wire.give_up(self.pipes.as_mut()));
+            let stash = session.resume(leg);
+            self.record.unbuffered(stash.map_or(0, |stash| stash.bytes.len() as u64));
         }
         drop(legs);
         let ending = session.ending().expect("a session is over when its end has begun");
@@ -600,15 +629,26 @@ impl Entry {
         self.legs[leg as usize].raw()
     }
 
+    /// Forgets what waits of a leg that is given up. Returns how many bytes that was.
+    fn forget_stash(&mut self, leg: Leg) -> u64 {
+        self.session.resume(leg).map_or(0, |stash| stash.bytes.len() as u64)
+    }
+
     /// Whether neither leg is under TLS: only then a payload may pass unseen.
     fn is_plain(&self) -> bool {
         self.legs.iter().all(|wire| wire.tls.is_none())
     }
 
-    /// Whether what this leg brings could not be sent on now.
+    /// Whether what this leg brings could not be sent on now, or may not.
     fn is_blocked(&self, from: Leg) -> bool {
         let other = &self.legs[from.other() as usize];
-        other.is_clogged() && other.fd.is_some()
+        other.is_clogged() && other.fd.is_some() || self.session.keeps(from)
+    }
+
+    /// When what waits of a leg is looked at again; a leg that takes nothing says so itself when it does.
+    fn resumes_ms(&self, leg: Leg) -> u64 {
+        let other = &self.legs[leg.other() as usize];
+        if self.session.keeps(leg) && !other.is_clogged() { self.session.resumes_ms(leg) } else { u64::MAX }
     }
 
     /// Whether this leg has something that can be dealt with now.
@@ -638,6 +678,11 @@ impl Entry {
         wire.readable = false;
         wire.ended = true;
         let broken = wire.broken;
+        if let Some(stash) = self.session.stash(leg) {
+            // What it said before has not been let through yet.
+            stash.is_last = true;
+            return;
+        }
         self.with_facts(engine, now_ms, |session, facts| match broken {
             true => session.lost(leg, facts),
             false => session.end_of_stream(leg, facts),
@@ -796,7 +841,7 @@ impl Entry {
         let closing = self.session.close_by_ms().is_some();
         let clogged = [0, 1].map(|leg| self.legs[leg].is_clogged());
         [0, 1].map(|leg: usize| LegView {
-            unread: clogged[1 - leg],
+            unread: clogged[1 - leg] || self.session.keeps(Leg::BOTH[leg]),
             clogged: clogged[leg],
             draining: closing && self.legs[leg].drains(),
         })

@@ -26,19 +26,21 @@ mod outbound;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proto::limits::{CONTROL_PAYLOAD_MAX, FRAME_HEADER_MAX};
-use proto::snapshot::{IdleBy, MessageLimits, PeerPings, SessionOptions};
+use proto::snapshot::{IdleBy, MessageLimits, Outcome, PeerPings, SessionOptions};
 use proto::ws::utf8::Utf8;
 use proto::ws::{CloseCode, ClosePayload, FrameHeader, Opcode, Parse, Sender, Violation, frame, mask};
 
-pub use outbound::ControlFrame;
 use outbound::{CloseState, ControlPayload, Outbound, Ping};
+pub use outbound::{ControlFrame, Said};
 
 use super::keys::Keys;
 use crate::record::{ApiCounters, Cause, Direction, Side};
+use crate::throttle::{Guard, Stash, Stopped, Verdict};
 
 /// Bytes of the longest control frame, and so of what a session may hold back.
 pub const CONTROL_FRAME_MAX: usize = FRAME_HEADER_MAX + CONTROL_PAYLOAD_MAX;
@@ -161,7 +163,11 @@ pub struct Session {
     limits: Arc<MessageLimits>,
     totals: [Totals; 2],
     rsv1: bool,
+    /// Compressed messages lean on those before them (RFC 7692 §7.1), so that none may be left out.
+    contexts: bool,
     fresh_mask: bool,
+    /// What may pass; none: everything.
+    guard: Option<Box<Guard>>,
     /// When it is closed at the latest, busy or not: the first of its lifetime, its credential's, and a drain; `u64::MAX`:
     /// never.
     ends_at_ms: u64,
@@ -222,8 +228,12 @@ pub struct Birth {
     pub limits: Arc<MessageLimits>,
     /// permessage-deflate is agreed, so RSV1 has a meaning.
     pub rsv1: bool,
+    /// Compressed messages may lean on those before them.
+    pub contexts: bool,
     /// Every client frame gets a fresh key.
     pub fresh_mask: bool,
+    /// What may pass; none: everything.
+    pub guard: Option<Box<Guard>>,
     /// When its lifetime is over, milliseconds on the worker's clock; `u64::MAX`: never.
     pub expires_ms: u64,
     /// Now.
@@ -240,6 +250,8 @@ impl Session {
             limits: birth.limits,
             totals: [Totals::default(); 2],
             rsv1: birth.rsv1,
+            contexts: birth.contexts,
+            guard: birth.guard,
             fresh_mask: birth.fresh_mask,
             ends_at_ms: birth.expires_ms,
             ends_cause: Cause::Lifetime,
@@ -269,6 +281,55 @@ impl Session {
     /// The ceilings for new messages.
     pub fn limits(&self) -> &Arc<MessageLimits> {
         &self.limits
+    }
+
+    /// What may pass from the next message on; none: everything. What waits is looked at again at once.
+    pub fn set_guard(&mut self, guard: Option<Box<Guard>>) {
+        match (&mut self.guard, guard) {
+            (Some(before), guard) => before.adopt(guard),
+            (none, guard) => *none = guard,
+        }
+    }
+
+    /// What may pass.
+    pub fn guard(&self) -> Option<&Guard> {
+        self.guard.as_deref()
+    }
+
+    /// Whether the next message of this leg waits until there is room for it: until then its bytes are not given again,
+    /// and no others.
+    pub fn waits(&self, from: Leg) -> bool {
+        self.guard.as_ref().is_some_and(|guard| guard.waits(from.direction()).is_some())
+    }
+
+    /// Keeps what comes behind a message that waits.
+    pub fn keep(&mut self, from: Leg, bytes: &[u8]) {
+        let guard = self.guard.as_mut().expect("nothing waits where nothing is limited");
+        guard.stash(from.direction()).bytes.extend_from_slice(bytes);
+    }
+
+    /// Whether something is kept because it waits.
+    pub fn keeps(&self, from: Leg) -> bool {
+        self.guard.as_ref().is_some_and(|guard| guard.keeps(from.direction()))
+    }
+
+    /// What waits, if there is anything.
+    pub fn stash(&mut self, from: Leg) -> Option<&mut Stash> {
+        self.guard.as_mut()?.kept(from.direction())
+    }
+
+    /// What waits is given again now: takes it.
+    pub fn resume(&mut self, from: Leg) -> Option<Box<Stash>> {
+        self.guard.as_mut()?.resume(from.direction())
+    }
+
+    /// When what waits is to be given again; `u64::MAX`: nothing waits. A session that ends waits for nothing.
+    pub fn resumes_ms(&self, from: Leg) -> u64 {
+        match self.guard.as_ref().and_then(|guard| guard.waits(from.direction())) {
+            None => u64::MAX,
+            Some(_) if self.ending.is_some() => 0,
+            Some(until_ms) => until_ms,
+        }
     }
 
     /// Closes with 1012 at this time, unless it ends before.
@@ -302,8 +363,12 @@ impl Session {
     /// How many of the next bytes of this leg would pass unseen: payload that needs no look and no new key.
     pub fn unseen(&self, from: Leg) -> u64 {
         let inbound = &self.inbound[from as usize];
-        let seen =
-            inbound.checked || inbound.remask.is_some() || inbound.ignored || inbound.lost || self.discards(from);
+        let seen = inbound.checked
+            || inbound.remask.is_some()
+            || self.drops(from)
+            || inbound.ignored
+            || inbound.lost
+            || self.discards(from);
         if seen { 0 } else { inbound.remaining }
     }
 
@@ -349,6 +414,13 @@ impl Session {
                     Ok(Start::Keep { length }) => {
                         return Step { send: sent(at), consumed: at + length };
                     }
+                    Ok(Start::Drop { header }) => {
+                        if self.inbound[from as usize].remaining == 0 {
+                            self.dropped_frame_end(from);
+                        }
+                        return Step { send: sent(at), consumed: at + header };
+                    }
+                    Ok(Start::Wait) => return Step { send: sent(at), consumed: at },
                     Ok(Start::Hold) => {
                         self.hold(from, &bytes[at..]);
                         return Step { send: sent(at), consumed: bytes.len() };
@@ -361,6 +433,11 @@ impl Session {
             }
             if self.inbound[from as usize].remaining > 0 {
                 let end = payload_end(at, self.inbound[from as usize].remaining, bytes.len());
+                if self.drops(from) {
+                    // Its header was the last of an earlier step, so nothing stands before it.
+                    self.drop_payload(from, (end - at) as u64, facts);
+                    return Step { send: sent(at), consumed: end };
+                }
                 if let Err(violation) = self.payload(from, &mut bytes[at..end], facts) {
                     // What began in these bytes has not been sent: then the other leg is still at a frame's boundary.
                     self.violate(from, violation, frame_at.is_none(), facts);
@@ -374,7 +451,7 @@ impl Session {
                     return Step { send: sent(frame_at.unwrap_or(0)), consumed: bytes.len() };
                 }
                 frame_at = None;
-                if self.outbound[to as usize].wants() {
+                if self.wants(to) {
                     break;
                 }
             }
@@ -416,11 +493,101 @@ impl Session {
             }
             return self.control(from, &header, &mut bytes[at..end], length, facts);
         }
+        let stopped = match self.ask(from, &header, facts) {
+            Verdict::Pass => None,
+            Verdict::Stop(Stopped { outcome: Outcome::Delay, .. }) => return Ok(Start::Wait),
+            Verdict::Stop(stopped) => Some(stopped),
+        };
         self.data_frame(from, &header, facts)?;
+        if let Some(stopped) = stopped {
+            self.stop(from, stopped, facts);
+        }
+        if self.drops(from) {
+            return Ok(Start::Drop { header: length });
+        }
         if from == Leg::Client {
             self.choose_key(&header, &mut bytes[at + length - 4..at + length], facts.keys);
         }
         Ok(Start::Payload { header: length })
+    }
+
+    /// Whether a message may pass that begins with this frame; one that was let in goes on.
+    fn ask(&mut self, from: Leg, header: &FrameHeader, facts: &Facts<'_>) -> Verdict {
+        let inbound = &self.inbound[from as usize];
+        let Some(guard) = self.guard.as_mut().filter(|_| self.ending.is_none()) else { return Verdict::Pass };
+        match (header.opcode, inbound.in_message) {
+            (Opcode::Text | Opcode::Binary, false) => {}
+            (Opcode::Continuation, true) if !guard.drops(from.direction()) => {
+                guard.more(from.direction(), header.length);
+                return Verdict::Pass;
+            }
+            // A rule is broken, or it is left out already.
+            _ => return Verdict::Pass,
+        }
+        match guard.message(from.direction(), header.length, facts.now_ms) {
+            // Without it the other side could not read what follows.
+            Verdict::Stop(Stopped { outcome: Outcome::Notify | Outcome::Drop, kind, at, wait_ms })
+                if header.rsv1 && self.contexts =>
+            {
+                Verdict::Stop(Stopped { outcome: Outcome::Close, kind, at, wait_ms })
+            }
+            verdict => verdict,
+        }
+    }
+
+    /// The message that has just begun is too much.
+    fn stop(&mut self, from: Leg, stopped: Stopped, facts: &Facts<'_>) {
+        self.inbound[from as usize].checked = false;
+        facts.counters.throttled(stopped.kind, stopped.outcome);
+        let Some(guard) = &mut self.guard else { return };
+        guard.set_drops(from.direction(), true);
+        match stopped.outcome {
+            Outcome::Drop | Outcome::Delay => {}
+            Outcome::Notify => {
+                let is_said = guard.owe_notice(&stopped, facts.now_ms);
+                facts.counters.notice(is_said);
+            }
+            Outcome::Close => {
+                let (code, reason) = guard.farewell(&stopped);
+                let reason = reason.to_owned();
+                self.close(code, Cause::Throttled, reason, facts);
+            }
+        }
+    }
+
+    /// Payload of a message that is left out.
+    fn drop_payload(&mut self, from: Leg, bytes: u64, facts: &Facts<'_>) {
+        self.active_ms = facts.now_ms;
+        let inbound = &mut self.inbound[from as usize];
+        inbound.remaining -= bytes;
+        if inbound.remaining == 0 {
+            self.dropped_frame_end(from);
+        }
+    }
+
+    fn dropped_frame_end(&mut self, from: Leg) {
+        let inbound = &mut self.inbound[from as usize];
+        if inbound.fin {
+            inbound.in_message = false;
+            if let Some(guard) = &mut self.guard {
+                guard.set_drops(from.direction(), false);
+            }
+        }
+    }
+
+    /// Whether the current message of this leg is left out.
+    fn drops(&self, from: Leg) -> bool {
+        self.guard.as_ref().is_some_and(|guard| guard.drops(from.direction()))
+    }
+
+    /// Whether the other leg has had the start of a frame of this leg, and not its end.
+    fn is_inside_frame(&self, from: Leg) -> bool {
+        self.inbound[from as usize].remaining > 0 && !self.drops(from)
+    }
+
+    /// Whether the other leg has had the start of a message of this leg, and not its end.
+    fn is_inside_message(&self, from: Leg) -> bool {
+        self.inbound[from as usize].in_message && !self.drops(from)
     }
 
     /// The rules of RFC 6455 §5.4 and the ceilings, on a data frame's header.
@@ -596,8 +763,8 @@ impl Session {
     fn pong(&mut self, from: Leg, payload: &[u8], facts: &Facts<'_>) -> bool {
         match &mut self.outbound[from as usize].ping {
             Some(ping) if ping.is_answered_by(payload) => {
-                if std::mem::take(&mut ping.awaited) && payload == ping.payload {
-                    let rtt = Duration::from_millis(facts.now_ms.saturating_sub(ping.sent_ms));
+                if ping.forgive() && payload == ping.payload {
+                    let rtt = Duration::from_millis(facts.now_ms.saturating_sub(ping.sent_ms()));
                     facts.counters.pong(from.other().direction(), rtt);
                 }
                 false
@@ -617,9 +784,7 @@ impl Session {
             return Ok(false);
         }
         self.outbound[to as usize].close = CloseState::Sent;
-        // Nothing of the gateway's own may follow it.
-        self.outbound[to as usize].pong = None;
-        self.outbound[to as usize].ping_owed = false;
+        self.outbound[to as usize].fall_silent();
         Ok(true)
     }
 
@@ -660,6 +825,7 @@ impl Session {
     /// The leg's connection has failed: nothing comes from it, and nothing can be sent to it.
     pub fn lost(&mut self, from: Leg, facts: &Facts<'_>) {
         let to = from.other();
+        let drops = self.drops(from);
         let inbound = &mut self.inbound[from as usize];
         if std::mem::replace(&mut inbound.lost, true) {
             return;
@@ -668,7 +834,7 @@ impl Session {
         if inbound.closed {
             return;
         }
-        let inside = inbound.remaining > 0 && !inbound.ignored;
+        let inside = inbound.remaining > 0 && !inbound.ignored && !drops;
         self.end(Ending { code: CloseCode::ABNORMAL, side: from.side(), cause: Cause::Lost }, facts);
         if inside && self.outbound[to as usize].close != CloseState::Sent {
             self.cut(to);
@@ -682,7 +848,7 @@ impl Session {
     fn cut(&mut self, leg: Leg) {
         let other = leg.other();
         self.outbound[leg as usize].cut = true;
-        if self.inbound[leg as usize].remaining > 0 && self.outbound[other as usize].close != CloseState::Sent {
+        if self.is_inside_frame(leg) && self.outbound[other as usize].close != CloseState::Sent {
             self.outbound[other as usize].cut = true;
         }
     }
@@ -707,10 +873,11 @@ impl Session {
     }
 
     /// Closes both legs for a reason of the gateway's.
-    pub fn close(&mut self, code: CloseCode, cause: Cause, reason: &'static str, facts: &Facts<'_>) {
+    pub fn close(&mut self, code: CloseCode, cause: Cause, reason: impl Into<Cow<'static, str>>, facts: &Facts<'_>) {
+        let reason = reason.into();
         self.end(Ending { code, side: Side::Gateway, cause }, facts);
         for leg in Leg::BOTH {
-            self.outbound[leg as usize].owe_close(code, reason);
+            self.outbound[leg as usize].owe_close(code, reason.clone());
         }
     }
 
@@ -724,30 +891,41 @@ impl Session {
 
     /// Whether anything is to be said to this leg; cheap.
     pub fn has_output(&self, to: Leg) -> bool {
-        self.outbound[to as usize].wants()
+        self.wants(to)
     }
 
-    /// The next control frame for this leg, where one may stand. While the leg is `clogged` only a close is worth
+    fn wants(&self, to: Leg) -> bool {
+        self.outbound[to as usize].wants() || to == Leg::Client && self.owes_notices()
+    }
+
+    fn owes_notices(&self) -> bool {
+        self.guard.as_ref().is_some_and(|guard| guard.owes_notices())
+    }
+
+    /// The next frame of the gateway's own for this leg, where one may stand. While the leg is `clogged` only a close is worth
     /// queueing: a ping proves nothing then, and the newest pong will do.
-    pub fn output(&mut self, to: Leg, clogged: bool, facts: &mut Facts<'_>) -> Option<ControlFrame> {
-        let source = &self.inbound[to.other() as usize];
-        let inside = source.remaining > 0;
+    pub fn output(&mut self, to: Leg, clogged: bool, facts: &mut Facts<'_>) -> Option<Said> {
+        let (inside, inside_message) = (self.is_inside_frame(to.other()), self.is_inside_message(to.other()));
         let lost = self.inbound[to as usize].lost;
+        let is_noticed = to == Leg::Client && self.owes_notices();
         let outbound = &mut self.outbound[to as usize];
-        if !outbound.wants() || outbound.cut || inside || lost || outbound.close == CloseState::Sent {
+        if !(outbound.wants() || is_noticed) || outbound.cut || inside || lost || outbound.close == CloseState::Sent {
             return None;
         }
         let key = |keys: &mut Keys| (to == Leg::Upstream).then(|| keys.next_key());
         if !clogged {
             if let Some(payload) = outbound.pong.take() {
-                return Some(ControlFrame::new(Opcode::Pong, payload.as_bytes(), key(facts.keys)));
+                return Some(ControlFrame::new(Opcode::Pong, payload.as_bytes(), key(facts.keys)).into());
             }
             if std::mem::take(&mut outbound.ping_owed) {
                 let ping = Ping::after(outbound.ping, facts.keys, facts.now_ms);
                 outbound.ping = Some(ping);
                 facts.counters.ping_sent(to.other().direction());
-                return Some(ControlFrame::new(Opcode::Ping, &ping.payload, key(facts.keys)));
+                return Some(ControlFrame::new(Opcode::Ping, &ping.payload, key(facts.keys)).into());
             }
+        }
+        if is_noticed && !clogged && !inside_message && outbound.close == CloseState::Open {
+            return self.guard.as_mut().and_then(|guard| guard.next_notice()).map(Said::Notice);
         }
         if outbound.close != CloseState::Owed {
             return None;
@@ -755,11 +933,10 @@ impl Session {
         outbound.close = CloseState::Sent;
         let said = outbound.said.take().expect("what is owed stands beside it");
         let (code, reason) = *said;
-        outbound.pong = None;
-        outbound.ping_owed = false;
-        let frame = ControlFrame::close(code, reason, key(facts.keys));
+        outbound.fall_silent();
+        let frame = ControlFrame::close(code, &reason, key(facts.keys));
         self.progress(facts);
-        Some(frame)
+        Some(frame.into())
     }
 
     /// Whether the leg's peer has sent its close frame, behind which nothing counts (RFC 6455 §5.5.1).
@@ -790,6 +967,10 @@ enum Start {
     Pass { length: usize },
     /// A whole control frame that stays here.
     Keep { length: usize },
+    /// A data frame's header of so many bytes that stays here, as does its payload.
+    Drop { header: usize },
+    /// The start of a message for which there is no room yet.
+    Wait,
     /// Not enough to say.
     Hold,
 }

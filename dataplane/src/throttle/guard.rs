@@ -3,6 +3,7 @@
 //! Budget: no allocation, no system call, no lock while there is something in hand; a few nanoseconds for each limit.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -12,6 +13,11 @@ use proto::ws::{CloseCode, FrameHeader, Opcode};
 
 use super::Held;
 use crate::record::Direction;
+
+/// Notices of one session that wait.
+const NOTICES_WAITING_MAX: usize = 128;
+/// For how long a message waits at most before it is looked at again: an operator may have given more.
+const WAIT_MS_MAX: u64 = 1000;
 
 /// Milliseconds by which the wall clock is ahead of a worker's, read once a second for all of its sessions: a decision
 /// asks no clock.
@@ -130,6 +136,23 @@ pub struct Guard {
     noticed_ms: u64,
     /// Messages in a row that were too much.
     stopped_in_a_row: u32,
+    /// Notices that are not said yet: they wait for the end of a message, or for a client that does not read.
+    notices: VecDeque<Box<[u8]>>,
+    /// When the next message of each direction is looked at again, which was too much so far.
+    waits_until_ms: [Option<u64>; 2],
+    /// What came behind it.
+    stashes: [Option<Box<Stash>>; 2],
+    /// The current message of each direction is left out.
+    drops: [bool; 2],
+}
+
+/// Bytes that a peer sent and that are not let through yet.
+#[derive(Debug, Default)]
+pub struct Stash {
+    /// The bytes: from the start of a frame on.
+    pub bytes: Vec<u8>,
+    /// The peer ended its stream behind them.
+    pub is_last: bool,
 }
 
 /// What becomes of a message.
@@ -164,12 +187,55 @@ impl Guard {
             notices_milli: u64::MAX,
             noticed_ms: 0,
             stopped_in_a_row: 0,
+            notices: VecDeque::new(),
+            waits_until_ms: [None; 2],
+            stashes: [None, None],
+            drops: [false; 2],
         })
     }
 
-    /// Other levels from the next message on. What notices were said is not forgotten.
-    pub fn with_levels_of(self, other: Self) -> Self {
-        Self { levels: other.levels, wall: other.wall, ..self }
+    /// Other levels from the next message on, or none. What waits is looked at again at once; how much was said to the
+    /// client is not forgotten.
+    pub fn adopt(&mut self, other: Option<Box<Self>>) {
+        self.levels = other.map(|other| other.levels).unwrap_or_default();
+        self.waits_until_ms.iter_mut().flatten().for_each(|until_ms| *until_ms = 0);
+    }
+
+    /// When the next message of this direction is looked at again, if it waits: milliseconds on the worker's clock.
+    pub fn waits(&self, direction: Direction) -> Option<u64> {
+        self.waits_until_ms[direction.index()]
+    }
+
+    /// What came behind a message that waits, itself first; made if there is nothing yet.
+    pub fn stash(&mut self, direction: Direction) -> &mut Stash {
+        self.stashes[direction.index()].get_or_insert_default()
+    }
+
+    /// The same, if there is anything.
+    pub fn kept(&mut self, direction: Direction) -> Option<&mut Stash> {
+        self.stashes[direction.index()].as_deref_mut()
+    }
+
+    /// Whether something waits, or did a moment ago.
+    pub fn keeps(&self, direction: Direction) -> bool {
+        self.stashes[direction.index()].is_some()
+    }
+
+    /// What waits is looked at again now: takes it.
+    pub fn resume(&mut self, direction: Direction) -> Option<Box<Stash>> {
+        self.waits_until_ms[direction.index()] = None;
+        self.stashes[direction.index()].take()
+    }
+
+    /// Whether the current message of this direction is left out.
+    #[inline]
+    pub fn drops(&self, direction: Direction) -> bool {
+        self.drops[direction.index()]
+    }
+
+    /// It is, or there is none any more.
+    pub fn set_drops(&mut self, direction: Direction, drops: bool) {
+        self.drops[direction.index()] = drops;
     }
 
     /// The session's levels.
@@ -192,7 +258,9 @@ impl Guard {
             for (rule, held) in level.plan.limits.iter().zip(&level.meters) {
                 let need = rule.of_message(frame_bytes);
                 if need > 0 && rule.stops && !held.has(need, now) {
-                    return self.stop(at, held.wait_ms(need, now), Rc::clone(held), now_ms);
+                    let wait_ms = held.wait_ms(need, now);
+                    held.meter().stopped_one();
+                    return self.stop(at, wait_ms, direction, now_ms);
                 }
             }
         }
@@ -218,12 +286,13 @@ impl Guard {
         }
     }
 
-    fn stop(&mut self, at: usize, wait_ms: u64, held: Rc<Held>, _now_ms: u64) -> Verdict {
+    fn stop(&mut self, at: usize, wait_ms: u64, direction: Direction, now_ms: u64) -> Verdict {
         let level = &self.levels[at];
         let on_limit = &level.plan.on_limit;
         let mut outcome = on_limit.action;
-        if outcome != Outcome::Delay {
-            held.meter().stopped_one();
+        if outcome == Outcome::Delay {
+            self.waits_until_ms[direction.index()] = Some(now_ms.saturating_add(wait_ms.min(WAIT_MS_MAX)));
+        } else {
             self.stopped_in_a_row = self.stopped_in_a_row.saturating_add(1);
             if on_limit.close_after != 0 && self.stopped_in_a_row >= on_limit.close_after {
                 outcome = Outcome::Close;
@@ -238,19 +307,30 @@ impl Guard {
         (CloseCode(on_limit.code), &on_limit.reason)
     }
 
-    /// The frame that tells the client, if it is to be told and has not been told too often.
-    pub fn notice(&mut self, stopped: &Stopped, now_ms: u64) -> Option<Box<[u8]>> {
+    /// Has the client told, unless it has been told too often.
+    pub fn owe_notice(&mut self, stopped: &Stopped, now_ms: u64) -> bool {
         let level = &self.levels[stopped.at];
         let OnLimit { notices, notices_per_second, .. } = level.plan.on_limit;
         let ceiling = u64::from(notices) * 1000;
         let flown_in = now_ms.saturating_sub(self.noticed_ms).saturating_mul(notices_per_second.into());
         let there = self.notices_milli.saturating_add(flown_in).min(ceiling);
         (self.notices_milli, self.noticed_ms) = (there, now_ms);
-        if there < 1000 {
-            return None;
+        let is_said = there >= 1000 && self.notices.len() < NOTICES_WAITING_MAX;
+        if is_said {
+            self.notices_milli -= 1000;
+            self.notices.push_back(text_frame(&level.notice(stopped.wait_ms)));
         }
-        self.notices_milli -= 1000;
-        Some(text_frame(&level.notice(stopped.wait_ms)))
+        is_said
+    }
+
+    /// Whether the client is still to be told of something.
+    pub fn owes_notices(&self) -> bool {
+        !self.notices.is_empty()
+    }
+
+    /// The next frame that tells it: a whole text message.
+    pub fn next_notice(&mut self) -> Option<Box<[u8]>> {
+        self.notices.pop_front()
     }
 }
 

@@ -37,10 +37,15 @@ impl Session {
                 Cause::CredentialExpired => "credential expired",
                 Cause::CredentialRevoked => "credential revoked",
                 Cause::CredentialUnverified => "credential cannot be verified",
+                Cause::Denied => "denied",
                 _ => "service restart",
             };
             self.close(self.ends_code, self.ends_cause, reason, facts);
         } else if !facts.options.idle_timeout.is_zero() {
+            if Leg::BOTH.into_iter().any(|leg| self.waits(leg)) {
+                // Somebody has said something; it is only not let through yet.
+                self.active_ms = now_ms;
+            }
             let idle_at_ms = self.active_ms + facts.options.idle_timeout.as_ms();
             if now_ms >= idle_at_ms {
                 self.close(CloseCode::GOING_AWAY, Cause::Idle, "idle", facts);
@@ -69,20 +74,20 @@ impl Session {
             inbound.heard_ms = now_ms;
             outbound.ping_owed = false;
             if let Some(ping) = &mut outbound.ping {
-                ping.awaited = false;
+                ping.forgive();
             }
             return now_ms + interval_ms;
         }
-        if let Some(ping) = outbound.ping.as_mut().filter(|ping| ping.awaited) {
-            if inbound.heard_ms > ping.sent_ms {
-                ping.awaited = false;
-            } else if now_ms >= ping.sent_ms + timeout_ms {
+        if let Some(ping) = outbound.ping.as_mut().filter(|ping| ping.is_awaited()) {
+            if inbound.heard_ms > ping.sent_ms() {
+                ping.forgive();
+            } else if now_ms >= ping.sent_ms() + timeout_ms {
                 let ending = Ending { code: CloseCode::ABNORMAL, side: leg.side(), cause: Cause::PingTimeout };
                 self.end(ending, facts);
                 self.lost(leg, facts);
                 return u64::MAX;
             } else {
-                return (ping.sent_ms + timeout_ms).min(now_ms + interval_ms);
+                return (ping.sent_ms() + timeout_ms).min(now_ms + interval_ms);
             }
         }
         if now_ms >= inbound.heard_ms + interval_ms {

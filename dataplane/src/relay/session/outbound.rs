@@ -2,6 +2,9 @@
 //!
 //! Keeps what is owed; where it may stand is the session's to say.
 
+use std::borrow::Cow;
+use std::num::NonZeroU64;
+
 use proto::limits::CONTROL_PAYLOAD_MAX;
 use proto::ws::{CloseCode, FrameHeader, Opcode, mask};
 
@@ -48,6 +51,31 @@ impl ControlFrame {
     }
 }
 
+/// What the gateway itself says to a peer: a frame, whole.
+#[derive(Debug)]
+pub enum Said {
+    /// A control frame.
+    Control(ControlFrame),
+    /// A text message to the client in place of one that was too much.
+    Notice(Box<[u8]>),
+}
+
+impl Said {
+    /// The frame, header and payload.
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Control(frame) => frame.as_bytes(),
+            Self::Notice(frame) => frame,
+        }
+    }
+}
+
+impl From<ControlFrame> for Said {
+    fn from(frame: ControlFrame) -> Self {
+        Self::Control(frame)
+    }
+}
+
 /// The payload of a control frame that is kept.
 pub(super) struct ControlPayload {
     bytes: [u8; CONTROL_PAYLOAD_MAX],
@@ -71,7 +99,7 @@ impl ControlPayload {
 pub(super) struct Outbound {
     pub(super) close: CloseState,
     /// The code and the reason of a close that is deferred or owed: there only then, because it is seldom and not small.
-    pub(super) said: Option<Box<(CloseCode, &'static str)>>,
+    pub(super) said: Option<Box<(CloseCode, Cow<'static, str>)>>,
     /// The payload of the newest ping that has not been answered.
     pub(super) pong: Option<Box<ControlPayload>>,
     pub(super) ping_owed: bool,
@@ -85,8 +113,8 @@ pub(super) struct Outbound {
 pub(super) struct Ping {
     /// The first half is drawn once for each leg: by it the pong to an older ping is known.
     pub(super) payload: [u8; PING_BYTES],
-    pub(super) sent_ms: u64,
-    pub(super) awaited: bool,
+    /// When it was sent, times two, and one more while its pong is awaited: in one word, because every session has it.
+    stamp: NonZeroU64,
 }
 
 impl Ping {
@@ -95,7 +123,25 @@ impl Ping {
         if let Some(last) = last {
             payload[..PING_BYTES / 2].copy_from_slice(&last.payload[..PING_BYTES / 2]);
         }
-        Self { payload, sent_ms: now_ms, awaited: true }
+        Self { payload, stamp: NonZeroU64::MIN | now_ms << 1 }
+    }
+
+    /// When it was sent.
+    pub(super) fn sent_ms(&self) -> u64 {
+        self.stamp.get() >> 1
+    }
+
+    /// Whether its pong is awaited.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.stamp.get() & 1 == 1
+    }
+
+    /// Its pong is not awaited any more; whether it was.
+    pub(super) fn forgive(&mut self) -> bool {
+        let was_awaited = self.is_awaited();
+        // A ping of the worker's first millisecond is as good as one of the second.
+        self.stamp = NonZeroU64::new(self.stamp.get() & !1).unwrap_or(NonZeroU64::MIN.saturating_add(1));
+        was_awaited
     }
 
     /// Whether this is the payload of the pong to it, or to one before it.
@@ -119,10 +165,16 @@ impl Outbound {
         self.pong.is_some() || self.ping_owed || self.close == CloseState::Owed
     }
 
-    pub(super) fn owe_close(&mut self, code: CloseCode, reason: &'static str) {
+    /// Nothing of the gateway's own may follow a close frame.
+    pub(super) fn fall_silent(&mut self) {
+        self.pong = None;
+        self.ping_owed = false;
+    }
+
+    pub(super) fn owe_close(&mut self, code: CloseCode, reason: impl Into<Cow<'static, str>>) {
         if self.close == CloseState::Open {
             self.close = CloseState::Owed;
-            self.said = Some(Box::new((code, reason)));
+            self.said = Some(Box::new((code, reason.into())));
         }
         self.owe_deferred();
     }
@@ -130,7 +182,7 @@ impl Outbound {
     pub(super) fn defer_close(&mut self, code: CloseCode, reason: &'static str) {
         if self.close == CloseState::Open {
             self.close = CloseState::Deferred;
-            self.said = Some(Box::new((code, reason)));
+            self.said = Some(Box::new((code, reason.into())));
         }
     }
 

@@ -41,6 +41,8 @@ impl Bench {
         let mut birth = Birth {
             limits: Arc::new(limits.clone()),
             rsv1: false,
+            contexts: false,
+            guard: None,
             fresh_mask: false,
             expires_ms: u64::MAX,
             now_ms: BEGIN_MS,
