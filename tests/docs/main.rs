@@ -76,7 +76,9 @@ fn causes() -> Vec<Cause> {
         Cause::Killed => Some(Cause::CredentialExpired),
         Cause::CredentialExpired => Some(Cause::CredentialRevoked),
         Cause::CredentialRevoked => Some(Cause::CredentialUnverified),
-        Cause::CredentialUnverified | Cause::Violation(_) => None,
+        Cause::CredentialUnverified => Some(Cause::Throttled),
+        Cause::Throttled => Some(Cause::Denied),
+        Cause::Denied | Cause::Violation(_) => None,
     };
     std::iter::successors(Some(Cause::Closed), |cause| next(*cause)).collect()
 }

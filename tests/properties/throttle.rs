@@ -66,7 +66,9 @@ impl World {
         if is_through {
             assert!(now.wall_ms < share.ends_ms(), "nothing is spent after its window");
             *self.windows.entry(share.ends_ms()).or_default() += tokens;
-            share.spend(tokens);
+            if share.spend(tokens, now) {
+                share.give_back(&mut self.meter, now);
+            }
             self.passed.push((now, shard, tokens));
         }
         is_through
@@ -74,7 +76,10 @@ impl World {
 
     /// The rest of a message that was let in.
     fn rest(&mut self, shard: usize, tokens: u64) {
-        self.shares[shard].spend(tokens);
+        let now = at(self.mono_ns);
+        if self.shares[shard].spend(tokens, now) {
+            self.shares[shard].give_back(&mut self.meter, now);
+        }
         self.passed.push((at(self.mono_ns), shard, tokens));
     }
 
@@ -327,4 +332,17 @@ fn what_idle_shards_hold_is_not_lost_to_those_who_saturate() {
         }
     }
     assert!(world.total() <= amount && world.total() * 100 >= amount * 99, "{} of {amount}", world.total());
+}
+
+/// A shard that comes back after a while finds what flowed in meanwhile, as with a plain bucket.
+#[test]
+fn what_is_spent_and_not_settled_keeps_nothing_from_flowing_in() {
+    let mut world = World::new(bucket(100, SECOND_NS, 100), 4);
+    for round in 1..10 {
+        let sent = [37, 50, 75, 99, 100][round % 5];
+        for _ in 0..sent {
+            assert!(world.message(1, 1, 0), "round {round}");
+        }
+        world.mono_ns += SECOND_NS;
+    }
 }

@@ -68,6 +68,8 @@ impl World {
         let session = Session::new(Birth {
             limits,
             rsv1: random.below(2) == 0,
+            contexts: false,
+            guard: None,
             fresh_mask: random.below(4) == 0,
             expires_ms: now_ms + 1 + random.below(LIFETIME_MS_MAX) as u64,
             now_ms,

@@ -72,7 +72,15 @@ impl Bench {
             options.ping.client.interval = Duration::from_secs(2);
         }
         let expires_ms = if chosen(7) { 20_000 } else { u64::MAX };
-        let birth = Birth { limits: Arc::new(limits), rsv1: chosen(2), fresh_mask: chosen(3), expires_ms, now_ms: 1 };
+        let birth = Birth {
+            limits: Arc::new(limits),
+            rsv1: chosen(2),
+            contexts: false,
+            guard: None,
+            fresh_mask: chosen(3),
+            expires_ms,
+            now_ms: 1,
+        };
         KEY.set(0);
         Self {
             session: Session::new(birth),

@@ -518,7 +518,7 @@ impl Session {
         match (header.opcode, inbound.in_message) {
             (Opcode::Text | Opcode::Binary, false) => {}
             (Opcode::Continuation, true) if !guard.drops(from.direction()) => {
-                guard.more(from.direction(), header.length);
+                guard.more(from.direction(), header.length, facts.now_ms);
                 return Verdict::Pass;
             }
             // A rule is broken, or it is left out already.

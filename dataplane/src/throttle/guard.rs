@@ -266,7 +266,7 @@ impl Guard {
         }
         for level in self.levels.iter().filter(|level| level.counts(direction)) {
             for (rule, held) in level.plan.limits.iter().zip(&level.meters) {
-                held.spend(rule.of_message(frame_bytes));
+                held.spend(rule.of_message(frame_bytes), now);
             }
         }
         self.stopped_in_a_row = 0;
@@ -274,13 +274,14 @@ impl Guard {
     }
 
     /// A message that was let in goes on with a frame of so many bytes of payload: what is not there is owed.
-    pub fn more(&mut self, direction: Direction, frame_bytes: u64) {
+    pub fn more(&mut self, direction: Direction, frame_bytes: u64, now_ms: u64) {
+        let now = self.wall.now(now_ms);
         for level in self.levels.iter().filter(|level| level.counts(direction)) {
             for (rule, held) in level.plan.limits.iter().zip(&level.meters) {
                 match rule.unit {
                     Unit::Messages => {}
-                    Unit::Frames => held.spend(1),
-                    Unit::Bytes => held.spend(frame_bytes),
+                    Unit::Frames => held.spend(1, now),
+                    Unit::Bytes => held.spend(frame_bytes, now),
                 }
             }
         }

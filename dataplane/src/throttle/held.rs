@@ -67,10 +67,13 @@ impl Held {
         }
     }
 
-    /// Spends so many; what is not there is owed.
+    /// Spends so many; what is not there is owed, and the meter is told at once.
     #[inline]
-    pub fn spend(&self, tokens: u64) {
-        self.share.borrow_mut().spend(tokens);
+    pub fn spend(&self, tokens: u64, now: Now) {
+        let mut share = self.share.borrow_mut();
+        if share.spend(tokens, now) {
+            self.meter.with(|meter| share.give_back(meter, now));
+        }
     }
 
     /// When it may be worth asking again for so many: milliseconds from now, at least one.
@@ -89,7 +92,7 @@ impl Held {
     /// Gives back what has lain here for longer than this, in nanoseconds. Returns whether there is something left.
     pub fn give_back_older(&self, than_ns: u64, now: Now) -> bool {
         let mut share = self.share.borrow_mut();
-        if share.is_held() && now.mono_ns.saturating_sub(share.granted_at_ns()) >= than_ns {
+        if share.is_held() && now.mono_ns.saturating_sub(share.touched_ns()) >= than_ns {
             self.meter.with(|meter| share.give_back(meter, now));
         }
         share.is_held()

@@ -246,10 +246,11 @@ impl Meter {
         }
     }
 
-    /// Back from a shard: of what it was granted until then, this is left; below zero it owes.
-    pub(super) fn settle(&mut self, granted: u64, left: i64, until_ms: u64, now: Now) {
-        // First, while all of it still counts as out: what the shard spent, it may have spent just now.
-        self.advance(now);
+    /// Back from a shard: of what it was granted until then, this is left; below zero it owes. It spent the rest at the
+    /// latest at `spent_ns`, and from then on what flowed in had room.
+    pub(super) fn settle(&mut self, granted: u64, left: i64, until_ms: u64, spent_ns: u64, now: Now) {
+        // While all of it still counts as out.
+        self.advance(Now { mono_ns: spent_ns.min(now.mono_ns), ..now });
         let is_of_this = match self.count {
             Count::Bucket { .. } => until_ms == u64::MAX,
             Count::Quota { end_ms, .. } => until_ms == end_ms,
@@ -258,8 +259,14 @@ impl Meter {
         let (granted, left) = if is_of_this { (granted, left) } else { (0, left.min(0)) };
         match (&mut self.count, self.terms) {
             (Count::Bucket { level, out, .. }, Terms::Bucket { per_ns, .. }) => {
-                *out = out.saturating_sub(granted);
-                *level = level.saturating_add(i128::from(left).saturating_mul(i128::from(per_ns.max(1))));
+                let kept = left.max(0).unsigned_abs();
+                *out = out.saturating_sub(granted.saturating_sub(kept));
+                *level -= tokens_in_level(left.min(0).unsigned_abs(), per_ns);
+                self.advance(now);
+                if let Count::Bucket { level, out, .. } = &mut self.count {
+                    *out = out.saturating_sub(kept);
+                    *level += tokens_in_level(kept, per_ns);
+                }
             }
             (Count::Quota { used, .. }, _) => *used = used.saturating_add_signed(left.saturating_neg()),
             (Count::Bucket { .. }, Terms::Quota { .. }) => {}

@@ -25,6 +25,8 @@ pub struct Share {
     /// Tokens that the next lease should have.
     chunk: u64,
     granted_at_ns: u64,
+    /// When it was spent of last.
+    spent_ns: u64,
     /// So many tokens are not to be had before then.
     dry: (u64, u64),
 }
@@ -42,7 +44,7 @@ pub enum Answer {
 
 impl Default for Share {
     fn default() -> Self {
-        Self { left: 0, until_ms: 0, granted: 0, chunk: 1, granted_at_ns: 0, dry: (u64::MAX, 0) }
+        Self { left: 0, until_ms: 0, granted: 0, chunk: 1, granted_at_ns: 0, spent_ns: 0, dry: (u64::MAX, 0) }
     }
 }
 
@@ -59,10 +61,12 @@ impl Share {
         }
     }
 
-    /// Spends so many; more than there are is owed.
+    /// Spends so many; more than there are is owed, and is to be told to the meter soon. Whether it is so.
     #[inline]
-    pub fn spend(&mut self, tokens: u64) {
+    pub fn spend(&mut self, tokens: u64, now: Now) -> bool {
         self.left = self.left.saturating_sub_unsigned(tokens);
+        self.spent_ns = now.mono_ns;
+        self.left < 0
     }
 
     /// Gives everything back and takes what there is: whether so many tokens, or as many as can ever be in hand, are
@@ -92,7 +96,7 @@ impl Share {
     /// Gives back what is left, or pays what is owed.
     pub fn give_back(&mut self, meter: &mut Meter, now: Now) {
         if self.granted > 0 || self.left < 0 {
-            meter.settle(self.granted, self.left, self.until_ms, now);
+            meter.settle(self.granted, self.left, self.until_ms, self.spent_ns, now);
         }
         (self.granted, self.left, self.until_ms) = (0, 0, 0);
     }
@@ -112,8 +116,8 @@ impl Share {
         self.until_ms
     }
 
-    /// When it was granted what it has, on the clock of [`Now::mono_ns`].
-    pub fn granted_at_ns(&self) -> u64 {
-        self.granted_at_ns
+    /// When it was last granted or spent something, on the clock of [`Now::mono_ns`].
+    pub fn touched_ns(&self) -> u64 {
+        self.granted_at_ns.max(self.spent_ns)
     }
 }

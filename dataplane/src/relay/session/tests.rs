@@ -6,5 +6,6 @@ mod bench;
 mod clock;
 mod closing;
 mod frames;
+mod limits;
 mod unseen;
 mod violations;

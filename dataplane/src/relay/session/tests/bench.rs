@@ -78,14 +78,32 @@ impl Bench {
         let mut buffer = vec![0; CONTROL_FRAME_MAX + bytes.len()];
         buffer[CONTROL_FRAME_MAX..].copy_from_slice(bytes);
         let held = self.session.take_held(from, &mut buffer[..CONTROL_FRAME_MAX]);
-        let mut at = CONTROL_FRAME_MAX - held;
+        self.walk(from, &mut buffer[CONTROL_FRAME_MAX - held..]);
+    }
+
+    fn walk(&mut self, from: Leg, buffer: &mut [u8]) {
+        let mut at = 0;
         while at < buffer.len() {
+            if self.session.waits(from) {
+                return self.session.keep(from, &buffer[at..]);
+            }
             let step = self.facts(|session, facts| session.receive(from, &mut buffer[at..], facts));
-            assert!(step.send <= step.consumed && step.consumed > 0, "{step:?}");
+            let is_progress = step.consumed > 0 || self.session.waits(from);
+            assert!(step.send <= step.consumed && is_progress, "{step:?}");
             self.sent[from.other() as usize].extend_from_slice(&buffer[at..at + step.send]);
             self.drain();
             at += step.consumed;
         }
+    }
+
+    /// Looks again at what waits, as an engine does when its time has come. When that is again, from the beginning.
+    pub fn resume(&mut self, from: Leg) -> Option<u64> {
+        if self.session.resumes_ms(from) <= self.now_ms
+            && let Some(mut stash) = self.session.resume(from)
+        {
+            self.walk(from, &mut stash.bytes);
+        }
+        Some(self.session.resumes_ms(from)).filter(|at_ms| *at_ms != u64::MAX).map(|at_ms| at_ms - BEGIN_MS)
     }
 
     /// Payload that an engine moves past user memory.
