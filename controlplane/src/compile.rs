@@ -82,6 +82,11 @@ fn with_issuer(snapshot: Snapshot, own: Option<Issuer>) -> Snapshot {
     let Some(own) = own else { return snapshot };
     let mut issuers = snapshot.issuers().to_vec();
     issuers.push(own);
+    with_issuers(&snapshot, issuers)
+}
+
+/// The same with these issuers, which have been checked.
+pub(crate) fn with_issuers(snapshot: &Snapshot, mut issuers: Vec<Issuer>) -> Snapshot {
     issuers.sort_by(|one, other| one.name.cmp(&other.name));
     let section = Section::Issuers(issuers);
     let change = Some((Digest::of(&section.encode()), Arc::new(section)));

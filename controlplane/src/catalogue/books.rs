@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use proto::snapshot::{Api, Config, Edit, Problem, SectionName, Snapshot, Timestamp};
+use proto::snapshot::{Api, Config, Edit, Jwks, OWN_ISSUER, Problem, SectionName, Snapshot, Timestamp};
 use rusqlite::Connection;
 
 use super::neighbourhood::{Neighbourhood, origin};
@@ -14,6 +14,7 @@ use super::told::{part, retell};
 use super::{
     CHANGES_MAX, Change, ChangeError, Condition, Declared, Entry, Kind, Object, Origin, PAGE_MAX, declared, rows,
 };
+use crate::compile::with_issuers;
 use crate::source::Diagnostic;
 use crate::store::{Store, StoreError};
 use proto::errors::with_sources;
@@ -96,6 +97,16 @@ impl Books {
     /// Goes on with this file, whose snapshot with the stored objects is `merged`.
     pub fn adopt(&mut self, declared: Arc<Declared>, alone: Snapshot, merged: Snapshot) {
         (self.declared, self.alone, self.current) = (Some(declared), Some(alone), Some(merged));
+    }
+
+    /// Goes on with these public keys as the gateway's own, whatever the file says now; nothing, where it is no issuer.
+    pub(crate) fn adopt_own_keys(&mut self, text: &str) -> Option<Snapshot> {
+        let mut issuers = self.current.as_ref()?.issuers().to_vec();
+        issuers.iter_mut().find(|one| one.name == OWN_ISSUER)?.jwks = Some(Jwks::Text(text.to_owned()));
+        let with_keys = |snapshot: &Snapshot| with_issuers(snapshot, issuers.clone());
+        self.alone = self.alone.as_ref().map(with_keys);
+        self.current = self.current.as_ref().map(with_keys);
+        self.current.clone()
     }
 
     /// Makes the changes, all or none. When this returns `Ok` they are on the disk.
