@@ -1,16 +1,21 @@
 //! From a file to a [`Snapshot`]: the source and the files that it names, read and checked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use proto::snapshot::{Config, Digest, Issuer, Problem, Section, SectionName, Snapshot};
+use proto::snapshot::{
+    Api, Authentication, Config, Digest, Issuer, OWN_ISSUER, Problem, Section, SectionName, Snapshot,
+};
 
 use crate::catalogue::Declared;
 use crate::material::{self, Known};
 use crate::source::{self, Diagnostic, Lookup};
 use crate::tokens::{self, Fetch, KeySets};
+
+/// Clients that a warning names; who has these right knows what to do with the others.
+const UNBOUND_TOLD_MAX: usize = 20;
 
 /// What came of a file.
 #[derive(Debug)]
@@ -54,6 +59,7 @@ pub fn compile(file: &Path, environment: Lookup<'_>, known: &Known, keys: &KeySe
     let mut material = material::load(&document, known, keys, now);
     files.extend(material.files);
     directories.extend(material.directories);
+    material.warnings.extend(unbound(&material.config));
     let warnings = document.diagnose(&material.warnings);
     let terms = tokens::Terms::of(&material.config);
     if let Some(Err(fault)) = terms.as_ref().filter(|_| material.problems.is_empty()).map(tokens::Terms::tls) {
@@ -77,11 +83,47 @@ fn check(config: &Config, mut problems: Vec<Problem>) -> Result<Snapshot, Vec<Pr
     Err(problems)
 }
 
+/// Clients for whom more than one issuer may speak, because nothing says which one does.
+fn unbound(config: &Config) -> Vec<Problem> {
+    let of_others = |api: &&Api| {
+        let Authentication { accept, issuers, .. } = &api.authentication;
+        let (accepted, all) = (issuers.iter().filter(|name| *name != OWN_ISSUER).count(), config.issuers.len());
+        accept.iter().any(|form| form.has_tokens()) && if issuers.is_empty() { all > 1 } else { accepted > 1 }
+    };
+    let wide: Vec<&Api> = config.apis.iter().filter(of_others).collect();
+    let anybodys = wide.iter().find(|api| !api.authentication.require_subscription).map(|api| api.label());
+    let labels: HashSet<String> = wide.iter().map(|api| api.label()).collect();
+    let subscribed = config.subscriptions.iter().filter(|one| labels.contains(&one.api));
+    let subscribed: HashMap<&str, &str> = subscribed.map(|one| (one.application.as_str(), one.api.as_str())).collect();
+    let applications = config.applications.iter().enumerate().filter_map(|(at, application)| {
+        let api = anybodys.as_deref().or_else(|| subscribed.get(application.name.as_str()).copied())?;
+        Some((at, application, api))
+    });
+    let told = applications.flat_map(|(at, application, api)| {
+        let clients = application.clients.iter().enumerate();
+        let clients = clients.filter(|(_, client)| client.issuer.is_empty() && client.secret.is_none());
+        clients.map(move |(index, client)| Problem {
+            place: format!("/applications/{at}/clients/{index}"),
+            message: format!(
+                "the API {api:?} accepts tokens of several issuers, each of which may speak for the client {:?}; say under \
+                 issuer whose tokens it has",
+                client.id
+            ),
+        })
+    });
+    told.take(UNBOUND_TOLD_MAX).collect()
+}
+
 /// The same with the gateway itself among the issuers: nobody else may have its name, so it comes after the check.
 fn with_issuer(snapshot: Snapshot, own: Option<Issuer>) -> Snapshot {
     let Some(own) = own else { return snapshot };
     let mut issuers = snapshot.issuers().to_vec();
     issuers.push(own);
+    with_issuers(&snapshot, issuers)
+}
+
+/// The same with these issuers, which have been checked.
+pub(crate) fn with_issuers(snapshot: &Snapshot, mut issuers: Vec<Issuer>) -> Snapshot {
     issuers.sort_by(|one, other| one.name.cmp(&other.name));
     let section = Section::Issuers(issuers);
     let change = Some((Digest::of(&section.encode()), Arc::new(section)));

@@ -202,6 +202,20 @@ impl Office {
         self.refresh(why).await;
     }
 
+    /// Publishes these public keys as the gateway's own, beside whatever else is published: a file that is not sound now
+    /// keeps them from nobody. Whether they are published; where no tokens are issued they are not.
+    pub async fn publish_own_keys(&self, text: String) -> bool {
+        // Whoever is reading the source has read the keys of before, and publishes those first.
+        let _source = self.source.lock().await;
+        let mut books = self.books.lock().await;
+        let Some(snapshot) = books.adopt_own_keys(&text) else { return false };
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).own = Some(text);
+        let nodes = self.publisher.nodes().len();
+        let number = self.publisher.publish(snapshot).generation.number;
+        tracing::info!(generation = number, nodes, why = "the gateway's own keys have changed", "published");
+        true
+    }
+
     /// Reads the source again and publishes it, changed or not: whoever asks may want a node to try again. Waits for
     /// the nodes' answers.
     pub async fn reload(&self, why: &str) -> Applied {

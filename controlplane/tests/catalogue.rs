@@ -2,13 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use controlplane::catalogue::{Change, ChangeError, Changed, Condition, Filter, Kind, Origin};
 use controlplane::office::Office;
-use proto::snapshot::{RevokedKind, SecretHash, Snapshot, Timestamp};
+use proptest::prelude::*;
+use proto::snapshot::{Config, RevokedKind, SecretHash, Snapshot, Timestamp};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -260,6 +262,207 @@ fn clashes_name_both_and_say_where_each_comes_from() {
     }
     let told = wrong(house.change(vec![same_key("k2", &"2".repeat(64)), same_key("k3", &"2".repeat(64))]));
     assert!(told[0].starts_with("/1/sha256: this is the key \"k2\" (change 0 of this call)"), "{told:?}");
+}
+
+#[test]
+fn a_client_and_a_user_of_one_name_are_refused_in_either_order() {
+    let house = House::new();
+    let client = |id: &str| put(Kind::Application, "web", json!({ "name": "web", "clients": [{ "id": id }] }));
+    let user = |name: &str| put(Kind::User, name, json!({ "name": name }));
+    house.change(vec![user("alice")]).unwrap();
+    for (name, origin) in [("alice", "stored in the catalogue"), ("dora", "declared in")] {
+        let told = wrong(house.change(vec![client(name)]));
+        assert!(told.len() == 1 && told[0].starts_with("/0: "), "{told:?}");
+        for word in [&format!("{name:?}"), origin, "\"web\"", "change 0 of this call"] {
+            assert!(told[0].contains(word), "{told:?} should say {word}");
+        }
+    }
+    let told = wrong(house.change(vec![user("bob"), client("bob")]));
+    assert!(told.len() == 1 && told[0].starts_with("/0/name: "), "{told:?}");
+    house.change(vec![client("carl")]).unwrap();
+    let told = wrong(house.change(vec![user("carl")]));
+    assert!(told.len() == 1 && told[0].starts_with("/0/name: "), "{told:?}");
+    // The name goes from the one to the other.
+    house.change(vec![delete(Kind::User, "alice", false), client("alice"), user("carl")]).unwrap();
+    assert!(house.again().office.publisher().current().is_some());
+}
+
+const ISSUERS: &str = "\
+issuers:
+  - {name: corp, issuer: \"https://login.example.com/\", jwks: \"https://login.example.com/jwks\"}
+";
+
+#[test]
+fn a_client_of_an_issuer_stands_in_nobodys_way() {
+    let bound = "    clients: [{id: trading-web, issuer: corp}]\n";
+    for (file, stored) in [
+        (
+            FILE.replace("applications:\n", &format!("{ISSUERS}applications:\n  - name: trading\n{bound}")),
+            key("k1", "trading"),
+        ),
+        (
+            format!("{FILE}{ISSUERS}"),
+            put(
+                Kind::Application,
+                "trading",
+                json!({ "name": "trading", "clients": [{ "id": "trading-web", "issuer": "corp" }] }),
+            ),
+        ),
+    ] {
+        let house = House::with(&file);
+        house.change(vec![stored]).unwrap();
+        assert_eq!(house.rewrite("CN=dora", "CN=dora,O=Example"), Vec::<String>::new());
+        assert_eq!(house.snapshot().users().next().unwrap().certificates, ["CN=dora,O=Example"]);
+        let house = house.again();
+        assert_eq!(house.snapshot().application("trading").unwrap().clients[0].issuer, "corp");
+        house.change(vec![key("k2", "trading")]).unwrap();
+    }
+}
+
+#[test]
+fn an_issuer_does_not_go_while_a_stored_client_is_bound_to_it() {
+    let house = House::with(&format!("{FILE}{ISSUERS}"));
+    let kiosk = json!({ "name": "kiosk", "clients": [{ "id": "kiosk-web", "issuer": "corp" }] });
+    house.put(Kind::Application, "kiosk", kiosk).unwrap();
+    let number = house.number();
+    let named = |told: &[String]| {
+        assert_eq!(told.len(), 1, "{told:?}");
+        for word in ["\"kiosk\"", "\"kiosk-web\"", "\"corp\"", "state/catalogue.db"] {
+            assert!(told[0].contains(word), "{told:?} should say {word}");
+        }
+    };
+    named(&house.rewrite(ISSUERS, ""));
+    named(&house.rewrite("CN=dora", "CN=dora,O=Example"));
+    assert_eq!(house.number(), number, "what ran runs on");
+    let house = house.again();
+    assert!(house.office.publisher().current().is_none(), "as little as after a restart");
+    house.delete(Kind::Application, "kiosk").unwrap();
+    house.runtime.block_on(house.office.refresh("it is time"));
+    assert!(house.snapshot().issuers().is_empty());
+}
+
+/// More than the problems that are told one by one.
+const MANY: usize = 1001;
+
+#[test]
+fn what_is_wrong_is_found_among_any_number_of_changes() {
+    let house = House::with(&format!("{FILE}{ISSUERS}"));
+    let bound = |at: usize| {
+        let clients = json!([{ "id": format!("client-{at}"), "issuer": "corp" }]);
+        put(Kind::Application, &format!("app-{at}"), json!({ "name": format!("app-{at}"), "clients": clients }))
+    };
+    house.change((0..MANY).map(bound).collect()).unwrap();
+    let mut changes: Vec<_> = (0..MANY).map(|at| subscription(&format!("app-{at}"), "chat:v1")).collect();
+    changes.push(key("k1", "nobody"));
+    let told = wrong(house.change(changes));
+    assert!(told.len() == 1 && told[0].contains("there is no application \"nobody\""), "{told:?}");
+
+    house.change((0..MANY).map(|at| key(&format!("key-{at}"), "app-0")).collect()).unwrap();
+    let same = |at: usize| {
+        let sha256 = SecretHash::of(&format!("key-{at}")).to_string();
+        let name = format!("copy-{at}");
+        put(Kind::Key, &name, json!({ "name": name, "application": "declared", "sha256": sha256 }))
+    };
+    let told = wrong(house.change((0..MANY).map(same).collect()));
+    assert_eq!(told.len(), MANY, "each up to the ceiling, and the rest counted");
+    assert!(told[0].starts_with("/0/sha256: ") && told[MANY - 1].contains("1 more problem"), "{told:?}");
+    let kept = house.snapshot();
+    assert_eq!(house.again().snapshot().list(), kept.list());
+}
+
+/// A change among few names, so that many clash: its kind, its name, and what it refers to.
+type Drawn = (u8, usize, usize, usize);
+
+/// None: it deletes what is not there.
+fn drawn((what, name, a, b): Drawn, present: &BTreeMap<(Kind, String), Value>) -> Option<Change> {
+    let names = ["ann", "bob", "carl", "dora"];
+    let application = ["ann", "bob", "declared", "nobody"][a];
+    let name = names[name];
+    let change = match what {
+        0 | 1 => {
+            let issuer = ["", "corp", "framegate", "strange"][b];
+            put(Kind::Application, name, json!({ "name": name, "clients": [{ "id": names[a], "issuer": issuer }] }))
+        }
+        2 | 3 => {
+            let mut user = json!({ "name": name, "certificates": [format!("CN={}", names[b])] });
+            if a > 0 {
+                user["application"] = application.into();
+            }
+            put(Kind::User, name, user)
+        }
+        4 | 5 => {
+            let sha256 = SecretHash::of(names[b]).to_string();
+            put(Kind::Key, name, json!({ "name": name, "application": application, "sha256": sha256 }))
+        }
+        6 => subscription(application, ["chat:v1", "ann", "bob", "none"][b]),
+        7 => api(name, &format!("/of/{name}")),
+        _ => {
+            let kind = [Kind::Application, Kind::User, Kind::Key, Kind::Api][a];
+            present.get(&(kind, name.to_owned()))?;
+            delete(kind, name, b % 2 == 0)
+        }
+    };
+    Some(change)
+}
+
+impl House {
+    /// Everything that there is, declared or stored, as it would stand in one file.
+    fn objects(&self) -> BTreeMap<(Kind, String), Value> {
+        let of = |kind| {
+            let page = self.runtime.block_on(self.office.list(kind, Filter::default(), None, 100)).unwrap();
+            page.items.into_iter().map(move |one| ((kind, one.id), one.value))
+        };
+        Kind::ALL.into_iter().flat_map(of).collect()
+    }
+
+    fn is_sound(&self, objects: &BTreeMap<(Kind, String), Value>) -> bool {
+        let mut document = json!({ "version": 1, "listeners": [] });
+        for kind in Kind::ALL {
+            let family = objects.iter().filter(|((one, _), _)| *one == kind).map(|(_, value)| value.clone());
+            document[kind.family()] = family.collect();
+        }
+        let mut config: Config = serde_json::from_value(document).unwrap();
+        config.issuers = self.snapshot().issuers().to_vec();
+        Snapshot::check_identity(&config).is_ok()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    /// Of a few changes only their neighbourhood is looked at; what it says is what a look at everything says.
+    #[test]
+    fn what_is_said_of_a_few_changes_is_what_would_be_said_of_the_whole(
+        calls in prop::collection::vec(prop::collection::vec((0..10_u8, 0..4_usize, 0..4_usize, 0..4_usize), 1..6), 1..12)
+    ) {
+        let house = House::with(&format!("{FILE}{ISSUERS}"));
+        for call in calls {
+            let mut after = house.objects();
+            let mut changes: BTreeMap<(Kind, String), Change> = BTreeMap::new();
+            for change in call.into_iter().filter_map(|one| drawn(one, &after)) {
+                let target = match &change {
+                    Change::Put { kind, id, .. } | Change::Delete { kind, id, .. } => (*kind, id.clone()),
+                };
+                changes.insert(target, change);
+            }
+            for (target, change) in &changes {
+                match change {
+                    Change::Put { value, .. } => after.insert(target.clone(), value.clone()),
+                    Change::Delete { .. } => after.remove(target),
+                };
+            }
+            match house.change(changes.into_values().collect()) {
+                Ok(_) => prop_assert!(house.is_sound(&house.objects()), "{:?}", house.objects()),
+                Err(ChangeError::Invalid(problems)) => {
+                    prop_assert!(!house.is_sound(&after), "{problems:?} are told of {after:?}");
+                }
+                Err(ChangeError::InUse { .. } | ChangeError::Declared { .. }) => {}
+                Err(other) => panic!("{other}"),
+            }
+        }
+        let kept = house.snapshot();
+        prop_assert_eq!(house.again().snapshot().list(), kept.list(), "and so it is after a restart");
+    }
 }
 
 #[test]

@@ -343,6 +343,40 @@ fn a_chain_with_its_intermediate_is_sound_in_its_order_only() {
 }
 
 #[test]
+fn a_client_for_whom_several_issuers_may_speak_is_warned_of() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("gateway.yaml");
+    let warned = |issuers: &str, subscribed: &str| {
+        let text = format!(
+            "version: 1\n\
+             listeners: [{{name: public, bind: \"127.0.0.1:8080\"}}]\n\
+             issuers:\n\
+             \x20 - {{name: corp, issuer: \"https://a.example/\", jwks: \"https://a.example/jwks\"}}\n\
+             \x20 - {{name: partner, issuer: \"https://b.example/\", jwks: \"https://b.example/jwks\"}}\n\
+             apis:\n\
+             \x20 - {{name: chat, context: /chat, endpoints: {{production: {{url: \"ws://127.0.0.1:9/\"}}}}, \
+                      authentication: {{accept: [bearer], issuers: [{issuers}]}}}}\n\
+             applications:\n\
+             \x20 - {{name: mobile, clients: [{{id: bound, issuer: corp}}, {{id: free}}]}}\n\
+             subscriptions: [{subscribed}]\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        let (known, keys) = (Known::default(), KeySets::default());
+        let compiled = compile(&path, &|_| None, &known, &keys, SystemTime::now());
+        assert!(compiled.outcome.is_ok(), "{:?}", compiled.outcome);
+        compiled.warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let subscribed = "{application: mobile, api: chat}";
+    for issuers in ["", "corp, partner"] {
+        let told = warned(issuers, subscribed);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains("\"chat\"") && told[0].contains("\"free\"") && told[0].contains(":9:"), "{told:?}");
+    }
+    assert_eq!(warned("partner", subscribed), Vec::<String>::new(), "nobody else may speak for it");
+    assert_eq!(warned("", ""), Vec::<String>::new(), "it has subscribed to nothing");
+}
+
+#[test]
 fn dates_are_errors_for_what_is_new_and_warnings_for_what_is_published() {
     if !is_available() {
         return;

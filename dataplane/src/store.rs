@@ -227,8 +227,12 @@ impl Store {
 
     fn write_sections(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
         let directory = self.sections();
-        let mut written = Vec::new();
+        let (mut written, mut seen) = (Vec::new(), HashSet::new());
         for (_, (digest, section)) in snapshot.sections().iter().filter(|(name, _)| self.stores(**name)) {
+            // Two sections of the same bytes are one file.
+            if !seen.insert(*digest) {
+                continue;
+            }
             let path = directory.join(digest.to_string());
             if let Some(bytes) = self.unsaved.get(digest) {
                 written.push((write(&path, bytes)?, path));

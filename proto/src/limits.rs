@@ -108,7 +108,8 @@ pub const USERS_MAX: usize = 1_000_000;
 pub const REVOKED_MAX: usize = 1_000_000;
 /// How many of them are left to operators: clients of the token endpoint fill the rest only.
 pub const REVOKED_RESERVE: usize = 100_000;
-/// Revocations of one client of the token endpoint in a minute, and as many because its refresh tokens were used twice.
+/// Access tokens that one client of the token endpoint revokes in a minute, and as many of each of its users because refresh
+/// tokens were used twice.
 pub const REVOCATIONS_PER_MINUTE_MAX: u32 = 600;
 /// Refresh tokens that one client has at one time for one user, or for itself; for one more the oldest goes.
 pub const REFRESH_TOKENS_OF_USER_MAX: usize = 100;

@@ -13,7 +13,8 @@ use proto::snapshot::SecretHash;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use crate::kit::{Gateway, Setup, Variant, aloud, until};
+use crate::drills::until_stored;
+use crate::kit::{Admin, Gateway, Setup, Variant, aloud, until};
 
 /// From the commit of a change to the data plane's Ack.
 const REACHES_WITHIN: Duration = Duration::from_millis(100);
@@ -181,10 +182,22 @@ fn a_burst_of_changes_reaches_the_data_plane_as_fast_as_it_is_committed() {
 
 #[test]
 fn an_application_and_a_user_may_have_the_same_name() {
-    let house = House::new(0);
-    // Their sections have the same bytes, and the data plane holds the one when the other comes.
-    house.change(vec![put(Kind::User, "mobile", json!({ "name": "mobile" }))]);
-    house.change(vec![put(Kind::Application, "first", json!({ "name": "first" }))]);
+    let mut gateway = Setup::new(Variant::Automatic).start();
+    let admin = Admin::of(&gateway);
+    // Their sections have the same bytes: here the data plane holds the one when the other comes, there both are new.
+    for (family, name) in [("applications", "first"), ("users", "first")] {
+        let made = admin.post(&format!("/{family}?wait=applied"), &json!({ "name": name }));
+        assert_eq!((made.status, &made.json()["_meta"]["applied"]), (201, &json!(true)), "{made:?}");
+    }
+    let both = json!([{ "kind": "application", "put": { "name": "mobile" } }, { "kind": "user", "put": { "name": "mobile" } }]);
+    let made = admin.post("/batch?wait=applied", &json!({ "changes": both }));
+    assert_eq!((made.status, &made.json()["_meta"]["applied"]), (200, &json!(true)), "{made:?}");
+    until_stored(&gateway);
+    gateway.kill_control_plane();
+    gateway.kill_data_plane();
+    gateway.start_data_plane();
+    gateway.probe();
+    assert_eq!(gateway.metric("framegate_control_connected", &[]), 0.0);
 }
 
 #[test]

@@ -6,14 +6,16 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use proto::snapshot::{Api, Config, Edit, Problem, SectionName, Snapshot, Timestamp};
+use proto::snapshot::{Api, Config, Edit, Jwks, OWN_ISSUER, Problem, SectionName, Snapshot, Timestamp};
 use rusqlite::Connection;
 
+use super::entry::subscription_id;
 use super::neighbourhood::{Neighbourhood, origin};
 use super::told::{part, retell};
 use super::{
     CHANGES_MAX, Change, ChangeError, Condition, Declared, Entry, Kind, Object, Origin, PAGE_MAX, declared, rows,
 };
+use crate::compile::with_issuers;
 use crate::source::Diagnostic;
 use crate::store::{Store, StoreError};
 use proto::errors::with_sources;
@@ -85,7 +87,7 @@ impl Books {
         let frame = if self.apis.is_empty() { alone.clone() } else { self.frame(declared, alone)? };
         let people = match (&self.current, &self.alone) {
             (Some(current), Some(before)) if before.has_people_of(alone) => {
-                self.without_apis(current, &frame)?;
+                self.without_what_they_name(current, &frame)?;
                 Ok(frame.with_people_of(current))
             }
             _ => self.with_stored_people(declared, alone, &frame)?,
@@ -96,6 +98,16 @@ impl Books {
     /// Goes on with this file, whose snapshot with the stored objects is `merged`.
     pub fn adopt(&mut self, declared: Arc<Declared>, alone: Snapshot, merged: Snapshot) {
         (self.declared, self.alone, self.current) = (Some(declared), Some(alone), Some(merged));
+    }
+
+    /// Goes on with these public keys as the gateway's own, whatever the file says now; nothing, where it is no issuer.
+    pub(crate) fn adopt_own_keys(&mut self, text: &str) -> Option<Snapshot> {
+        let mut issuers = self.current.as_ref()?.issuers().to_vec();
+        issuers.iter_mut().find(|one| one.name == OWN_ISSUER)?.jwks = Some(Jwks::Text(text.to_owned()));
+        let with_keys = |snapshot: &Snapshot| with_issuers(snapshot, issuers.clone());
+        self.alone = self.alone.as_ref().map(with_keys);
+        self.current = self.current.as_ref().map(with_keys);
+        self.current.clone()
     }
 
     /// Makes the changes, all or none. When this returns `Ok` they are on the disk.
@@ -212,16 +224,25 @@ impl Books {
         frame.map_err(|problems| self.diagnose(declared, &stored, problems))
     }
 
-    /// Whether each subscription's API is still there.
-    fn without_apis(&self, people: &Snapshot, frame: &Snapshot) -> Result<(), Vec<Diagnostic>> {
-        let orphans = people.subscriptions().filter(|one| frame.api(&one.api).is_none());
-        let told = |one: &proto::snapshot::Subscription| {
-            let (id, api) = (super::entry::subscription_id(&one.application, &one.api), &one.api);
-            self.diagnostic(&format!(
-                "the stored subscription {id:?}: there is no API {api:?} any more; delete it first"
-            ))
-        };
-        let told: Vec<_> = orphans.take(PAGE_MAX).map(told).collect();
+    /// Whether everything of the frame that people refer to is still there. The declared are sound with their own file, so
+    /// who lacks something is stored.
+    fn without_what_they_name(&self, people: &Snapshot, frame: &Snapshot) -> Result<(), Vec<Diagnostic>> {
+        let subscriptions = people.subscriptions().filter(|one| frame.api(&one.api).is_none());
+        let subscriptions = subscriptions.map(|one| {
+            let (id, api) = (subscription_id(&one.application, &one.api), &one.api);
+            format!("the stored subscription {id:?}: there is no API {api:?} any more; delete it first")
+        });
+        let issuers: HashSet<&str> = frame.issuers().iter().map(|one| one.name.as_str()).chain([OWN_ISSUER]).collect();
+        let clients = people.applications().flat_map(|one| one.clients.iter().map(move |client| (&one.name, client)));
+        let clients = clients.filter(|(_, client)| client.is_bound() && !issuers.contains(client.issuer.as_str()));
+        let clients = clients.map(|(application, client)| {
+            let (id, issuer) = (&client.id, &client.issuer);
+            format!(
+                "the stored application {application:?}: there is no issuer {issuer:?} any more, whose tokens the client \
+                 {id:?} is to have; change or delete the client first"
+            )
+        });
+        let told: Vec<_> = subscriptions.chain(clients).take(PAGE_MAX).map(|one| self.diagnostic(&one)).collect();
         if told.is_empty() { Ok(()) } else { Err(told) }
     }
 
@@ -464,9 +485,10 @@ fn frame_of(config: &Config) -> Config {
     }
 }
 
-/// The people of a configuration.
+/// The people of a configuration with what they refer to, but for APIs: of those there are stored ones, too.
 fn people_of(config: &Config) -> Config {
     Config {
+        issuers: config.issuers.clone(),
         applications: config.applications.clone(),
         subscriptions: config.subscriptions.clone(),
         keys: config.keys.clone(),

@@ -3,10 +3,11 @@
 //! A whole configuration of a million keys is not checked anew for one of them. What is not a neighbour of a change was
 //! sound before and is sound after it.
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use proto::limits::{API_KEYS_MAX, APPLICATIONS_MAX, REVOKED_MAX, SUBSCRIPTIONS_MAX, USERS_MAX};
-use proto::snapshot::{Config, Issuer, Problem, Section, Snapshot};
+use proto::snapshot::{Config, OAuthClient, Problem, Section, Snapshot};
 
 use super::told::{part, retell};
 use super::{Declared, Entry, Kind};
@@ -36,7 +37,7 @@ impl Neighbourhood<'_> {
         // APIs are those of after the call, touched or not.
         let apis: BTreeSet<&str> = self.puts.iter().filter_map(|(_, entry)| entry.api()).collect();
         let apis = apis.into_iter().filter_map(|label| self.before.api(label)).cloned().collect();
-        let mut config = Config { apis, issuers: self.issuers(), ..Config::default() };
+        let mut config = Config { apis, ..Config::default() };
         let mut who = HashMap::new();
         // Neighbours first: what clashes is told at the later one, which is the change.
         for neighbour in self.neighbours() {
@@ -47,16 +48,19 @@ impl Neighbourhood<'_> {
             let at = entry.join(&mut config);
             who.insert((entry.kind(), at), Who::Change(*change));
         }
+        if config.applications.iter().flat_map(|one| &one.clients).any(OAuthClient::is_bound) {
+            config.issuers = self.before.issuers().to_vec();
+        }
         let mut problems = self.ceilings();
         let found = Snapshot::check_identity(&config).err().unwrap_or_default();
-        problems.extend(found.into_iter().filter_map(|problem| self.retold(problem, &who)));
+        problems.extend(found.into_iter().map(|problem| self.retold(problem, &who)));
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
-    /// What the puts refer to and may clash with, each once.
+    /// What the puts refer to and may clash with, with what those refer to, each once: together they lack nothing.
     fn neighbours(&self) -> Vec<Entry> {
         let mut found: HashMap<(Kind, String), Entry> = HashMap::new();
-        let mut meet = |entry: Option<Entry>| {
+        let meet = |found: &mut HashMap<_, _>, entry: Option<Entry>| {
             if let Some(entry) = entry {
                 let name = (entry.kind(), entry.id());
                 if !self.touched.contains(&name) {
@@ -67,18 +71,18 @@ impl Neighbourhood<'_> {
         let mut subjects: HashSet<&str> = HashSet::new();
         for (_, entry) in &self.puts {
             if let Some(application) = entry.application() {
-                meet(self.before.application(application).cloned().map(Entry::Application));
+                meet(&mut found, self.before.application(application).cloned().map(Entry::Application));
             }
             match entry {
                 Entry::Application(one) => {
                     for client in &one.clients {
-                        meet(self.owner(&client.id));
-                        meet(self.before.user(&client.id).cloned().map(Entry::User));
+                        meet(&mut found, self.owner(&client.id));
+                        meet(&mut found, self.before.user(&client.id).cloned().map(Entry::User));
                     }
                 }
-                Entry::Key(one) => meet(self.before.key(&one.sha256).cloned().map(Entry::Key)),
+                Entry::Key(one) => meet(&mut found, self.before.key(&one.sha256).cloned().map(Entry::Key)),
                 Entry::User(one) => {
-                    meet(self.owner(&one.name));
+                    meet(&mut found, self.owner(&one.name));
                     subjects.extend(one.certificates.iter().map(String::as_str));
                 }
                 Entry::Api(_) | Entry::Subscription(_) | Entry::Revocation(_) => {}
@@ -87,20 +91,15 @@ impl Neighbourhood<'_> {
         if !subjects.is_empty() {
             let clash = |subject: &String| subjects.contains(subject.as_str());
             let users = self.before.users().filter(|user| user.certificates.iter().any(clash));
-            users.for_each(|user| meet(Some(Entry::User(user.clone()))));
+            users.for_each(|user| meet(&mut found, Some(Entry::User(user.clone()))));
+        }
+        let named: BTreeSet<String> = found.values().filter_map(Entry::application).map(Into::into).collect();
+        for application in named {
+            meet(&mut found, self.before.application(&application).cloned().map(Entry::Application));
         }
         let mut found: Vec<_> = found.into_iter().collect();
         found.sort_by(|(a, _), (b, _)| a.cmp(b));
         found.into_iter().map(|(_, entry)| entry).collect()
-    }
-
-    /// Those that clients are bound to, if any are.
-    fn issuers(&self) -> Vec<Issuer> {
-        let is_bound = |entry: &Entry| match entry {
-            Entry::Application(one) => one.clients.iter().any(|client| !client.issuer.is_empty()),
-            _ => false,
-        };
-        if self.puts.iter().any(|(_, entry)| is_bound(entry)) { self.before.issuers().to_vec() } else { Vec::new() }
     }
 
     /// The application whose client this is.
@@ -110,15 +109,27 @@ impl Neighbourhood<'_> {
         self.before.application(owner).cloned().map(Entry::Application)
     }
 
-    /// What is wrong with a change. A neighbour was sound before; what it lacks here is its own neighbours.
-    fn retold(&self, problem: Problem, who: &HashMap<(Kind, usize), Who>) -> Option<Problem> {
-        let (kind, index, rest) = part(&problem.place)?;
-        let Who::Change(change) = who.get(&(kind, index))? else { return None };
+    /// A problem as the caller is told of it. The neighbours were sound, so whatever is wrong is wrong by a change: where it
+    /// is told at a neighbour, the message names the change, which then is the place.
+    fn retold(&self, problem: Problem, who: &HashMap<(Kind, usize), Who>) -> Problem {
+        let named = Cell::new(None);
         let message = retell(&problem.message, |kind, index| match who.get(&(kind, index))? {
-            Who::Change(change) => Some(format!("change {change} of this call")),
+            Who::Change(change) => {
+                named.set(Some(*change));
+                Some(format!("change {change} of this call"))
+            }
             Who::Neighbour(kind, id) => Some(origin(self.declared, *kind, id)),
         });
-        Some(Problem { place: format!("/{change}{rest}"), message })
+        let at = part(&problem.place).and_then(|(kind, index, rest)| Some((who.get(&(kind, index))?, rest)));
+        match at {
+            Some((Who::Change(change), rest)) => Problem { place: format!("/{change}{rest}"), message },
+            Some((Who::Neighbour(kind, id), _)) => {
+                let place = named.get().map_or_else(String::new, |change| format!("/{change}"));
+                let origin = origin(self.declared, *kind, id);
+                Problem { place, message: format!("the {kind} {id:?} ({origin}): {message}") }
+            }
+            None => Problem { place: String::new(), message },
+        }
     }
 
     /// How many there would be. What is replaced is counted twice, which nobody notices below the ceiling.

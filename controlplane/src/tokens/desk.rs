@@ -81,8 +81,19 @@ pub struct Desk {
     keyring: RwLock<Arc<Keyring>>,
     /// Failed attempts, by the SHA-256 of who has failed and where: a name of any length takes the same room.
     failures: Mutex<Counts<SecretHash>>,
-    /// Revocations, by the SHA-256 of the client and of why.
+    /// Revocations, by the SHA-256 of why and of whose: the client, and its user where a token was used twice.
     revocations: Mutex<Counts<SecretHash>>,
+}
+
+/// Why access tokens are as good as before.
+#[derive(Debug)]
+enum NotRevoked {
+    /// Whoever revokes has revoked as much as it may; how long that lasts.
+    TooMuch(Duration),
+    /// The list has no room for those of clients.
+    Full,
+    /// What the log says.
+    Broken(Refusal),
 }
 
 /// An answer's body, or a refusal.
@@ -154,8 +165,7 @@ impl Desk {
                 return Err(is_anothers);
             }
             let who = counted("revoke", &[&client.client.id]);
-            self.check_revocations(&who, now)?;
-            return self.revoke_family(&known.family, "the client revoked its refresh token", &who, now);
+            return self.revoke_family(&known.family, "the client revoked its refresh token", who, now);
         }
         let Some(claims) = self.own_claims(token, terms) else { return Ok(()) };
         if text(&claims, "client_id") != Some(&client.client.id) {
@@ -169,8 +179,18 @@ impl Desk {
             return Ok(());
         }
         let who = counted("revoke", &[&client.client.id]);
-        self.check_revocations(&who, now)?;
-        self.revoke_access(vec![AccessToken { id: id.into(), expires_s }], "the client revoked it", &who, now)
+        let token = AccessToken { id: id.into(), expires_s };
+        self.revoke_access(vec![token], "the client revoked it", who, now).map_err(|error| match error {
+            NotRevoked::TooMuch(left) => {
+                let description = "the client revokes too much in one minute; the token is still good, try again";
+                Refusal::wait(Word::SlowDown, description, left)
+            }
+            NotRevoked::Full => {
+                let description = "as much is revoked as clients may revoke; the token is still good, try again";
+                Refusal::wait(Word::TemporarilyUnavailable, description, FULL)
+            }
+            NotRevoked::Broken(refusal) => refusal,
+        })
     }
 
     /// Says what a token is worth, RFC 7662 §2.2, to any client that proves who it is.
@@ -276,16 +296,6 @@ impl Desk {
         }
     }
 
-    fn check_revocations(&self, who: &SecretHash, now: Now) -> Result<(), Refusal> {
-        match self.revocations().wait(who, now.steady) {
-            None => Ok(()),
-            Some(left) => {
-                let left = Duration::from_secs(left.as_secs() + 1);
-                Err(Refusal::wait(Word::SlowDown, "the client revokes too much in one minute; wait", left))
-            }
-        }
-    }
-
     /// Whether anything may be issued to the client at all.
     fn check_standing(&self, client: &Client, now: Now) -> Result<(), Refusal> {
         if !self.stands(client, now.secs(), now) {
@@ -339,8 +349,6 @@ impl Desk {
         let token = form.value("refresh_token").ok_or(missing)?;
         let invalid = Refusal::new(Word::InvalidGrant, "the refresh token is not known, has run out, or was revoked");
         let hash = SecretHash::of(token);
-        // Each second use fills the list of what is revoked; it is noticed later, too.
-        self.check_revocations(&counted("reuse", &[&client.client.id]), now)?;
         let known = match ledger::shown(&self.store, &hash, now.secs()).map_err(broken)? {
             Shown::Fresh(known) | Shown::Used(known) if known.client != client.client.id => {
                 tracing::warn!(
@@ -386,8 +394,9 @@ impl Desk {
             user = known.user,
             "a refresh token was used twice; all of its family are revoked"
         );
-        let who = counted("reuse", &[&known.client]);
-        match self.revoke_family(&known.family, "a refresh token of its family was used twice", &who, now) {
+        // Each second use fills the list of what is revoked. One user's leave room for those of others.
+        let who = counted("reuse", &[&known.client, known.user.as_deref().unwrap_or_default()]);
+        match self.revoke_family(&known.family, "a refresh token of its family was used twice", who, now) {
             Ok(()) => {
                 Refusal::new(Word::InvalidGrant, "the refresh token was used before; all that came of it is revoked")
             }
@@ -395,30 +404,46 @@ impl Desk {
         }
     }
 
-    fn revoke_family(&self, family: &[u8; ID_BYTES], why: &str, who: &SecretHash, now: Now) -> Result<(), Refusal> {
+    /// Ends a grant. Where its access tokens cannot be taken back now, nothing more comes of it all the same.
+    fn revoke_family(&self, family: &[u8; ID_BYTES], why: &str, who: SecretHash, now: Now) -> Result<(), Refusal> {
         // First nobody gets anything more; only then is it counted what they have.
         let access = ledger::close_family(&self.store, family, now.secs()).map_err(broken)?;
-        self.revoke_access(access, why, who, now)?;
+        self.revoke_access(access, why, who, now).map_err(|error| match error {
+            NotRevoked::TooMuch(left) => {
+                let description = "the grant has ended and its access tokens are still good: too much was revoked in one \
+                                   minute; try again with the same token";
+                Refusal::wait(Word::SlowDown, description, left)
+            }
+            NotRevoked::Full => {
+                let description = "the grant has ended and its access tokens are still good: as much is revoked as \
+                                   clients may revoke; try again with the same token";
+                Refusal::wait(Word::TemporarilyUnavailable, description, FULL)
+            }
+            NotRevoked::Broken(refusal) => refusal,
+        })?;
         ledger::forget_family(&self.store, family).map_err(broken)
     }
 
-    fn revoke_access(&self, tokens: Vec<AccessToken>, why: &str, who: &SecretHash, now: Now) -> Result<(), Refusal> {
+    /// Revokes all of these tokens or none.
+    fn revoke_access(&self, tokens: Vec<AccessToken>, why: &str, who: SecretHash, now: Now) -> Result<(), NotRevoked> {
         if tokens.is_empty() {
             return Ok(());
         }
-        self.revocations().add(*who, u32::try_from(tokens.len()).unwrap_or(u32::MAX), now.steady);
+        let count = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+        let reserved = self.revocations().reserve(who, count, now.steady);
+        reserved.map_err(|left| NotRevoked::TooMuch(Duration::from_secs(left.as_secs() + 1)))?;
         let revocations = tokens.into_iter().map(|token| Revocation {
             revoked: Revoked { kind: RevokedKind::Token, subject: format!("{OWN_ISSUER}/{}", token.id).into() },
             issued_before: None,
             expires: Some(Timestamp::from_secs(token.expires_s)),
             reason: why.into(),
         });
-        self.catalogue.revoke(revocations.collect()).map_err(|error| match error {
-            RevokeError::Full => {
-                let description = "as much is revoked as clients may revoke; the token is still good, try again";
-                Refusal::wait(Word::TemporarilyUnavailable, description, FULL)
+        self.catalogue.revoke(revocations.collect()).map_err(|error| {
+            self.revocations().give_back(&who, count, now.steady);
+            match error {
+                RevokeError::Full => NotRevoked::Full,
+                error @ RevokeError::Broken(_) => NotRevoked::Broken(broken(error)),
             }
-            error @ RevokeError::Broken(_) => broken(error),
         })
     }
 

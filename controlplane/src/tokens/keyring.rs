@@ -146,31 +146,33 @@ impl Keyring {
         Ok(Step { has_changed, again_ms })
     }
 
-    /// Makes the next key before its time, unless there is one already that does not sign yet. It is published before it
-    /// signs as any is, or signs at once.
-    pub fn replace(
-        &mut self,
-        wanted: &Rotation,
-        at_once: bool,
-        now_ms: u64,
-        random: &dyn SecureRandom,
-    ) -> Result<(), ReplaceError> {
+    /// Makes the next key before its time, unless there is one already that does not sign yet; whether it did. It is
+    /// published before it signs as any is.
+    pub fn replace(&mut self, wanted: &Rotation, now_ms: u64, random: &dyn SecureRandom) -> Result<bool, ReplaceError> {
         if wanted.given.is_some() {
             return Err(ReplaceError::Given);
         }
         let is_there = self.keys.last().is_some_and(|newest| newest.signs_from_ms > now_ms);
-        if !is_there || self.lacks_one(wanted, now_ms) {
-            if self.keys.len() >= JWKS_KEYS_MAX {
-                return Err(ReplaceError::TooMany(self.keys.len()));
-            }
-            let soonest =
-                self.keys.last().map_or(now_ms, |newest| (newest.signs_from_ms + 1).max(now_ms + wanted.ahead_ms()));
-            self.keys.push(make(wanted, soonest, random)?);
+        if is_there && !self.lacks_one(wanted, now_ms) {
+            return Ok(false);
         }
-        if at_once && let Some((newest, before)) = self.keys.split_last_mut() {
-            newest.signs_from_ms = before.last().map_or(0, |one| one.signs_from_ms + 1).max(now_ms);
+        if self.keys.len() >= JWKS_KEYS_MAX {
+            return Err(ReplaceError::TooMany(self.keys.len()));
         }
-        Ok(())
+        let soonest =
+            self.keys.last().map_or(now_ms, |newest| (newest.signs_from_ms + 1).max(now_ms + wanted.ahead_ms()));
+        self.keys.push(make(wanted, soonest, random)?);
+        Ok(true)
+    }
+
+    /// The newest key signs from now on, also before others whose time has not come. Those before it are not let go by
+    /// this: they sign until the keys are used as they stand here, and the step after that sets their end.
+    pub fn sign_with_newest(&mut self, now_ms: u64) {
+        let mut next_ms = now_ms.saturating_add(1);
+        for key in self.keys.iter_mut().rev() {
+            key.signs_from_ms = key.signs_from_ms.min(next_ms.saturating_sub(1));
+            next_ms = key.signs_from_ms;
+        }
     }
 
     /// Gives an operator's key its private half, which is not kept. One that is replaced signs until the next one does.
@@ -327,15 +329,16 @@ mod tests {
         let mut ring = Keyring::default();
         step(&mut ring, &wanted, 0);
         let first = kids(&ring);
-        ring.replace(&wanted, false, T0 + 10_000, &random).unwrap();
+        assert!(ring.replace(&wanted, T0 + 10_000, &random).unwrap());
         let both = kids(&ring);
         assert_eq!((both.len(), &both[0]), (2, &first[0]));
         assert_eq!(ring.signing(T0 + 59_999).unwrap().kid(), first[0]);
         assert_eq!(ring.signing(T0 + 60_000).unwrap().kid(), both[1]);
         assert_eq!(step(&mut ring, &wanted, 10_000), Step { has_changed: false, again_ms: Some(T0 + 60_000) });
-        ring.replace(&wanted, false, T0 + 20_000, &random).unwrap();
+        assert!(!ring.replace(&wanted, T0 + 20_000, &random).unwrap());
         assert_eq!(kids(&ring), both, "it is under way");
-        ring.replace(&wanted, true, T0 + 30_000, &random).unwrap();
+        assert!(!ring.replace(&wanted, T0 + 30_000, &random).unwrap());
+        ring.sign_with_newest(T0 + 30_000);
         assert_eq!(kids(&ring), both);
         assert_eq!(ring.signing(T0 + 30_000).unwrap().kid(), both[1]);
         let retired = step(&mut ring, &wanted, 30_000);
@@ -347,13 +350,40 @@ mod tests {
         assert_eq!(ring.published().keys.len(), 2);
 
         for at in 2..JWKS_KEYS_MAX as u64 {
-            ring.replace(&wanted, true, T0 + 30_000 + at, &random).unwrap();
+            assert!(ring.replace(&wanted, T0 + 30_000 + at, &random).unwrap());
+            ring.sign_with_newest(T0 + 30_000 + at);
         }
-        let refused = ring.replace(&wanted, true, T0 + 40_000, &random);
+        let refused = ring.replace(&wanted, T0 + 40_000, &random);
         assert!(matches!(refused, Err(ReplaceError::TooMany(JWKS_KEYS_MAX))));
         let given = Arc::clone(ring.keys()[0].private.as_ref().unwrap());
         let theirs = Rotation { given: Some(given), ..wanted };
-        assert!(matches!(ring.replace(&theirs, true, T0, &random), Err(ReplaceError::Given)));
+        assert!(matches!(ring.replace(&theirs, T0, &random), Err(ReplaceError::Given)));
+    }
+
+    #[test]
+    fn a_key_that_signs_at_once_does_not_wait_for_another_whose_time_has_not_come() {
+        let eddsa = wanted(SigningAlgorithm::EdDsa);
+        let es256 = wanted(SigningAlgorithm::Es256);
+        let random = SystemRandom::new();
+        let mut ring = Keyring::default();
+        step(&mut ring, &eddsa, 0);
+        assert!(ring.replace(&eddsa, T0 + 10, &random).unwrap());
+        // The algorithm has changed while that one waits.
+        assert!(ring.replace(&es256, T0 + 20, &random).unwrap());
+        let all = kids(&ring);
+        assert_eq!(all.len(), 3);
+        ring.sign_with_newest(T0 + 30);
+        assert_eq!(ring.keys()[2].signs_from_ms, T0 + 30);
+        // As the store has it, too, and when the time of the one between has come.
+        let again = Keyring::new(ring.keys().to_vec());
+        for at in [30, 31, 60_000] {
+            assert_eq!(again.signing(T0 + at).unwrap().kid(), all[2], "{at}");
+        }
+        assert!(ring.keys().iter().all(|key| key.published_until_ms.is_none()), "when the last use is, is not known");
+        assert_eq!(step(&mut ring, &es256, 2_000), Step { has_changed: true, again_ms: Some(T0 + 33_000) });
+        assert_eq!(kids(&ring), all);
+        step(&mut ring, &es256, 33_000);
+        assert_eq!(kids(&ring), all[2..]);
     }
 
     #[test]

@@ -47,6 +47,29 @@ impl<K: Hash + Eq + Clone> Counts<K> {
         entry.1 = entry.1.saturating_add(times);
     }
 
+    /// It does it so many times more, all or none; the error is how long it has to wait. What is more than there is room
+    /// for in an empty window has one for itself.
+    pub fn reserve(&mut self, who: K, times: u32, now: Instant) -> Result<(), Duration> {
+        if let Some((since, count)) = self.counts.get(&who)
+            && let Some(left) = (*since + WINDOW).checked_duration_since(now).filter(|left| !left.is_zero())
+            && *count > 0
+            && count.saturating_add(times) > self.most
+        {
+            return Err(left);
+        }
+        self.add(who, times, now);
+        Ok(())
+    }
+
+    /// It has not done what was reserved then, unless that window is over.
+    pub fn give_back(&mut self, who: &K, times: u32, reserved: Instant) {
+        if let Some((since, count)) = self.counts.get_mut(who)
+            && *since <= reserved
+        {
+            *count = count.saturating_sub(times);
+        }
+    }
+
     /// What is over is forgotten; if nothing is, the older half.
     fn make_room(&mut self, now: Instant) {
         self.counts.retain(|_, (since, _)| now.saturating_duration_since(*since) < WINDOW);
@@ -83,6 +106,26 @@ mod tests {
         assert_eq!(failures.wait(&"alice", start + WINDOW), None);
         failures.add("alice", 1, start + WINDOW);
         assert_eq!(failures.wait(&"alice", start + WINDOW), None, "a new window begins with one");
+    }
+
+    #[test]
+    fn what_is_reserved_is_never_more_than_may_be_and_is_given_back() {
+        let start = Instant::now();
+        let later = start + Duration::from_secs(20);
+        let mut counts = Counts::new(10);
+        counts.reserve("shop", 9, start).unwrap();
+        assert_eq!(counts.reserve("shop", 2, later), Err(Duration::from_secs(40)));
+        counts.reserve("shop", 1, later).unwrap();
+        assert_eq!(counts.reserve("shop", 1, later), Err(Duration::from_secs(40)));
+        counts.give_back(&"shop", 9, start);
+        counts.reserve("shop", 9, later).unwrap();
+        counts.reserve("bar", 11, later).unwrap();
+        assert!(counts.reserve("bar", 1, later).is_err(), "what is too much for any window has one for itself");
+
+        counts.reserve("shop", 10, start + WINDOW).unwrap();
+        counts.give_back(&"shop", 9, later);
+        assert!(counts.reserve("shop", 1, start + WINDOW).is_err(), "the window is another");
+        counts.give_back(&"nobody", 1, start);
     }
 
     #[test]

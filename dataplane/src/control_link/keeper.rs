@@ -4,6 +4,7 @@
 //! between are not. What is written, and how a crash leaves it whole, is the [`store`](crate::store)'s business.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -13,7 +14,7 @@ use proto::errors::with_sources;
 use proto::snapshot::Snapshot;
 
 use crate::health::Health;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// The running thread.
 #[derive(Debug)]
@@ -48,7 +49,10 @@ impl Keeper {
     pub(super) fn start(store: Store, health: Arc<Health>) -> io::Result<Self> {
         let desk = Arc::new(Desk::default());
         let own = Arc::clone(&desk);
-        let thread = thread::Builder::new().name("store".into()).spawn(move || own.work(store, &health))?;
+        let thread = thread::Builder::new().name("store".into()).spawn(move || {
+            let mut store = store;
+            own.work(&health, |served| store.save(&served.generation, &served.snapshot, served.bodies));
+        })?;
         Ok(Self { desk, thread })
     }
 
@@ -75,17 +79,21 @@ impl Keeper {
 }
 
 impl Desk {
-    fn work(&self, mut store: Store, health: &Health) {
-        while let Some(Served { generation, snapshot, bodies }) = self.take() {
+    fn work(&self, health: &Health, mut save: impl FnMut(Served) -> Result<(), StoreError>) {
+        while let Some(served) = self.take() {
+            // A panic is a fault of ours, but one bad save must not leave everything after it unstored. What the store had in
+            // memory by then is of sections that the next save looks for on the disk, and writes if they are not there.
+            let error = match catch_unwind(AssertUnwindSafe(|| save(served))) {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => with_sources(&error),
+                Err(_) => "the data plane made a mistake".to_owned(),
+            };
             // It is served whether or not this works, so a failure is told, and nothing is taken back.
-            if let Err(error) = store.save(&generation, &snapshot, bodies) {
-                health.store_failures.fetch_add(1, Ordering::Relaxed);
-                let error = with_sources(&error);
-                tracing::error!(
-                    error,
-                    "the generation is served, but could not be stored; a restart would find an older one"
-                );
-            }
+            health.store_failures.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(
+                error,
+                "the generation is served, but could not be stored; a restart would find an older one"
+            );
         }
     }
 
@@ -156,6 +164,29 @@ mod tests {
         let mut store = Store::open(directory.path(), true).unwrap();
         store.save(&third.generation, &third.snapshot, third.bodies).unwrap();
         assert_eq!(store.load().unwrap().unwrap().1.list(), before.list());
+    }
+
+    #[test]
+    fn a_save_that_panics_is_counted_and_the_next_generation_is_stored() {
+        let directory = tempfile::tempdir().unwrap();
+        let health = Health::new(std::time::Instant::now(), std::time::SystemTime::now());
+        let mut store = Store::open(directory.path(), true).unwrap();
+        let first = served(1, ["/a", "/b"], None);
+        let second = served(2, ["/a", "/other"], Some(&first.snapshot));
+        let desk = Desk::default();
+        desk.tray().next = Some(first);
+        let mut rest = Some(second);
+        desk.work(&health, |served| {
+            let mut tray = desk.tray();
+            (tray.next, tray.is_last) = (rest.take(), true);
+            drop(tray);
+            assert_ne!(served.generation.number, 1, "the first panics");
+            store.save(&served.generation, &served.snapshot, served.bodies)
+        });
+        assert_eq!(health.store_failures.load(Ordering::Relaxed), 1);
+        let (generation, snapshot) = store.load().unwrap().unwrap();
+        assert_eq!(generation.number, 2);
+        assert!(snapshot.apis().any(|api| api.context == "/other"));
     }
 
     #[test]

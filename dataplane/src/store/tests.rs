@@ -173,6 +173,21 @@ fn what_a_failed_save_could_not_write_is_written_by_the_next() {
 }
 
 #[test]
+fn two_sections_of_the_same_bytes_are_stored_once_and_loaded_twice() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = snapshot(&["a"]).to_config();
+    config.applications = serde_json::from_str(r#"[{"name": "mobile"}]"#).unwrap();
+    config.users = serde_json::from_str(r#"[{"name": "mobile"}]"#).unwrap();
+    let both = Snapshot::check(config).unwrap();
+    let mut store = Store::open(directory.path(), true).unwrap();
+    save(&mut store, 1, &both, &[]).unwrap();
+    drop(store);
+    let mut store = Store::open(directory.path(), true).unwrap();
+    assert_eq!(loaded(&mut store), Some((1, both.checksum())));
+    assert_eq!(files(directory.path()).len() + 1, both.list().len());
+}
+
+#[test]
 fn a_section_that_has_gone_from_the_disk_comes_back() {
     let directory = tempfile::tempdir().unwrap();
     let one = snapshot(&["a"]);

@@ -136,6 +136,11 @@ impl CredentialForm {
         Self::ClientCertificate,
     ];
 
+    /// Whether it may hold a token of an issuer.
+    pub const fn has_tokens(self) -> bool {
+        matches!(self, Self::Bearer | Self::QueryToken | Self::Subprotocol | Self::Cookie | Self::PersonalAccessToken)
+    }
+
     /// Its word, as it is configured, logged and counted.
     pub const fn word(self) -> &'static str {
         match self {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Cidr, Environment, is_default, is_true, yes};
+use super::{Cidr, Environment, OWN_ISSUER, is_default, is_true, yes};
 
 /// A point in time in whole seconds, after 1970. Written as RFC 3339: `2027-01-31T12:00:00Z`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -196,6 +196,13 @@ pub struct OAuthClient {
     /// The scopes that it may be given.
     #[serde(default, skip_serializing_if = "is_default")]
     pub scopes: Vec<String>,
+}
+
+impl OAuthClient {
+    /// Whether its tokens are those of an issuer that must be there, as the gateway itself need not.
+    pub fn is_bound(&self) -> bool {
+        !self.issuer.is_empty() && self.issuer != OWN_ISSUER
+    }
 }
 
 /// A grant of RFC 6749.

@@ -220,24 +220,40 @@ struct Others {
 impl Glob {
     /// Any text is a pattern.
     pub fn new(pattern: &str) -> Self {
-        let Some((first, rest)) = pattern.split_once('*') else { return Self { first: pattern.into(), others: None } };
-        let (between, last) = rest.rsplit_once('*').unwrap_or(("", rest));
+        let Some((first, between, last)) = pieces(pattern) else { return Self { first: pattern.into(), others: None } };
         let between = between.split('*').filter(|piece| !piece.is_empty()).map(Into::into).collect();
         Self { first: first.into(), others: Some(Others { between, last: last.into() }) }
+    }
+
+    /// Whether the whole text is like this pattern, for one that is used once: nothing is built.
+    pub fn matches_pattern(pattern: &str, text: &str) -> bool {
+        let Some((first, between, last)) = pieces(pattern) else { return pattern == text };
+        fits(text, first, between.split('*'), last)
     }
 
     /// Whether the whole text is like it.
     pub fn matches(&self, text: &str) -> bool {
         let Some(Others { between, last }) = &self.others else { return *self.first == *text };
-        let Some(behind) = text.strip_prefix(&*self.first) else { return false };
-        let Some(mut left) = behind.strip_suffix(&**last) else { return false };
-        // The earliest place of each piece leaves the most room for the next.
-        between.iter().all(|piece| {
-            let found = left.find(&**piece);
-            left = found.map_or("", |at| &left[at + piece.len()..]);
-            found.is_some()
-        })
+        fits(text, &self.first, between.iter().map(|piece| &**piece), last)
     }
+}
+
+/// What stands before the first `*` of a pattern, between that and the last, and behind; none if it has no `*`.
+fn pieces(pattern: &str) -> Option<(&str, &str, &str)> {
+    let (first, rest) = pattern.split_once('*')?;
+    let (between, last) = rest.rsplit_once('*').unwrap_or(("", rest));
+    Some((first, between, last))
+}
+
+fn fits<'p>(text: &str, first: &str, mut between: impl Iterator<Item = &'p str>, last: &str) -> bool {
+    let Some(behind) = text.strip_prefix(first) else { return false };
+    let Some(mut left) = behind.strip_suffix(last) else { return false };
+    // The earliest place of each piece leaves the most room for the next.
+    between.all(|piece| {
+        let found = left.find(piece);
+        left = found.map_or("", |at| &left[at + piece.len()..]);
+        found.is_some()
+    })
 }
 
 #[cfg(test)]
@@ -413,6 +429,7 @@ mod tests {
         fn patterns_agree_with_the_naive_reading(pattern in "[ab*]{0,8}", text in "[ab]{0,10}") {
             let (chars, of_text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
             prop_assert_eq!(Glob::new(&pattern).matches(&text), naive(&chars, &of_text));
+            prop_assert_eq!(Glob::matches_pattern(&pattern, &text), naive(&chars, &of_text));
         }
 
         #[test]

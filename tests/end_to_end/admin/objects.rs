@@ -170,6 +170,12 @@ fn a_secret_is_told_once_and_no_hash_ever() {
     assert!(refused.status == 422 && refused.body.contains("there is no issuer"), "{refused:?}");
     let refused = admin.post("/users", &json!({ "name": "open" }));
     assert!(refused.status == 422 && refused.body.contains("(stored in the catalogue)"), "{refused:?}");
+    admin.post("/users", &json!({ "name": "ada" }));
+    let refused = admin.post("/applications/mobile/clients", &json!({ "id": "ada" }));
+    assert!(
+        refused.status == 422 && refused.body.contains("user \\\"ada\\\" (stored in the catalogue)"),
+        "{refused:?}"
+    );
     let refused = admin.post("/applications/mobile/clients", &json!({ "id": "x", "grants": ["implicit"] }));
     assert_eq!(
         (refused.status, refused.json()["errors"][0]["pointer"].as_str()),

@@ -120,9 +120,18 @@ impl House {
     }
 
     fn revoke(&self, id: &str, token: &Value) -> Result<(), Refusal> {
-        let form = format!("token={}", token.as_str().unwrap());
-        self.desk.revoke(&Self::asked(id, &form), &self.terms, self.now(1))
+        self.revoke_at(id, token, 1)
     }
+
+    fn revoke_at(&self, id: &str, token: &Value, after_s: u64) -> Result<(), Refusal> {
+        let form = format!("token={}", token.as_str().unwrap());
+        self.desk.revoke(&Self::asked(id, &form), &self.terms, self.now(after_s))
+    }
+}
+
+/// The form that uses an answer's refresh token.
+fn refresh(answer: &Value) -> String {
+    format!("grant_type=refresh_token&refresh_token={}", answer["refresh_token"].as_str().unwrap())
 }
 
 const PASSWORD: &str = "grant_type=password&username=alice&password=wonder";
@@ -241,9 +250,6 @@ fn who_guesses_too_often_waits_and_nobody_else() {
 fn a_refresh_token_is_replaced_when_it_is_used_and_two_users_of_one_lose_everything() {
     let house = house();
     let first = house.token("mobile", PASSWORD, 0).unwrap();
-    let refresh = |answer: &Value| {
-        format!("grant_type=refresh_token&refresh_token={}", answer["refresh_token"].as_str().unwrap())
-    };
     assert_eq!(house.refused("other", &refresh(&first), 1), "invalid_grant", "it is another's");
     let second = house.token("mobile", &refresh(&first), 1).unwrap();
     assert_ne!(second["refresh_token"], first["refresh_token"]);
@@ -266,7 +272,7 @@ fn a_refresh_token_is_replaced_when_it_is_used_and_two_users_of_one_lose_everyth
 fn a_refresh_token_ends_with_its_time_its_user_and_what_is_revoked() {
     let house = house();
     let answer = house.token("mobile", PASSWORD, 0).unwrap();
-    let form = format!("grant_type=refresh_token&refresh_token={}", answer["refresh_token"].as_str().unwrap());
+    let form = refresh(&answer);
     assert_eq!(house.refused("mobile", &form, 86_400), "invalid_grant");
     house.shelf.disabled.lock().unwrap().push("alice".into());
     assert_eq!(house.refused("mobile", &form, 1), "invalid_grant");
@@ -319,34 +325,84 @@ fn who_revokes_too_much_waits_and_nobody_else() {
     for _ in 1..REVOCATIONS_PER_MINUTE_MAX {
         let id = SecretHash::of(&house.shelf.revoked.lock().unwrap().len().to_string()).to_string();
         let who = counted("revoke", &["mobile"]);
-        house.desk.revoke_access(vec![AccessToken { id, expires_s: T0 + 9 }], "", &who, house.now(1)).unwrap();
+        house.desk.revoke_access(vec![AccessToken { id, expires_s: T0 + 9 }], "", who, house.now(1)).unwrap();
     }
     let (one, others) = (house.token("mobile", client, 1).unwrap(), house.token("other", PASSWORD, 1).unwrap());
     for member in ["access_token", "refresh_token"] {
         let refusal = house.revoke("mobile", &one[member]).unwrap_err();
         assert_eq!((refusal.word.text(), refusal.word.status()), ("slow_down", 429));
         assert_eq!(refusal.retry_after, Some(Duration::from_secs(61)));
-        assert!(house.is_active(&one[member], 2), "it is still good");
+        assert!(house.is_active(&one["access_token"], 2), "it is still good");
+        assert_eq!(refusal.description.contains("the grant has ended"), member == "refresh_token");
+        assert_eq!(house.is_active(&one["refresh_token"], 2), member == "access_token");
     }
     house.revoke("other", &others["refresh_token"]).unwrap();
-    let refresh = format!("grant_type=refresh_token&refresh_token={}", one["refresh_token"].as_str().unwrap());
-    house.token("mobile", &refresh, 2).unwrap();
+    let another = house.token("mobile", client, 2).unwrap();
+    house.token("mobile", &refresh(&another), 2).unwrap();
+    house.revoke_at("mobile", &one["refresh_token"], 61).unwrap();
+    assert!(!house.is_active(&one["access_token"], 62));
+}
+
+#[test]
+fn what_a_client_revokes_in_a_minute_is_never_more_than_it_may() {
+    let house = house();
+    let first = house.token("mobile", PASSWORD, 0).unwrap();
+    let second = house.token("mobile", &refresh(&first), 0).unwrap();
+    let token = |at: u32| AccessToken { id: at.to_string(), expires_s: T0 + 9 };
+    let all_but_one = (1..REVOCATIONS_PER_MINUTE_MAX).map(token).collect();
+    house.desk.revoke_access(all_but_one, "", counted("revoke", &["mobile"]), house.now(1)).unwrap();
+    let count = || house.shelf.revoked.lock().unwrap().len();
+    assert_eq!(house.revoke("mobile", &second["refresh_token"]).unwrap_err().word, Word::SlowDown, "they are two");
+    assert_eq!(count(), REVOCATIONS_PER_MINUTE_MAX as usize - 1);
+    house.revoke("mobile", &second["access_token"]).unwrap();
+    assert_eq!(house.revoke("mobile", &first["access_token"]).unwrap_err().word, Word::SlowDown);
+    assert_eq!(count(), REVOCATIONS_PER_MINUTE_MAX as usize);
+}
+
+#[test]
+fn one_users_refresh_tokens_that_are_used_twice_stop_nobody_elses() {
+    let house = house();
+    let others = house.token("mobile", PASSWORD, 0).unwrap();
+    // The client itself is that user: two grants, of each some three hundred tokens.
+    let client = "grant_type=client_credentials";
+    let mut last = Value::Null;
+    for grant in 0..2 {
+        let first = house.token("mobile", client, 0).unwrap();
+        last = house.token("mobile", &refresh(&first), 0).unwrap();
+        for _ in 2..=REVOCATIONS_PER_MINUTE_MAX / 2 {
+            last = house.token("mobile", &refresh(&last), 0).unwrap();
+        }
+        let refused = house.refused("mobile", &refresh(&first), 1);
+        assert_eq!(refused, if grant == 0 { "invalid_grant" } else { "slow_down" });
+    }
+    assert!(house.is_active(&last["access_token"], 1), "there was no room for it");
+    assert_eq!(house.refused("mobile", &refresh(&last), 1), "slow_down", "and nothing more comes of it");
+    let fresh = house.token("mobile", client, 1).unwrap();
+    house.token("mobile", &refresh(&fresh), 1).unwrap();
+    let next = house.token("mobile", &refresh(&others), 1).unwrap();
+    assert_eq!(house.refused("mobile", &refresh(&others), 1), "invalid_grant", "it was used, and that is noticed");
+    assert!(!house.is_active(&next["access_token"], 1));
+    assert_eq!(house.refused("mobile", &refresh(&last), 61), "invalid_grant");
+    assert!(!house.is_active(&last["access_token"], 61));
 }
 
 #[test]
 fn where_the_list_of_the_revoked_is_full_a_client_comes_again() {
     let house = house();
     let first = house.token("mobile", PASSWORD, 0).unwrap();
-    let refresh = format!("grant_type=refresh_token&refresh_token={}", first["refresh_token"].as_str().unwrap());
-    let second = house.token("mobile", &refresh, 0).unwrap();
-    let refresh_second =
-        format!("grant_type=refresh_token&refresh_token={}", second["refresh_token"].as_str().unwrap());
+    let second = house.token("mobile", &refresh(&first), 0).unwrap();
     *house.shelf.is_full.lock().unwrap() = true;
     let refusal = house.revoke("mobile", &first["access_token"]).unwrap_err();
     assert_eq!((refusal.word.status(), refusal.retry_after), (503, Some(Duration::from_secs(60))), "RFC 7009 §2.2.1");
-    assert_eq!(house.revoke("mobile", &second["refresh_token"]).unwrap_err().word, Word::TemporarilyUnavailable);
+    assert!(refusal.description.contains("the token is still good"));
+    // As often as it tries: what is not revoked is not counted.
+    for _ in 0..=REVOCATIONS_PER_MINUTE_MAX / 2 {
+        let refusal = house.revoke("mobile", &second["refresh_token"]).unwrap_err();
+        assert_eq!(refusal.word, Word::TemporarilyUnavailable);
+        assert!(refusal.description.contains("the grant has ended"));
+    }
     assert!(house.is_active(&second["access_token"], 1), "nobody has said that it is not");
-    assert!(house.token("mobile", &refresh_second, 1).is_err(), "and nothing more comes of the grant");
+    assert!(house.token("mobile", &refresh(&second), 1).is_err(), "and nothing more comes of the grant");
     *house.shelf.is_full.lock().unwrap() = false;
     house.revoke("mobile", &second["refresh_token"]).unwrap();
     assert!(!house.is_active(&first["access_token"], 2) && !house.is_active(&second["access_token"], 2));

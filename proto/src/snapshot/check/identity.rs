@@ -378,7 +378,8 @@ fn issuer_problem(client: &OAuthClient, known: &HashSet<&str>) -> Option<String>
     if issuer.is_empty() {
         None
     } else if !known.contains(issuer) {
-        Some(format!("there is no issuer {issuer:?}; correct the name, or add it under issuers"))
+        let message = "correct the name, or add it under issuers";
+        Some(format!("there is no issuer {issuer:?}, whose tokens the client {:?} is to have; {message}", client.id))
     } else if client.secret.is_some() && issuer != OWN_ISSUER {
         Some(format!("a client with a secret has the gateway's own tokens, not those of {issuer:?}; leave one out"))
     } else {
