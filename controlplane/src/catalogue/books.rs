@@ -242,7 +242,17 @@ impl Books {
                  {id:?} is to have; change or delete the client first"
             )
         });
-        let told: Vec<_> = subscriptions.chain(clients).take(PAGE_MAX).map(|one| self.diagnostic(&one)).collect();
+        let is_plan = |plan: &str| frame.has_plan(plan);
+        let of_applications = people.applications().filter(|one| !is_plan(&one.plan));
+        let of_applications = of_applications.map(|one| (format!("application {:?}", one.name), &one.plan));
+        let of_subscriptions = people.subscriptions().filter(|one| !is_plan(&one.plan));
+        let of_subscriptions = of_subscriptions
+            .map(|one| (format!("subscription {:?}", subscription_id(&one.application, &one.api)), &one.plan));
+        let plans = of_applications.chain(of_subscriptions).map(|(who, plan)| {
+            format!("the stored {who}: there is no plan {plan:?} any more; change or delete it first")
+        });
+        let told: Vec<_> =
+            subscriptions.chain(clients).chain(plans).take(PAGE_MAX).map(|one| self.diagnostic(&one)).collect();
         if told.is_empty() { Ok(()) } else { Err(told) }
     }
 
@@ -489,6 +499,7 @@ fn frame_of(config: &Config) -> Config {
 fn people_of(config: &Config) -> Config {
     Config {
         issuers: config.issuers.clone(),
+        plans: config.plans.clone(),
         applications: config.applications.clone(),
         subscriptions: config.subscriptions.clone(),
         keys: config.keys.clone(),

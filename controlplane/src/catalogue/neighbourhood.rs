@@ -51,6 +51,10 @@ impl Neighbourhood<'_> {
         if config.applications.iter().flat_map(|one| &one.clients).any(OAuthClient::is_bound) {
             config.issuers = self.before.issuers().to_vec();
         }
+        let plans: HashSet<&str> = (config.applications.iter().map(|one| one.plan.as_str()))
+            .chain(config.subscriptions.iter().map(|one| one.plan.as_str()))
+            .collect();
+        config.plans = self.before.plans().iter().filter(|plan| plans.contains(plan.name.as_str())).cloned().collect();
         let mut problems = self.ceilings();
         let found = Snapshot::check_identity(&config).err().unwrap_or_default();
         problems.extend(found.into_iter().map(|problem| self.retold(problem, &who)));

@@ -74,6 +74,12 @@ impl Snapshot {
         }
     }
 
+    /// Whether there is a plan of this name, here or among those that the gateway brings.
+    pub fn has_plan(&self, name: &str) -> bool {
+        self.plans().binary_search_by(|plan| plan.name.as_str().cmp(name)).is_ok()
+            || Plan::built_in().any(|plan| plan.name == name)
+    }
+
     /// The policies of limits, in the order of their names.
     pub fn limit_policies(&self) -> &[LimitPolicy] {
         match self.section(SectionName::LimitPolicies) {
