@@ -331,6 +331,10 @@ pub enum Kind {
     Listener,
     Upstream,
     Api,
+    Plan,
+    LimitPolicy,
+    Limit,
+    Denial,
     Issuer,
     Assertion,
     Application,
@@ -374,13 +378,13 @@ pub struct Touched {
     pub effect: Effect,
 }
 
-/// What becomes of live sessions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What becomes of live sessions, the mildest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Effect {
     /// They keep what they have; new sessions get the new.
     Untouched,
-    /// The new limits hold from their next message.
+    /// The new limits and denials hold from their next message.
     LimitsFromNextMessage,
     /// They are closed with 1012 over the drain window.
     Drained,

@@ -2,11 +2,13 @@
 //!
 //! A plain function of its arguments; how many sessions there are is told to it.
 
+mod limits;
+
 use std::collections::BTreeMap;
 
 use proto::snapshot::{
-    Api, ApiKey, Application, Assertion, Authorities, Certificate, Digest, Issuer, Listener, Pem, Revocation, Section,
-    Settings, Snapshot, Subscription, Upstream, User,
+    Api, ApiKey, Application, Assertion, Authorities, Certificate, Denial, Digest, Issuer, KeyedLimit, LimitPolicy,
+    Listener, Pem, Plan, Revocation, Section, Settings, Snapshot, Subscription, Upstream, User,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -53,6 +55,10 @@ pub fn compare(
     family!(Listeners, Listener, Listener, |one| one.name.clone());
     family!(Upstreams, Upstream, Upstream, |one| one.name.clone());
     family!(Apis, Api, Api, api_name);
+    family!(Plans, Plan, Plan, |one| one.name.clone());
+    family!(LimitPolicies, LimitPolicy, LimitPolicy, |one| one.name.clone());
+    family!(Limits, KeyedLimit, Limit, |one| one.name.clone());
+    family!(Denials, Denial, Denial, |one| one.name.clone());
     family!(Issuers, Issuer, Issuer, |one| one.name.clone());
     family!(Assertions, Assertion, Assertion, |one| one.name.clone());
     family!(Applications, Application, Application, |one| one.name.clone());
@@ -60,7 +66,17 @@ pub fn compare(
     family!(Keys, ApiKey, Key, |one| one.name.to_string());
     family!(Users, User, User, |one| one.name.clone());
     family!(Revocations, Revocation, Revocation, |one| one.revoked.to_string());
-    let touched = touched(&changes, sessions_by_api);
+    let mut touched = touched(&changes, sessions_by_api);
+    if let Some(before) = before {
+        for api in limits::reached(before, after, &changes, sessions_by_api) {
+            let effect = Effect::LimitsFromNextMessage;
+            match touched.iter_mut().find(|one| one.api == api) {
+                Some(one) => one.effect = one.effect.max(effect),
+                None => touched.push(Touched { api: api.to_owned(), sessions: sessions_by_api[api], effect }),
+            }
+        }
+        touched.sort_by(|a, b| a.api.cmp(&b.api));
+    }
     (changes, touched)
 }
 
@@ -183,7 +199,11 @@ fn touched(changes: &[Change], sessions_by_api: &BTreeMap<String, u64>) -> Vec<T
         Action::Removed => Effect::Drained,
         Action::Changed => {
             let disabled = |field: &Field| field.field == "enabled" && field.after == Some(Value::Bool(false));
-            let limits = |field: &Field| field.field.starts_with("limits");
+            let limits = |field: &Field| match field.field.as_str() {
+                "plan" | "limit_policy" | "unauthenticated_plan" => true,
+                "topics" => topic_limits(field.before.as_ref()) != topic_limits(field.after.as_ref()),
+                field => field.starts_with("limits"),
+            };
             if change.fields.iter().any(disabled) {
                 Effect::Drained
             } else if change.fields.iter().any(limits) {
@@ -199,6 +219,13 @@ fn touched(changes: &[Change], sessions_by_api: &BTreeMap<String, u64>) -> Vec<T
         Some(Touched { api: change.name.clone(), sessions, effect: effect(change) })
     })
     .collect()
+}
+
+/// What limits each of an API's topics.
+fn topic_limits(topics: Option<&Value>) -> BTreeMap<String, [&Value; 2]> {
+    let topics = topics.and_then(Value::as_array).into_iter().flatten();
+    let limited = topics.map(|topic| (topic["topic"].to_string(), [&topic["plan"], &topic["limit_policy"]]));
+    limited.filter(|(_, chosen)| chosen.iter().any(|one| !one.is_null())).collect()
 }
 
 #[cfg(test)]
@@ -318,6 +345,53 @@ assertions: [{{name: backend, issuer: us, key: \"-----BEGIN PRIVATE KEY-----\"}}
             ]
         );
         assert_eq!(told(&people, &people), Vec::<String>::new());
+    }
+
+    #[test]
+    fn other_limits_reach_the_live_sessions_of_whom_they_are_for() {
+        let base = format!(
+            "{BASE}plans: [{{name: gold, limits: [{{rate: 100/s}}]}}, {{name: idle, limits: [{{rate: 1/s}}]}}]
+applications: [{{name: mobile}}]
+subscriptions: [{{application: mobile, api: echo, plan: gold}}]
+limit_policies: [{{name: offices, plan: idle}}]
+limits: [{{name: tenants, key: [\"header:tenant\"], plan: idle, apis: [chat]}}]
+denials: [{{name: mallory, user: mallory, api: echo}}]
+"
+        );
+        let sessions = BTreeMap::from([("chat:v1".to_owned(), 7), ("echo".to_owned(), 3)]);
+        for (from, to, kind, reached) in [
+            ("rate: 100/s", "rate: 200/s", Kind::Plan, "echo"),
+            ("rate: 1/s", "rate: 2/s", Kind::Plan, "chat:v1"),
+            ("api: echo, plan: gold", "api: echo, plan: idle", Kind::Subscription, "echo"),
+            ("{name: mobile}", "{name: mobile, plan: gold}", Kind::Application, "echo"),
+            ("plan: idle, apis", "plan: gold, apis", Kind::Limit, "chat:v1"),
+            ("limits: [{name: tenants", "limits: [{name: others", Kind::Limit, "chat:v1"),
+            ("user: mallory, api: echo", "user: mallory", Kind::Denial, "chat:v1 echo"),
+            ("denials: [{name: mallory, user: mallory, api: echo}]", "", Kind::Denial, "echo"),
+            ("name: chat, version", "plan: gold, name: chat, version", Kind::Api, "chat:v1"),
+            ("name: offices, plan: idle", "name: offices, plan: gold", Kind::LimitPolicy, ""),
+            ("version: 1\n", "version: 1\nsettings: {unauthenticated_plan: gold}\n", Kind::Settings, "chat:v1 echo"),
+            ("plans: [", "plans: [{name: AsyncUnlimited, limits: [{rate: 9/s}]}, ", Kind::Plan, "echo"),
+        ] {
+            assert!(base.contains(from), "{from}");
+            let (changes, touched) = compare(Some(&snapshot(&base)), &snapshot(&base.replacen(from, to, 1)), &sessions);
+            assert!(changes.iter().any(|change| change.kind == kind), "{to}: {changes:?}");
+            assert!(touched.iter().all(|one| one.effect == Effect::LimitsFromNextMessage), "{to}: {touched:?}");
+            let apis: Vec<_> = touched.iter().map(|one| one.api.as_str()).collect();
+            assert_eq!(apis.join(" "), reached, "{to}");
+        }
+    }
+
+    #[test]
+    fn a_topics_plan_is_a_limit_and_its_mapping_is_not() {
+        let with =
+            |topics: &str| snapshot(&BASE.replace("context: /echo,", &format!("context: /echo, topics: [{topics}],")));
+        let sessions = BTreeMap::from([("echo".to_owned(), 3)]);
+        let effect = |before: &str, after: &str| compare(Some(&with(before)), &with(after), &sessions).1[0].effect;
+        let plain = "{topic: /a}";
+        assert_eq!(effect(plain, "{topic: /a, plan: AsyncGold}"), Effect::LimitsFromNextMessage);
+        assert_eq!(effect(plain, "{topic: /a, mapping: /b}"), Effect::Untouched);
+        assert_eq!(effect(plain, "{topic: /a}, {topic: /b}"), Effect::Untouched);
     }
 
     #[test]

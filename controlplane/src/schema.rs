@@ -5,7 +5,9 @@
 
 mod defaults;
 
-use proto::snapshot::{Bind, Cidr, Config, Duration, EndpointUrl, Pin, Revoked, SecretHash, Size, Timestamp};
+use proto::snapshot::{
+    Amount, Bind, Cidr, Config, Duration, EndpointUrl, KeyPart, Pin, Quota, Rate, Revoked, SecretHash, Size, Timestamp,
+};
 use schemars::Schema;
 use schemars::generate::SchemaSettings;
 use schemars::transform::{Transform, transform_subschemas};
@@ -22,7 +24,7 @@ pub fn document() -> Value {
     schema["properties"]["include"] = json!({
         "type": ["string", "array"],
         "items": { "type": "string" },
-        "description": "Files whose certificates, authorities, listeners, upstreams and apis are appended to this \
+        "description": "Files whose lists (certificates, listeners, apis, plans and so on) are appended to this \
             document's: paths, directories (every .yaml, .yml and .json file in them) and patterns with * and ? in the last part, relative to this \
             file. Read in the order of this list, then of the file names. Included files include nothing themselves."
     });
@@ -95,12 +97,16 @@ pub(crate) fn complaint(format: &str, text: &str) -> Option<&'static str> {
         "framegate-time" => text.parse::<Timestamp>().err(),
         "framegate-revoked" => text.parse::<Revoked>().err(),
         "framegate-sha256" => text.parse::<SecretHash>().err(),
+        "framegate-amount" => text.parse::<Amount>().err(),
+        "framegate-rate" => text.parse::<Rate>().err(),
+        "framegate-quota" => text.parse::<Quota>().err(),
+        "framegate-key-part" => text.parse::<KeyPart>().err(),
         _ => None,
     }
 }
 
 /// The formats that [`complaint`] knows.
-pub(crate) const FORMATS: [&str; 9] = [
+pub(crate) const FORMATS: [&str; 13] = [
     "framegate-bind",
     "framegate-cidr",
     "framegate-endpoint",
@@ -110,6 +116,10 @@ pub(crate) const FORMATS: [&str; 9] = [
     "framegate-time",
     "framegate-revoked",
     "framegate-sha256",
+    "framegate-amount",
+    "framegate-rate",
+    "framegate-quota",
+    "framegate-key-part",
 ];
 
 /// Takes away what makes errors vague: a block that may be left out need not also allow `null`, and integers say how

@@ -56,6 +56,11 @@ fn show(diff: &Diff, text: &mut String) {
     for change in &diff.changes {
         show_change(change, diff.sessions.iter().find(|touched| touched.api == change.name), text);
     }
+    // Whom plans, policies and denials reach is seen at no API that changed itself.
+    let changed = |api: &str| diff.changes.iter().any(|change| change.kind == Kind::Api && change.name == api);
+    for touched in diff.sessions.iter().filter(|touched| !changed(&touched.api)) {
+        let _ = writeln!(text, "{}: {}", touched.api, becomes(touched));
+    }
 }
 
 fn show_change(change: &Change, touched: Option<&Touched>, text: &mut String) {
@@ -71,6 +76,10 @@ fn show_change(change: &Change, touched: Option<&Touched>, text: &mut String) {
         Kind::Listener => "listener",
         Kind::Upstream => "upstream",
         Kind::Api => "api",
+        Kind::Plan => "plan",
+        Kind::LimitPolicy => "policy of limits",
+        Kind::Limit => "limit",
+        Kind::Denial => "denial",
         Kind::Issuer => "issuer",
         Kind::Assertion => "assertion",
         Kind::Application => "application",
@@ -86,11 +95,16 @@ fn show_change(change: &Change, touched: Option<&Touched>, text: &mut String) {
         let _ = writeln!(text, "    {field}: {} -> {}", value(before), value(after));
     }
     if let Some(touched) = touched.filter(|_| change.kind == Kind::Api) {
-        let effect = match touched.effect {
-            Effect::Untouched => "untouched; new sessions get the new",
-            Effect::LimitsFromNextMessage => "the new limits hold from the next message",
-            Effect::Drained => "closed with 1012 over the drain window",
-        };
-        let _ = writeln!(text, "    {}: {effect}", count(touched.sessions, "live session"));
+        let _ = writeln!(text, "    {}", becomes(touched));
     }
+}
+
+/// How many sessions, and what becomes of them.
+fn becomes(touched: &Touched) -> String {
+    let effect = match touched.effect {
+        Effect::Untouched => "untouched; new sessions get the new",
+        Effect::LimitsFromNextMessage => "the new limits hold from the next message",
+        Effect::Drained => "closed with 1012 over the drain window",
+    };
+    format!("{}: {effect}", count(touched.sessions, "live session"))
 }

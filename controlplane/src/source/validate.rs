@@ -255,8 +255,8 @@ mod tests {
             ("lisen: 3", "3:1: unknown key \"lisen\"; did you mean \"listeners\"?"),
             (
                 "colour: 3",
-                "3:1: unknown key \"colour\"; known here: apis, applications, assertions, authorities, certificates, include, issuers, keys, listeners, \
-                 revocations, settings, subscriptions, token_endpoint, upstreams, users, version",
+                "3:1: unknown key \"colour\"; known here: apis, applications, assertions, authorities, certificates, denials, include, issuers, keys, limit_policies, \
+                 limits, listeners, plans, revocations, settings, subscriptions, token_endpoint, upstreams, users, version",
             ),
             ("settings: 5", "3:11: expected a mapping, found a number"),
             ("settings: {drain_window: 10}", "3:26: a duration is a whole number and a unit: 250ms, 10s, 5m, 1h, 2d"),

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 const INTRODUCTION: &str = include_str!("introduction.md");
 
 /// The structs in the order in which an operator meets them.
-const ORDER: [&str; 42] = [
+const ORDER: [&str; 51] = [
     "Settings",
     "Certificate",
     "Authorities",
@@ -44,6 +44,15 @@ const ORDER: [&str; 42] = [
     "KeyRestrictions",
     "User",
     "Revocation",
+    "Plan",
+    "Limit",
+    "OnLimit",
+    "Notice",
+    "LimitPolicy",
+    "ConditionGroup",
+    "KeyedLimit",
+    "Denial",
+    "Admission",
     "Issuer",
     "ClaimNames",
     "Introspection",
@@ -51,6 +60,9 @@ const ORDER: [&str; 42] = [
     "TokenEndpoint",
     "Duration and Size",
 ];
+
+/// What is told in one section together.
+const UNITS: [&str; 3] = ["Duration", "Size", "Amount"];
 
 /// The whole page.
 pub fn page(schema: &Value) -> String {
@@ -64,7 +76,7 @@ pub fn page(schema: &Value) -> String {
             None => units(schema, &mut page),
         }
     }
-    let told: Vec<&str> = ORDER.into_iter().chain(["Duration", "Size"]).collect();
+    let told: Vec<&str> = ORDER.into_iter().chain(UNITS).collect();
     for (name, definition) in schema["$defs"].as_object().unwrap() {
         let is_told = told.contains(&name.as_str()) || words(definition).is_some() || is_text(definition);
         assert!(is_told, "{name} has no place in the reference");
@@ -75,11 +87,17 @@ pub fn page(schema: &Value) -> String {
 fn section(name: &str, definition: &Value, schema: &Value, page: &mut String) {
     let _ = write!(page, "\n## {name}\n\n{}\n\n", text(definition));
     if let Some(branches) = definition["oneOf"].as_array() {
-        let _ = write!(page, "Exactly one of these keys:\n\n");
+        let (plain, branches): (Vec<&Value>, Vec<&Value>) =
+            branches.iter().partition(|branch| branch.get("const").is_some());
+        for word in &plain {
+            let _ = writeln!(page, "- `{}`: {}", word["const"].as_str().unwrap(), text(word));
+        }
+        let or = if plain.is_empty() { "Exactly one" } else { "\nOr exactly one" };
+        let _ = write!(page, "{or} of these keys:\n\n");
         let mut merged = Map::new();
         branches.iter().filter_map(|one| one["properties"].as_object()).for_each(|one| merged.extend(one.clone()));
         let merged = serde_json::json!({ "properties": merged, "oneOf": branches });
-        table(&with_branch_texts(merged, branches), schema, page);
+        table(&with_branch_texts(merged, &branches), schema, page);
     } else {
         table(definition, schema, page);
     }
@@ -99,7 +117,7 @@ fn choice(name: &str, definition: &Value, page: &mut String) {
 }
 
 /// A branch's sentence is that of its one key.
-fn with_branch_texts(mut merged: Value, branches: &[Value]) -> Value {
+fn with_branch_texts(mut merged: Value, branches: &[&Value]) -> Value {
     for branch in branches {
         let key = branch["required"][0].as_str().unwrap();
         merged["properties"][key]["description"] = branch["description"].clone();
@@ -146,8 +164,8 @@ fn table(definition: &Value, schema: &Value, page: &mut String) {
 }
 
 fn units(schema: &Value, page: &mut String) {
-    let _ = write!(page, "\n## Durations and sizes\n\n");
-    for name in ["Duration", "Size"] {
+    let _ = write!(page, "\n## Durations, sizes and amounts\n\n");
+    for name in UNITS {
         let _ = writeln!(page, "- {}", text(&schema["$defs"][name]));
     }
 }
@@ -155,8 +173,7 @@ fn units(schema: &Value, page: &mut String) {
 fn kind(property: &Value, schema: &Value) -> String {
     if let Some((name, target)) = target(property, schema) {
         return match name {
-            "Duration" => "[duration](#durations-and-sizes)".into(),
-            "Size" => "[size](#durations-and-sizes)".into(),
+            "Duration" | "Size" | "Amount" => format!("[{}](#durations-sizes-and-amounts)", name.to_lowercase()),
             _ if is_text(target) => "text".into(),
             _ => match words(target) {
                 Some(words) if !is_long(target) => {

@@ -59,19 +59,22 @@ impl Plan {
         }
     }
 
+    /// The names of the plans that the gateway brings.
+    pub const BUILT_IN: [&str; 5] =
+        [super::UNLIMITED_PLAN, "AsyncGold", "AsyncSilver", "AsyncBronze", UNAUTHENTICATED_PLAN];
+
     /// The plans that the gateway brings: those of WSO2 API Manager for WebSocket APIs.
     pub fn built_in() -> impl Iterator<Item = Self> {
         let quota =
             |amount, unit| Limit { quota: Some(Quota { amount, window: Window::one(unit) }), ..Limit::default() };
-        let none: [Limit; 0] = [];
-        [
-            Self::new(super::UNLIMITED_PLAN, none.to_vec()),
-            Self::new("AsyncGold", vec![quota(50_000, WindowUnit::Day)]),
-            Self::new("AsyncSilver", vec![quota(25_000, WindowUnit::Day)]),
-            Self::new("AsyncBronze", vec![quota(5000, WindowUnit::Day)]),
-            Self::new(UNAUTHENTICATED_PLAN, vec![quota(500, WindowUnit::Minute)]),
-        ]
-        .into_iter()
+        let limits = [
+            Vec::new(),
+            vec![quota(50_000, WindowUnit::Day)],
+            vec![quota(25_000, WindowUnit::Day)],
+            vec![quota(5000, WindowUnit::Day)],
+            vec![quota(500, WindowUnit::Minute)],
+        ];
+        Self::BUILT_IN.into_iter().zip(limits).map(|(name, limits)| Self::new(name, limits))
     }
 }
 

@@ -48,7 +48,7 @@ impl<'a> Limits<'a> {
     /// The plans that there are, those that the gateway brings among them.
     pub(super) fn names(&self) -> PlanNames<'a> {
         PlanNames {
-            plans: self.plans.iter().map(|plan| plan.name.as_str()).collect(),
+            plans: self.plans.iter().map(|plan| plan.name.as_str()).chain(Plan::BUILT_IN).collect(),
             policies: self.policies.iter().map(|policy| policy.name.as_str()).collect(),
         }
     }
@@ -147,7 +147,7 @@ pub(super) struct PlanNames<'a> {
 
 impl PlanNames<'_> {
     pub(super) fn known(&self, plan: &str, place: impl fmt::Display, problems: &mut Problems) {
-        if !self.plans.contains(plan) && !Plan::built_in().any(|one| one.name == plan) {
+        if !self.plans.contains(plan) {
             let message = format!("there is no plan {plan:?}; correct the name, or add it under plans");
             problems.add(place, message);
         }

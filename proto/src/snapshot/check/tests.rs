@@ -1,6 +1,7 @@
 //! One row for each thing that can be wrong, over a configuration that is sound.
 
 mod identity;
+mod limits;
 mod tls;
 
 use super::*;
