@@ -97,7 +97,10 @@ pub async fn open(
     };
     drop(head);
     match check_switch(&response.view(&bytes), &key, &offer) {
-        Ok(agreed) => {
+        Ok(mut agreed) => {
+            if onward.gives_up_contexts() {
+                agreed.give_up_contexts();
+            }
             let early = bytes.split_off(response.length());
             Ok(Upstream { stream, early, live, agreed })
         }
@@ -275,11 +278,15 @@ fn outcome(connected: Result<io::Result<Socket>, monoio::time::error::Elapsed>) 
 }
 
 /// What is offered onwards: the client's offer, without compression where the API has it off, and without a credential.
+/// Where messages may be left out on their way, no compression context spans two of them.
 fn offer(route: &Route, request: &Request, onward: &Onward) -> Offer {
     let mut offer = request.upgrade.offer.clone();
     offer.subprotocols.retain(|name| !onward.is_carrier(name));
     if route.api.api.compression == Compression::Off {
         offer.deflate.clear();
+    }
+    if onward.gives_up_contexts() {
+        offer.deflate.iter_mut().for_each(|one| one.server_no_context_takeover = true);
     }
     offer
 }

@@ -13,6 +13,7 @@ struct Changes {
     headers: Vec<(Box<str>, String)>,
     query: Option<String>,
     carriers: Vec<Box<str>>,
+    gives_up_contexts: bool,
 }
 
 impl Onward {
@@ -47,6 +48,16 @@ impl Onward {
     /// This subprotocol is a credential: it is not offered onwards, and so never agreed to.
     pub fn add_carrier(&mut self, subprotocol: &str) {
         self.changes().carriers.push(subprotocol.into());
+    }
+
+    /// Compressed messages shall not lean on those before them (RFC 7692 §7.1), because some may be left out.
+    pub fn give_up_contexts(&mut self) {
+        self.changes().gives_up_contexts = true;
+    }
+
+    /// Whether they shall not.
+    pub fn gives_up_contexts(&self) -> bool {
+        self.0.as_ref().is_some_and(|changes| changes.gives_up_contexts)
     }
 
     /// Names of headers of the client that do not travel, in lower case.

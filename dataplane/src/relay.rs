@@ -89,8 +89,8 @@ pub fn hand_over(shard: &Shard, downstream: Downstream, established: Established
     }
     let birth = Birth {
         limits: Arc::clone(&api.limits),
-        rsv1: upstream.agreed().deflate,
-        contexts: true,
+        rsv1: upstream.agreed().deflate.is_some(),
+        contexts: upstream.agreed().has_contexts(),
         guard: None,
         fresh_mask: route.upstream.config.mask == Mask::Fresh,
         expires_ms: expires_ms(&api.api.session, now_ms, &mut shard.keys.borrow_mut()),

@@ -49,10 +49,18 @@ fn a_switch_says_what_was_agreed() {
         ],
     );
     let extensions = "permessage-deflate; server_no_context_takeover; client_max_window_bits=12";
+    let deflate =
+        Deflate { server_no_context_takeover: true, client_max_window_bits: Some(Some(12)), ..Deflate::default() };
+    let mut agreed = agreed.unwrap();
     assert_eq!(
         agreed,
-        Ok(Agreed { subprotocol: Some("superchat".into()), extensions: Some(extensions.into()), deflate: true })
+        Agreed { subprotocol: Some("superchat".into()), extensions: Some(extensions.into()), deflate: Some(deflate) }
     );
+    assert!(agreed.has_contexts(), "the client's");
+    agreed.give_up_contexts();
+    let extensions =
+        "permessage-deflate; server_no_context_takeover; client_no_context_takeover; client_max_window_bits=12";
+    assert_eq!((agreed.extensions.as_deref(), agreed.has_contexts()), (Some(extensions), false));
 }
 
 #[test]
@@ -97,8 +105,11 @@ fn the_clients_101() {
         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     assert_eq!(String::from_utf8_lossy(&out), plain);
     out.clear();
-    let agreed =
-        Agreed { subprotocol: Some("chat".into()), extensions: Some("permessage-deflate".into()), deflate: true };
+    let agreed = Agreed {
+        subprotocol: Some("chat".into()),
+        extensions: Some("permessage-deflate".into()),
+        deflate: Some(Deflate::default()),
+    };
     write_switch(&mut out, &accept, &agreed, &[("X-Request-Id", "1")]).unwrap();
     let more =
         "Sec-WebSocket-Protocol: chat\r\nSec-WebSocket-Extensions: permessage-deflate\r\nX-Request-Id: 1\r\n\r\n";

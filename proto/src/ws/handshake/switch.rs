@@ -6,7 +6,7 @@ use super::upgrade::upgrades_to_websocket;
 use super::{Key, Offer};
 use crate::http::ResponseView;
 use crate::http::head::{BadField, all_or_nothing, write_field};
-use crate::ws::extension::{self, Extension};
+use crate::ws::extension::{self, Deflate, Extension};
 
 /// What makes a response no switch to WebSocket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
@@ -38,8 +38,24 @@ pub struct Agreed {
     pub subprotocol: Option<String>,
     /// The value of `Sec-WebSocket-Extensions` for the client.
     pub extensions: Option<String>,
-    /// Whether permessage-deflate is on, so that RSV1 has a meaning.
-    pub deflate: bool,
+    /// permessage-deflate, if it is on, so that RSV1 has a meaning.
+    pub deflate: Option<Deflate>,
+}
+
+impl Agreed {
+    /// Tells the client that it does not carry its window over either, as a server may in any answer (RFC 7692 §7.1.1.2).
+    pub fn give_up_contexts(&mut self) {
+        if let Some(deflate) = &mut self.deflate {
+            deflate.client_no_context_takeover = true;
+            self.extensions = Some(deflate.to_string());
+        }
+    }
+
+    /// Whether a compressed message may lean on those before it.
+    pub fn has_contexts(&self) -> bool {
+        let leans = |one: &Deflate| !(one.server_no_context_takeover && one.client_no_context_takeover);
+        self.deflate.as_ref().is_some_and(leans)
+    }
 }
 
 /// Checks the upstream's 101 against the key and the offer that it was sent.
@@ -75,7 +91,7 @@ pub fn check_switch(response: &ResponseView<'_>, key: &Key, sent: &Offer) -> Res
         [Extension::Deflate(deflate)] if sent.deflate.iter().any(|offer| deflate.answers(offer)) => Some(deflate),
         _ => return Err(SwitchFault::NotOffered),
     };
-    Ok(Agreed { subprotocol, extensions: deflate.map(|deflate| deflate.to_string()), deflate: deflate.is_some() })
+    Ok(Agreed { subprotocol, extensions: deflate.map(|deflate| deflate.to_string()), deflate })
 }
 
 /// Appends the 101 that the client reads: `accept` answers the client's key. Nothing is appended on a fault.
