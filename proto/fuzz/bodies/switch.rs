@@ -25,7 +25,7 @@ fn check(bytes: &[u8]) {
     };
     let Ok(agreed) = check_switch(&head.view(bytes), &key, &sent) else { return };
     assert!(agreed.subprotocol.as_ref().is_none_or(|name| sent.subprotocols.contains(name)));
-    assert_eq!(agreed.deflate, agreed.extensions.is_some());
+    assert_eq!(agreed.deflate.is_some(), agreed.extensions.is_some());
     let mut out = Vec::new();
     write_switch(&mut out, &key.accept(), &agreed, &[]).expect("what was agreed is written");
     let Ok(Parse::Complete(head, length)) = ResponseHead::parse(&out) else { panic!("{}", out.escape_ascii()) };
