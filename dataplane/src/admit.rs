@@ -1,6 +1,5 @@
-//! May this connection become a session? What is decided here needs nothing but the request and the tables.
-//!
-//! The connection itself was counted when it was accepted; limits by application and plan will stand here too.
+//! May this connection become a session, and what may it send and receive then? What is decided here needs nothing but
+//! the request, the tables and what this process has counted.
 
 use std::sync::Arc;
 
@@ -13,16 +12,30 @@ use crate::refusal::Refusal;
 use crate::route::{Place, Route};
 use crate::shard::Shard;
 use crate::tables::Tables;
+use crate::throttle::{Guard, Party};
+use crate::visitor::Visitor;
 
-/// The evidence that a connection was admitted, and who it is.
+/// The evidence that a connection was admitted, who it is, and what limits it has.
 pub struct Permit {
     identity: Identity,
+    party: Box<Party>,
+    guard: Option<Box<Guard>>,
 }
 
 impl Permit {
     /// Who is admitted.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// What it may send and receive; none: it is not limited.
+    pub fn guard(&self) -> Option<&Guard> {
+        self.guard.as_deref()
+    }
+
+    /// What stays with the session.
+    pub fn into_parts(self) -> (Box<Party>, Option<Box<Guard>>) {
+        (self.party, self.guard)
     }
 }
 
@@ -42,24 +55,46 @@ pub fn environment(place: Place, request: &Request, identity: &Identity) -> Resu
     }
 }
 
-/// Checks where a browser says it comes from, RFC 6455 §10.2: against the API's list, or that of the settings. Where there
-/// is neither, and browsers send the credential whichever page asks, the page must be of this very host.
+/// Checks where it comes from and whether it is denied, and finds its limits.
 pub fn connection(
+    shard: &Shard,
     tables: &Tables,
     route: &Route,
     request: &Request,
     identity: Identity,
     downstream: &Downstream,
 ) -> Result<Permit, Refusal> {
+    if !comes_from_a_good_page(tables, route, request, &identity, downstream) {
+        return Err(Refusal::Origin);
+    }
+    let visitor = Visitor::new(request, &identity, downstream);
+    if let Some(denial) = tables.limits().denials().find(&route.api, identity.grant.as_deref(), visitor.address) {
+        downstream.seen.because(format!("the denial {}", denial.name));
+        return Err(Refusal::Denied);
+    }
+    let party = Box::new(Party::new(tables, &route.api, &identity, &route.topic, &visitor));
+    let guard = party.guard(&shard.ledger, tables, &route.api).map(Box::new);
+    Ok(Permit { identity, party, guard })
+}
+
+/// Checks where a browser says it comes from, RFC 6455 §10.2: against the API's list, or that of the settings. Where there
+/// is neither, and browsers send the credential whichever page asks, the page must be of this very host.
+fn comes_from_a_good_page(
+    tables: &Tables,
+    route: &Route,
+    request: &Request,
+    identity: &Identity,
+    downstream: &Downstream,
+) -> bool {
     let own = &route.api.api.origins;
     let list = if own.is_empty() { &tables.settings().origins } else { own };
     let is_ambient = || identity.grant.as_ref().is_some_and(|grant| grant.form.is_ambient());
     if list.is_empty() && !is_ambient() {
-        return Ok(Permit { identity });
+        return true;
     }
     let view = request.view();
     let mut origins = view.header_values("origin");
-    let allowed = match (origins.next(), origins.next()) {
+    match (origins.next(), origins.next()) {
         // Only browsers send an origin, and they send one.
         (None, _) => true,
         (Some(origin), None) => std::str::from_utf8(origin).is_ok_and(|origin| match list.as_slice() {
@@ -67,8 +102,7 @@ pub fn connection(
             list => is_allowed(origin, list),
         }),
         (Some(_), Some(_)) => false,
-    };
-    if allowed { Ok(Permit { identity }) } else { Err(Refusal::Origin) }
+    }
 }
 
 /// Whether a page of this origin is one of the host that is asked, by the scheme that it is asked by.

@@ -21,6 +21,7 @@ use crate::listen::Bound;
 use crate::record::{Log, Record};
 use crate::shard::Shared;
 use crate::tables::Tables;
+use crate::throttle::Meters;
 use crate::worker::Worker;
 
 /// Descriptors that are not for connections: what the process itself and each worker hold.
@@ -54,6 +55,8 @@ pub struct Setting {
     pub log: Log,
     /// Counters, with a shard for each worker.
     pub record: Record,
+    /// How much has passed, by whose it is.
+    pub meters: Arc<Meters>,
 }
 
 /// The workers and what they serve.
@@ -79,6 +82,8 @@ impl Gateway {
             forward_auth: setting.forward_auth,
             credentials: setting.credentials,
             log: setting.log,
+            meters: setting.meters,
+            epoch: Instant::now(),
         });
         shared.credentials.introspector.tell(&shared.inboxes);
         let start = |(number, cpu): (usize, &Option<usize>)| {

@@ -603,7 +603,7 @@ pub async fn dismiss(shard: &Rc<Shard>, downstream: Downstream, stop: Stop) {
 fn has_detail(refusal: Refusal) -> bool {
     matches!(refusal, Refusal::TlsFailed | Refusal::UpstreamTls | Refusal::Policy | Refusal::PolicyUnavailable)
         || matches!(refusal.row().status, 401)
-        || matches!(refusal, Refusal::Scope | Refusal::NotSubscribed)
+        || matches!(refusal, Refusal::Scope | Refusal::NotSubscribed | Refusal::Denied)
 }
 
 /// Writes down that a journey has ended; where there is no log, nothing is made for it.

@@ -175,6 +175,7 @@ impl Process {
             credentials: bridge.credentials(),
             log,
             record: record.clone(),
+            meters: Arc::default(),
         })
         .map_err(|error| format!("the workers cannot be started ({}): {error}", choice.driver.word()))?;
         let workers = cpus.len() as u32;

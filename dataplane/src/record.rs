@@ -20,7 +20,7 @@ pub use counters::{ApiCounters, ApiTotals, ListenerCounters, Record, ShardRecord
 pub use line::{Closed, Line, Refused};
 pub use log::{Log, LogTarget, LogThread};
 pub use prometheus::render;
-pub use session::{Names, Peer, SessionId, SessionParts, SessionRecord, redact_query};
+pub use session::{Names, Peer, SECRET_NAMES, SessionId, SessionParts, SessionRecord, redact_query};
 
 use proto::ws::Violation;
 

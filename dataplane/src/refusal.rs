@@ -78,6 +78,8 @@ pub enum Refusal {
     KeyType,
     /// The credential's application has not subscribed to the API.
     NotSubscribed,
+    /// A denial is meant for the client.
+    Denied,
     /// The API's policy says no.
     Policy,
     /// Who decides for the API's policy could not be asked.
@@ -125,7 +127,7 @@ pub struct Row {
 
 impl Refusal {
     /// Every refusal, for tables, metrics and tests.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 41] = [
         Self::BadHead,
         Self::BadProxyHeader,
         Self::PlainHttp,
@@ -151,6 +153,7 @@ impl Refusal {
         Self::Scope,
         Self::KeyType,
         Self::NotSubscribed,
+        Self::Denied,
         Self::Policy,
         Self::PolicyUnavailable,
         Self::NoSnapshot,
@@ -205,6 +208,7 @@ impl Refusal {
                 (401, "key_type", Client, "Invalid credentials: the API has no endpoint for their key type.")
             }
             Self::NotSubscribed => (403, "not_subscribed", Client, "The application has not subscribed to this API."),
+            Self::Denied => (403, "denied", Client, "This is not allowed."),
             Self::Policy => (403, "policy", Client, "The API's policy does not allow this."),
             Self::PolicyUnavailable => (503, "policy_unavailable", Gateway, "The API's policy cannot be decided now."),
             Self::NoSnapshot => (503, "no_snapshot", Gateway, "The gateway has no configuration yet."),

@@ -23,13 +23,14 @@ use crate::admit::Permit;
 use crate::balance::ConnectionCount;
 use crate::connect::Upstream;
 use crate::handshake::{Downstream, Request};
-use crate::identity::{Fault, Grant};
+use crate::identity::Fault;
 use crate::record::{ApiCounters, Cause, Closed, Direction, Line, Log, SessionRecord};
 use crate::route::Route;
 use crate::shard::Shard;
 use crate::standing;
 use crate::stream::Parts;
 use crate::tables::{ApiEntry, EndpointEntry, Fate, Tables};
+use crate::throttle::Party;
 
 /// Which engine moves the bytes of a worker's sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +88,7 @@ pub fn hand_over(shard: &Shard, downstream: Downstream, established: Established
     if let Some(record) = &record {
         shard.shared.log.write(Line::Opened(Box::new(record.clone())));
     }
+    let (party, _guard) = permit.into_parts();
     let birth = Birth {
         limits: Arc::clone(&api.limits),
         rsv1: upstream.agreed().deflate.is_some(),
@@ -103,7 +105,7 @@ pub fn hand_over(shard: &Shard, downstream: Downstream, established: Established
         record,
         log: shard.shared.log.clone(),
         began_ms: now_ms,
-        grant: permit.identity().grant.clone(),
+        party,
         api,
     };
     let mut session = Session::new(birth);
@@ -199,8 +201,8 @@ pub struct Resident {
     pub log: Log,
     /// When it began, on the worker's clock.
     pub began_ms: u64,
-    /// What its credential granted; none where the API is open.
-    pub grant: Option<Arc<Grant>>,
+    /// Who it is, as far as that is asked again.
+    pub party: Box<Party>,
 }
 
 /// Counts a session towards its endpoint for as long as it lives.
@@ -225,7 +227,7 @@ impl Drop for LiveSession {
 impl Resident {
     /// Closes the session at once if what let it in does not stand any more, and else when it ends.
     pub fn look_again(&self, tables: &Tables, session: &mut Session, moment: Moment) {
-        let Some(grant) = &self.grant else { return };
+        let Some(grant) = &self.party.grant else { return };
         let code = CloseCode(self.api.api.authentication.close_code);
         let cause = match standing::check(tables, &self.api, grant, moment.wall_ms / 1000) {
             // It may end sooner than it did when it was let in.

@@ -33,7 +33,7 @@ async fn journey(shard: &Rc<Shard>, downstream: &mut Downstream) -> Result<Estab
     let (identity, mut onward) = authenticate::client(shard, &tables, &place, &request, downstream).await?;
     downstream.seen.identity(&identity);
     let mut route = admit::environment(place, &request, &identity)?;
-    let permit = admit::connection(&tables, &route, &request, identity, downstream)?;
+    let permit = admit::connection(shard, &tables, &route, &request, identity, downstream)?;
     policy::on_upgrade(shard, &tables, &mut route, &request, permit.identity(), &mut onward, downstream).await?;
     downstream.seen.route(&route);
     let upstream = connect::open(shard, &tables, &route, &request, &onward, downstream).await?;

@@ -19,6 +19,7 @@ use crate::inbox::Inbox;
 use crate::record::{Log, Names, ShardRecord};
 use crate::relay::{Engine, Keys};
 use crate::tables::Tables;
+use crate::throttle::{Ledger, Meters};
 
 /// What all workers share: read often, written seldom.
 pub struct Shared {
@@ -38,6 +39,10 @@ pub struct Shared {
     pub credentials: Credentials,
     /// The session log.
     pub log: Log,
+    /// How much has passed, by whose it is.
+    pub meters: Arc<Meters>,
+    /// When the clock of all workers began.
+    pub epoch: Instant,
 }
 
 /// What one worker owns.
@@ -62,14 +67,14 @@ pub struct Shard {
     pub spare: Cell<Option<OwnedFd>>,
     /// Handshakes under way.
     pub handshakes: Cell<usize>,
-    /// When the worker's clock began.
-    pub epoch: Instant,
+    /// What this shard has of the process's meters.
+    pub ledger: Rc<Ledger>,
 }
 
 impl Shard {
     /// Milliseconds on this worker's clock, at least 1.
     pub fn now_ms(&self) -> u64 {
-        self.epoch.elapsed().as_millis() as u64 + 1
+        self.shared.epoch.elapsed().as_millis() as u64 + 1
     }
 
     /// The current tables.

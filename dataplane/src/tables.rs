@@ -22,6 +22,7 @@ use proto::snapshot::{
 use crate::issuers::Issuers;
 use crate::people::People;
 use crate::policy::{Plan, Signers};
+use crate::throttle::Limits;
 use crate::tls::{ClientTerms, ServerTerms, Terms};
 
 /// One generation, ready to serve.
@@ -42,6 +43,7 @@ pub struct Tables {
     signers: Signers,
     secret_names: Vec<String>,
     issuers: Issuers,
+    limits: Limits,
 }
 
 /// An API in its place: what it leads to in this generation, and where it is seen.
@@ -76,6 +78,15 @@ pub struct ApiEntry {
     pub(crate) plan: Option<Arc<Plan>>,
     /// The paths it answers at, `/` as the empty path.
     paths: Vec<Arc<str>>,
+    /// Which of its topics have a plan or a policy of their own, by template.
+    limited_topics: HashMap<Box<str>, usize>,
+}
+
+impl ApiEntry {
+    /// A topic that has a plan or a policy of its own, by its template.
+    pub fn limited_topic(&self, template: &str) -> Option<&Topic> {
+        self.limited_topics.get(template).map(|&at| &self.api.topics[at])
+    }
 }
 
 /// A named group of endpoints, or the one endpoint that an API names by its URL.
@@ -162,6 +173,7 @@ impl Tables {
             signers,
             secret_names: secret_names(snapshot),
             issuers,
+            limits: Limits::build(snapshot, previous.map(|tables| (&tables.snapshot, &tables.limits))),
         };
         for upstream in snapshot.upstreams() {
             let entry = tables.upstream_entry(upstream, previous);
@@ -260,6 +272,11 @@ impl Tables {
         &self.issuers
     }
 
+    /// How much may pass.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// Endpoints that are spoken to whoever answers there, with their upstreams.
     pub fn unverified(&self) -> impl Iterator<Item = (&str, &EndpointEntry)> {
         self.upstreams.values().flat_map(|upstream| {
@@ -278,7 +295,10 @@ impl Tables {
     pub fn changes<'a>(&self, next: &'a Self) -> Changes<'a> {
         let differ = |wanted: fn(SectionName) -> bool| self.digests(wanted).ne(next.digests(wanted));
         let apis = differ(|name| matches!(name, SectionName::Apis(_)));
-        Changes { next, apis, people: differ(SectionName::is_of_identity) }
+        let people = differ(SectionName::is_of_identity);
+        // What an API, an application or a subscription is limited by stands with it.
+        let limits = apis || people || differ(SectionName::is_of_limits) || self.settings() != next.settings();
+        Changes { next, apis, people, limits }
     }
 
     /// What these tables, being newer, say about a session that was admitted under this entry and now lives under these
@@ -419,10 +439,17 @@ fn api_entry(api: &Api, previous: Option<&Tables>) -> Arc<ApiEntry> {
                 topics: Topics::compile(&api.topics),
                 plan: Plan::compile(api).map(Arc::new),
                 paths: std::iter::once(api.path()).chain(api.default_path()).map(path).collect(),
+                limited_topics: limited_topics(&api.topics),
                 api: api.clone(),
             })
         }
     }
+}
+
+fn limited_topics(topics: &[Topic]) -> HashMap<Box<str>, usize> {
+    let is_limited = |topic: &Topic| !topic.plan.is_empty() || !topic.limit_policy.is_empty();
+    let limited = topics.iter().enumerate().filter(|(_, topic)| is_limited(topic));
+    limited.map(|(at, topic)| (topic.topic.as_str().into(), at)).collect()
 }
 
 /// The step from one generation to the next, as live sessions see it.
@@ -431,6 +458,7 @@ pub struct Changes<'a> {
     next: &'a Tables,
     apis: bool,
     people: bool,
+    limits: bool,
 }
 
 /// What becomes of a live session when the tables change.
@@ -447,12 +475,17 @@ pub enum Fate {
 impl Changes<'_> {
     /// Every fate is [`Fate::Untouched`]; no session needs to be asked. Costs a comparison of digests.
     pub fn is_empty(&self) -> bool {
-        !self.apis && !self.people
+        !self.apis && !self.people && !self.limits
     }
 
     /// As [`Tables::fate`] of the next tables.
     pub fn fate(&self, admitted: &ApiEntry, limits: &Arc<MessageLimits>) -> Fate {
         if self.apis { self.next.fate(admitted, limits) } else { Fate::Untouched }
+    }
+
+    /// Whether the limits of sessions must be looked at again.
+    pub fn reach_limits(&self) -> bool {
+        self.limits
     }
 
     /// Whether what was granted to a session must be looked at again.

@@ -5,8 +5,19 @@
 //! [`proto::throttle`]'s; which levels a session has is found out at its handshake, and again when a configuration has
 //! changed.
 
+pub mod denials;
 mod guard;
 mod held;
+mod ledger;
+pub mod levels;
+mod meters;
+pub mod plans;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use guard::{Compiled, Guard, Level, LevelKind, Rule, Stash, Stopped, Verdict, WallOffset};
-pub use held::{Held, Metered};
+pub use held::{Held, Metered, Reached};
+pub use ledger::{Ledger, TICK};
+pub use levels::Party;
+pub use meters::{Event, LimitId, Meters, Scope};
+pub use plans::Limits;

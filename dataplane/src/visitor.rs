@@ -110,6 +110,18 @@ impl Who {
     }
 }
 
+impl Who {
+    /// Whether a client at this address is meant; none: that is not all that is asked.
+    pub fn is_at(&self, address: Option<IpAddr>) -> Option<bool> {
+        let asks_more = [&self.headers, &self.queries, &self.claims].iter().any(|wanted| !wanted.is_empty());
+        if asks_more || !self.certificates.is_empty() {
+            return None;
+        }
+        let is_in = |address| self.addresses.iter().any(|range| range.contains(address));
+        Some((self.addresses.is_empty() || address.is_some_and(is_in)) != self.not)
+    }
+}
+
 impl Wanted {
     fn of(one: &Match) -> Self {
         Self { name: one.name.as_str().into(), values: one.values.iter().map(|value| Glob::new(value)).collect() }

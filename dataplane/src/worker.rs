@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::alarm::{self, Alarm, Turnstile};
 use crate::choice::Choice;
@@ -26,6 +26,7 @@ use crate::relay::{Engine, Keys, Means, Moment, Resident, Session};
 use crate::shard::{Shard, Shared};
 use crate::socket::Socket;
 use crate::tables::{Fate, Tables};
+use crate::throttle::Ledger;
 
 /// Turns of the engine before everybody else has one.
 const TURNS_MAX: u32 = 4;
@@ -158,6 +159,7 @@ async fn run(
     let [turnstile, for_orders] = turnstiles;
     monoio::spawn(turn(Rc::clone(&shard), events, turnstile));
     monoio::spawn(sweep(Rc::clone(&shard)));
+    monoio::spawn(keep_ledger(Rc::clone(&shard)));
     let _ = started.send(Ok(()));
     let mut doors = Doors::new(&shard);
     let mut taken = 0_u32;
@@ -207,6 +209,8 @@ fn prepare(
     record: Arc<ShardRecord>,
     inbox: &Inbox,
 ) -> io::Result<Parts> {
+    let place = (number as u16, shared.inboxes.len() as u16);
+    let ledger = Ledger::new(Arc::clone(&shared.meters), place, shared.epoch, Arc::clone(&record));
     let engine = Engine::new(means, Keys::from_system(), Arc::clone(&record))?;
     let events = Socket::from_fd(engine.descriptor()?)?;
     let orders = Socket::from_fd(inbox.descriptor()?)?;
@@ -221,7 +225,7 @@ fn prepare(
         verified: RefCell::default(),
         spare: Cell::new(Some(listen::spare_descriptor()?)),
         handshakes: Cell::new(0),
-        epoch: Instant::now(),
+        ledger,
     });
     Ok((shard, orders, events, [Turnstile::new()?, Turnstile::new()?]))
 }
@@ -269,6 +273,14 @@ async fn sweep(shard: Rc<Shard>) {
             turnstile.pass().await;
             shard.engine.borrow_mut().turn(shard.now_ms());
         }
+    }
+}
+
+/// What this shard has in hand of limits, and does not use, goes back.
+async fn keep_ledger(shard: Rc<Shard>) {
+    loop {
+        let next = shard.ledger.tick();
+        monoio::time::sleep(next).await;
     }
 }
 

@@ -164,6 +164,7 @@ impl DataPlane {
             credentials: bridge.credentials(),
             log,
             record,
+            meters: Arc::default(),
         })
         .expect("a worker");
         let (port, secure) = (Port::free(), Port::free());

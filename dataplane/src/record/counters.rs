@@ -321,6 +321,8 @@ struct ShardCounts {
     tls_broken: Counter,
     ring_starved: Counter,
     ring_overflown: Counter,
+    /// Leases of limits that were refused, and granted.
+    leases: [Counter; 2],
 }
 
 type ApiName = (Box<str>, Box<str>);
@@ -456,6 +458,11 @@ impl ShardRecord {
         self.counts.ring_overflown.add(1);
     }
 
+    /// A meter was asked for more, because nothing was in hand, and gave some or had none.
+    pub fn lease_asked(&self, was_granted: bool) {
+        self.counts.leases[usize::from(was_granted)].add(1);
+    }
+
     /// Live sessions of this shard.
     pub fn sessions(&self) -> u64 {
         lock(&self.apis).values().flat_map(HashMap::values).map(|api| api.sessions()).sum()
@@ -578,6 +585,8 @@ pub struct Totals {
     pub(crate) tls_broken: u64,
     pub(crate) ring_starved: u64,
     pub(crate) ring_overflown: u64,
+    /// Refused, and granted.
+    pub(super) leases: [u64; 2],
     /// By listener: accepted, shed, handed over.
     pub(super) listeners: BTreeMap<Box<str>, [u64; 3]>,
     /// By listener: handshakes by version and whether resumed, then failures by reason.
@@ -631,6 +640,7 @@ impl Totals {
         self.tls_broken += counts.tls_broken.value();
         self.ring_starved += counts.ring_starved.value();
         self.ring_overflown += counts.ring_overflown.value();
+        add_all(&mut self.leases, &values(&counts.leases));
         for (name, listener) in lock(&shard.listeners).iter() {
             let sums = self.listeners.entry(name.clone()).or_default();
             let counts = &listener.counts;

@@ -421,7 +421,8 @@ pub(super) fn push_bounded(texts: &mut String, value: &str, bytes_max: usize) {
 }
 
 /// Query parameters that carry credentials, whatever the settings say.
-const SECRET_NAMES: [&str; 2] = ["access_token", "apikey"];
+/// Query parameters whose values are never shown, whatever the configuration says.
+pub const SECRET_NAMES: [&str; 2] = ["access_token", "apikey"];
 
 /// The target with the values of secret query parameters replaced by `***`.
 ///

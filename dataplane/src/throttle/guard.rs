@@ -259,7 +259,7 @@ impl Guard {
                 let need = rule.of_message(frame_bytes);
                 if need > 0 && rule.stops && !held.has(need, now) {
                     let wait_ms = held.wait_ms(need, now);
-                    held.meter().stopped_one();
+                    held.stopped_one();
                     return self.stop(at, wait_ms, direction, now_ms);
                 }
             }

@@ -1,29 +1,74 @@
 //! A meter as one shard has it: shared by all of its sessions that the meter limits.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use proto::throttle::{Answer, Meter, Now, Share};
+use proto::throttle::{Answer, Meter, Now, Share, Terms};
+
+use super::guard::Compiled;
+use super::ledger::Ledger;
+use super::meters::LimitId;
 
 /// The one meter of a key in this process, behind its lock: shards come here when what they have in hand is spent.
 #[derive(Debug)]
 pub struct Metered {
-    meter: Mutex<Meter>,
+    state: Mutex<State>,
     /// Messages that it stopped.
     stopped: AtomicU64,
+    /// Whose it is; none in a test, and for what nobody else shares.
+    id: Option<LimitId>,
+}
+
+#[derive(Debug)]
+struct State {
+    meter: Meter,
+    /// The plan that it is of, as far as that is known.
+    plan: Option<Arc<Compiled>>,
+    /// The window of which a warning was given, and at how many percent.
+    warned: (u64, u8),
+}
+
+/// A part of a quota that was just reached, in percent, and of how much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reached {
+    /// The warning's mark.
+    pub percent: u8,
+    /// Used of the window, what shards have in hand included.
+    pub used: u64,
+    /// The quota.
+    pub amount: u64,
 }
 
 impl Metered {
-    /// A meter for all shards.
+    /// A meter for all shards, of nobody in particular.
     pub fn new(meter: Meter) -> Self {
-        Self { meter: Mutex::new(meter), stopped: AtomicU64::new(0) }
+        Self::of(None, meter, None)
+    }
+
+    pub(super) fn of(id: Option<LimitId>, meter: Meter, plan: Option<Arc<Compiled>>) -> Self {
+        Self { state: Mutex::new(State { meter, plan, warned: (0, 0) }), stopped: AtomicU64::new(0), id }
     }
 
     /// Does something with the meter. The lock is held for some tens of nanoseconds: nothing waits, allocates much or
     /// calls the system within it.
     pub fn with<T>(&self, work: impl FnOnce(&mut Meter) -> T) -> T {
-        work(&mut self.meter.lock().unwrap_or_else(PoisonError::into_inner))
+        self.with_state(|state| work(&mut state.meter))
+    }
+
+    fn with_state<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whose it is.
+    pub fn id(&self) -> Option<&LimitId> {
+        self.id.as_ref()
+    }
+
+    /// The plan that it is of, if a session has asked since the process began.
+    pub fn plan(&self) -> Option<Arc<Compiled>> {
+        self.with_state(|state| state.plan.clone())
     }
 
     /// Messages that it stopped so far.
@@ -31,8 +76,32 @@ impl Metered {
         self.stopped.load(Ordering::Relaxed)
     }
 
-    pub(super) fn stopped_one(&self) {
-        self.stopped.fetch_add(1, Ordering::Relaxed);
+    /// Follows a plan that may have changed. What was used stays used, as [`Meter::set`] has it.
+    pub(super) fn follow(&self, plan: &Arc<Compiled>, terms: Terms, now: Now) {
+        self.with_state(|state| {
+            if state.plan.as_ref().is_none_or(|held| !Arc::ptr_eq(held, plan)) {
+                state.plan = Some(Arc::clone(plan));
+                state.meter.set(terms, now);
+            }
+        });
+    }
+}
+
+impl State {
+    /// The highest mark of the plan that was reached since the last time.
+    fn reached(&mut self) -> Option<Reached> {
+        let (used, start_ms) = self.meter.in_window()?;
+        let Terms::Quota { amount, .. } = *self.meter.terms() else { return None };
+        let plan = self.plan.as_ref()?;
+        if self.warned.0 != start_ms {
+            self.warned = (start_ms, 0);
+        }
+        let is_reached = |percent: u8| u128::from(used) * 100 >= u128::from(amount) * u128::from(percent);
+        let above = self.warned.1;
+        let marks = plan.warn_at.iter().copied();
+        let percent = marks.filter(|&percent| percent > above && amount > 0 && is_reached(percent)).max()?;
+        self.warned.1 = percent;
+        Some(Reached { percent, used, amount })
     }
 }
 
@@ -43,12 +112,29 @@ pub struct Held {
     share: RefCell<Share>,
     /// Which shard of how many.
     place: (u16, u16),
+    /// The ledger in which it stands; none in a test, and for what nobody else shares.
+    home: Option<Home>,
+}
+
+#[derive(Debug)]
+struct Home {
+    ledger: Rc<Ledger>,
+    me: Weak<Held>,
+    /// It is among those that the ledger looks at every second.
+    is_listed: Cell<bool>,
 }
 
 impl Held {
     /// Nothing in hand yet.
     pub fn new(meter: Arc<Metered>, place: (u16, u16)) -> Self {
-        Self { meter, share: RefCell::default(), place }
+        Self { meter, share: RefCell::default(), place, home: None }
+    }
+
+    pub(super) fn at(ledger: &Rc<Ledger>, meter: Arc<Metered>) -> Rc<Self> {
+        Rc::new_cyclic(|me| {
+            let home = Home { ledger: Rc::clone(ledger), me: Weak::clone(me), is_listed: Cell::new(false) };
+            Self { meter, share: RefCell::default(), place: ledger.place(), home: Some(home) }
+        })
     }
 
     /// The meter that it is of.
@@ -59,11 +145,11 @@ impl Held {
     /// Whether so many tokens, or as many as can be in hand at all, may be spent now.
     #[inline]
     pub fn has(&self, need: u64, now: Now) -> bool {
-        let mut share = self.share.borrow_mut();
-        match share.has(need, now) {
+        let answer = self.share.borrow().has(need, now);
+        match answer {
             Answer::Yes => true,
             Answer::No => false,
-            Answer::Ask => self.meter.with(|meter| share.refill(meter, self.place, need, now)),
+            Answer::Ask => self.refill(need, now),
         }
     }
 
@@ -73,6 +159,34 @@ impl Held {
         let mut share = self.share.borrow_mut();
         if share.spend(tokens, now) {
             self.meter.with(|meter| share.give_back(meter, now));
+        }
+    }
+
+    #[cold]
+    fn refill(&self, need: u64, now: Now) -> bool {
+        let mut share = self.share.borrow_mut();
+        let (is_there, reached) = self.meter.with_state(|state| {
+            let is_there = share.refill(&mut state.meter, self.place, need, now);
+            (is_there, state.reached())
+        });
+        if let Some(home) = &self.home {
+            home.ledger.refilled(is_there);
+            if !home.is_listed.replace(true) {
+                home.ledger.list(Weak::clone(&home.me));
+            }
+            if let Some(reached) = reached {
+                home.ledger.reached(&self.meter, reached);
+            }
+        }
+        is_there
+    }
+
+    /// A message was too much for it, and was left out, or its session closed.
+    pub fn stopped_one(&self) {
+        if self.meter.stopped.fetch_add(1, Ordering::Relaxed) == 0
+            && let Some(home) = &self.home
+        {
+            home.ledger.first_stopped(&self.meter);
         }
     }
 
@@ -95,11 +209,26 @@ impl Held {
         if share.is_held() && now.mono_ns.saturating_sub(share.touched_ns()) >= than_ns {
             self.meter.with(|meter| share.give_back(meter, now));
         }
-        share.is_held()
+        let is_held = share.is_held();
+        if !is_held && let Some(home) = &self.home {
+            home.is_listed.set(false);
+        }
+        is_held
     }
 
     /// The meter has other terms: what it said before does not count.
     pub fn ask_again(&self) {
         self.share.borrow_mut().ask_again();
+    }
+}
+
+/// The last session of the shard that it limited has ended.
+impl Drop for Held {
+    fn drop(&mut self) {
+        let Some(home) = self.home.take() else { return };
+        self.give_back(home.ledger.now());
+        if let Some(id) = self.meter.id() {
+            home.ledger.forget(id);
+        }
     }
 }

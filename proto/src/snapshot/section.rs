@@ -140,6 +140,11 @@ impl SectionName {
         )
     }
 
+    /// Whether a section of this name says how much may pass, and so reaches live sessions.
+    pub const fn is_of_limits(self) -> bool {
+        matches!(self, Self::Plans | Self::LimitPolicies | Self::Limits | Self::Denials)
+    }
+
     /// Whether a section of this name holds entries that come and go one by one, and depend on no other section.
     pub const fn is_of_people(self) -> bool {
         self.is_of_identity() && !matches!(self, Self::Issuers)

@@ -84,7 +84,7 @@ impl Stage {
             now_ms: 1,
         };
         let resident = Resident {
-            grant: None,
+            party: Box::default(),
             counters: self.record.shard(0).api("x", ""),
             endpoint: LiveSession::on(self.tables.endpoints().next().unwrap()),
             connection: self.places.take(0).unwrap(),

@@ -1,0 +1,367 @@
+//! Which limits a session has: found out at its handshake, and again when a generation has changed what limits there are.
+//!
+//! Of the handshake only so much stays with a session as must be known later: its address, the group into which a policy
+//! has put it, and the keys that it has made.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use proto::snapshot::{Admission, Digest, KeyPart};
+
+use super::denials;
+use super::guard::{Guard, Level, LevelKind};
+use super::ledger::Ledger;
+use super::meters::{LimitId, Scope};
+use super::plans::{Keyed, Limits, Planned, Policy, word};
+use crate::identity::{Grant, Identity};
+use crate::record::SECRET_NAMES;
+use crate::tables::{ApiEntry, Tables};
+use crate::visitor::Visitor;
+
+/// Bytes of a key's text; of a longer one there is the beginning and a digest.
+const KEY_BYTES_MAX: usize = 160;
+const KEY_BEGINNING_BYTES: usize = 96;
+/// Digits of the digest of what must not be read, or is too long.
+const DIGEST_DIGITS: usize = 32;
+/// The key of those who come by a Unix socket that names no address.
+const NO_ADDRESS: &str = "local";
+/// Headers whose values are never shown.
+const SECRET_HEADERS: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "sec-websocket-protocol"];
+
+/// What limits ask of a session for as long as it lives.
+#[derive(Debug, Default)]
+pub struct Party {
+    /// What its credential granted; none where the API is open.
+    pub grant: Option<Arc<Grant>>,
+    address: Option<IpAddr>,
+    topic: Option<Arc<str>>,
+    /// The policy of its API or topic, and the group that it is in; none: everybody else's.
+    group: Option<(Arc<Policy>, Option<u16>)>,
+    /// What it has made of the limits by keys that are for its API; none: the limit is not for it.
+    keyed: Box<[(Arc<Keyed>, Option<Arc<str>>)]>,
+}
+
+/// Who a session is.
+#[derive(Clone, Copy)]
+struct Who<'a> {
+    /// The API version, as the tables have it that are asked.
+    api: &'a ApiEntry,
+    /// What its credential granted.
+    grant: Option<&'a Grant>,
+}
+
+impl Party {
+    /// Of a client whose request has been read.
+    pub fn new(tables: &Tables, api: &ApiEntry, identity: &Identity, topic: &Arc<str>, visitor: &Visitor<'_>) -> Self {
+        let who = Who { api, grant: identity.grant.as_deref() };
+        let limits = tables.limits();
+        let policy = policy_of(limits, who.api, topic);
+        let group = policy.map(|policy| {
+            let is_in = |when: &[crate::visitor::Who]| when.iter().all(|one| visitor.is_one_of(one));
+            (Arc::clone(policy), position(policy, is_in))
+        });
+        let key = |keyed: &Arc<Keyed>| {
+            let is_meant = keyed.when.iter().all(|one| visitor.is_one_of(one));
+            let key = is_meant.then(|| key_of(tables, keyed, who, visitor.address, Some(visitor))).flatten();
+            (Arc::clone(keyed), key)
+        };
+        let keyed = for_api(limits, who.api).map(key).collect();
+        let grant = identity.grant.clone();
+        Self { grant, address: visitor.address, topic: Some(Arc::clone(topic)), group, keyed }
+    }
+
+    /// The client's address.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.address
+    }
+
+    /// Follows other tables. What they ask of the handshake as those before did is known; where they ask something else,
+    /// only the address, the user and the application can still be asked: a group that asks for more takes no session
+    /// that has begun, and a limit whose key or condition has more does not hold for it.
+    fn follow(&mut self, tables: &Tables, api: &ApiEntry) {
+        let grant = self.grant.clone();
+        let who = Who { api, grant: grant.as_deref() };
+        let limits = tables.limits();
+        let policy = self.topic.as_ref().and_then(|topic| policy_of(limits, who.api, topic));
+        self.group = policy.map(|policy| match self.group.take() {
+            Some((before, group)) if Arc::ptr_eq(&before, policy) || before.asks_the_same(policy) => {
+                (Arc::clone(policy), group)
+            }
+            _ => {
+                let address = self.address;
+                let is_in = |when: &[crate::visitor::Who]| when.iter().all(|one| one.is_at(address).unwrap_or(false));
+                (Arc::clone(policy), position(policy, is_in))
+            }
+        });
+        let is_same = |(held, _): &(Arc<Keyed>, _), keyed: &Arc<Keyed>| Arc::ptr_eq(held, keyed);
+        let wanted = || for_api(limits, who.api);
+        if self.keyed.len() == wanted().count() && self.keyed.iter().zip(wanted()).all(|(held, one)| is_same(held, one))
+        {
+            return;
+        }
+        let key = |keyed: &Arc<Keyed>| match self.keyed.iter().find(|(held, _)| held.asks_the_same(keyed)) {
+            Some((_, key)) => key.clone(),
+            None => {
+                let is_meant = keyed.when.iter().all(|one| one.is_at(self.address).unwrap_or(false));
+                is_meant.then(|| key_of(tables, keyed, who, self.address, None)).flatten()
+            }
+        };
+        self.keyed = wanted().map(|keyed| (Arc::clone(keyed), key(keyed))).collect();
+    }
+
+    /// What a session may send and receive under these tables; none: it is not limited.
+    pub fn guard(&self, ledger: &Rc<Ledger>, tables: &Tables, api: &ApiEntry) -> Option<Guard> {
+        Guard::new(self.levels(ledger, tables, api), Rc::clone(ledger.wall()))
+    }
+
+    /// The levels of a session's limits.
+    pub fn levels(&self, ledger: &Rc<Ledger>, tables: &Tables, api: &ApiEntry) -> Vec<Level> {
+        let who = Who { api, grant: self.grant.as_deref() };
+        let mut levels = Vec::new();
+        self.each(tables, who, |one| {
+            let Chosen { kind, name, plan, .. } = one;
+            let (scope, key) = (one.scope(), self.key(tables, who, &one));
+            let meter = |index| ledger.held(&LimitId { scope: scope.clone(), key: key.clone(), index }, &plan.plan);
+            let meters = (0..plan.plan.limits.len() as u8).map(meter).collect();
+            levels.push(Level { kind, name: Arc::clone(name), plan: Arc::clone(&plan.plan), meters });
+        });
+        levels
+    }
+
+    /// Whether a session has these very levels.
+    fn has(&self, tables: &Tables, api: &ApiEntry, levels: &[Level]) -> bool {
+        let who = Who { api, grant: self.grant.as_deref() };
+        let mut left = levels.iter();
+        let mut is_same = true;
+        self.each(tables, who, |one| {
+            is_same &= left.next().is_some_and(|level| {
+                level.kind == one.kind && Arc::ptr_eq(&level.name, one.name) && Arc::ptr_eq(&level.plan, &one.plan.plan)
+            });
+        });
+        is_same && left.next().is_none()
+    }
+
+    /// Shows what is chosen for a session, in the order in which it is asked.
+    fn each<'t>(&'t self, tables: &'t Tables, who: Who<'t>, mut show: impl FnMut(Chosen<'t>)) {
+        let limits = tables.limits();
+        let mut level = |kind, name: &'t Arc<str>, plan: Option<&'t Arc<Planned>>, of: Of<'t>| {
+            if let Some(plan) = plan.filter(|plan| !plan.plan.limits.is_empty()) {
+                show(Chosen { kind, name, plan, of });
+            }
+        };
+        let plain = |kind, plan| (kind, word(kind), plan, Of::Level);
+        let mut pass = |(kind, name, plan, of): (_, _, _, _)| level(kind, name, plan, of);
+        if let Some(application) = who.grant.and_then(|grant| grant.application.as_deref()) {
+            let plan = tables.snapshot().application(application).and_then(|one| limits.plan(&one.plan));
+            pass(plain(LevelKind::Application, plan));
+            let subscription = tables.snapshot().subscription(application, &who.api.label);
+            pass(plain(LevelKind::Subscription, subscription.and_then(|one| limits.plan(&one.plan))));
+        }
+        if who.grant.is_none() {
+            let own = &who.api.api.unauthenticated_plan;
+            let name = if own.is_empty() { &tables.settings().unauthenticated_plan } else { own };
+            pass(plain(LevelKind::Unauthenticated, limits.plan(name)));
+        }
+        if let Some(topic) = &self.topic {
+            let (kind, name) = plan_name(who.api, topic);
+            pass(plain(kind, limits.plan(name)));
+            if let Some((policy, group)) = &self.group {
+                let plan = group.and_then(|at| policy.groups.get(usize::from(at))).map(|group| &group.plan);
+                let plan = if group.is_some() { plan } else { policy.rest.as_ref() };
+                pass((kind, word(kind), plan, Of::Group(policy, *group)));
+            }
+        }
+        for (keyed, key) in &self.keyed {
+            let Some(key) = key else { continue };
+            pass((LevelKind::Keyed, &keyed.name, Some(&keyed.plan), Of::Key(key)));
+        }
+    }
+
+    fn key(&self, tables: &Tables, who: Who<'_>, one: &Chosen<'_>) -> Arc<str> {
+        let grant = who.grant;
+        let application = grant.and_then(|grant| grant.application.as_deref()).unwrap_or_default();
+        match (one.kind, one.of) {
+            (LevelKind::Application, _) => key_of_user(application, grant),
+            (LevelKind::Subscription, _) => format!("{application}/{}", who.api.label).into(),
+            (LevelKind::Topic, _) => format!("{}{}", who.api.label, self.topic.as_deref().unwrap_or_default()).into(),
+            (LevelKind::Unauthenticated, _) => range_of(self.address, &tables.settings().admission).into(),
+            (_, Of::Key(key)) => Arc::clone(key),
+            _ => Arc::clone(&who.api.label),
+        }
+    }
+}
+
+/// A limit that is chosen for a session.
+#[derive(Clone, Copy)]
+struct Chosen<'t> {
+    kind: LevelKind,
+    name: &'t Arc<str>,
+    plan: &'t Arc<Planned>,
+    of: Of<'t>,
+}
+
+/// By what it is chosen.
+#[derive(Clone, Copy)]
+enum Of<'t> {
+    Level,
+    Group(&'t Policy, Option<u16>),
+    Key(&'t Arc<str>),
+}
+
+impl Chosen<'_> {
+    /// What its meters are called.
+    fn scope(&self) -> Arc<Scope> {
+        match self.of {
+            Of::Level => Arc::clone(self.plan.scope(self.kind)),
+            Of::Group(policy, group) => policy.scope(self.kind, group, self.plan),
+            Of::Key(_) => self.plan.scope_named(self.kind, Arc::clone(self.name)),
+        }
+    }
+}
+
+/// What live sessions learn of other limits.
+pub enum Again {
+    /// They are as they were.
+    Same,
+    /// These hold from the next message on.
+    Guard(Option<Guard>),
+    /// A denial of this name is meant for it: it is closed.
+    Denied,
+}
+
+/// Looks at a session's limits again. `levels` are those that it has.
+pub fn again(party: &mut Party, ledger: &Rc<Ledger>, tables: &Tables, api: &ApiEntry, levels: &[Level]) -> Again {
+    match tables.limits().denials().find(api, party.grant.as_deref(), party.address) {
+        Some(denial) if denial.action == proto::snapshot::DenialAction::Close => return Again::Denied,
+        Some(denial) => {
+            let is_known = matches!(levels, [one] if one.kind == LevelKind::Denial && *one.name == *denial.name);
+            return if is_known { Again::Same } else { Again::Guard(denials::drop_all(denial, ledger)) };
+        }
+        None => {}
+    }
+    let before = party.group.as_ref().map(|(policy, group)| (Arc::as_ptr(policy), *group));
+    party.follow(tables, api);
+    let group = party.group.as_ref().map(|(policy, group)| (Arc::as_ptr(policy), *group));
+    if before == group && party.has(tables, api, levels) {
+        return Again::Same;
+    }
+    Again::Guard(party.guard(ledger, tables, api))
+}
+
+/// A user of an application, or, without a user, the application as one.
+pub fn key_of_user(application: &str, grant: Option<&Grant>) -> Arc<str> {
+    match grant.and_then(|grant| grant.user.as_deref()) {
+        Some(user) => shown(&format!("{application}/{user}")).into(),
+        None => application.into(),
+    }
+}
+
+/// The range that an address is in, by so many leading bits.
+pub fn range_of(address: Option<IpAddr>, admission: &Admission) -> String {
+    range(address, admission.address_prefix_v4, admission.address_prefix_v6)
+}
+
+fn range(address: Option<IpAddr>, v4: u8, v6: u8) -> String {
+    let Some(address) = address else { return NO_ADDRESS.into() };
+    let (bits, all) = if address.is_ipv4() { (v4, 32) } else { (v6, 128) };
+    match IpNet::new(address, bits) {
+        Ok(range) if bits < all => range.trunc().to_string(),
+        _ => address.to_string(),
+    }
+}
+
+/// Which plan limits everybody at an API or topic together, if none is chosen by a policy.
+fn plan_name<'a>(api: &'a ApiEntry, topic: &str) -> (LevelKind, &'a str) {
+    if api.api.plan.is_empty() && api.api.limit_policy.is_empty() {
+        (LevelKind::Topic, api.limited_topic(topic).map_or("", |topic| &topic.plan))
+    } else {
+        (LevelKind::Api, &api.api.plan)
+    }
+}
+
+fn policy_of<'l>(limits: &'l Limits, api: &ApiEntry, topic: &str) -> Option<&'l Arc<Policy>> {
+    if api.api.plan.is_empty() && api.api.limit_policy.is_empty() {
+        api.limited_topic(topic).and_then(|topic| limits.policy(&topic.limit_policy))
+    } else {
+        limits.policy(&api.api.limit_policy)
+    }
+}
+
+fn position(policy: &Policy, is_in: impl Fn(&[crate::visitor::Who]) -> bool) -> Option<u16> {
+    policy.groups.iter().position(|group| is_in(&group.when)).and_then(|at| u16::try_from(at).ok())
+}
+
+fn for_api<'l>(limits: &'l Limits, api: &ApiEntry) -> impl Iterator<Item = &'l Arc<Keyed>> {
+    limits.keyed().iter().filter(|keyed| keyed.is_for(&api.api.name, &api.label))
+}
+
+/// The key that a limit makes of a client; none: it lacks a part. Without a visitor only some parts are known.
+fn key_of(
+    tables: &Tables,
+    keyed: &Keyed,
+    who: Who<'_>,
+    address: Option<IpAddr>,
+    visitor: Option<&Visitor<'_>>,
+) -> Option<Arc<str>> {
+    let mut text = String::new();
+    for (at, part) in keyed.written.key.iter().enumerate() {
+        if at > 0 {
+            text.push(' ');
+        }
+        match part {
+            KeyPart::Address { v4, v6 } => text.push_str(&range(Some(address?), *v4, *v6)),
+            KeyPart::User => push(&mut text, who.grant?.user.as_deref()?, false),
+            KeyPart::Application => text.push_str(who.grant?.application.as_deref()?),
+            KeyPart::Api => text.push_str(&who.api.label),
+            KeyPart::Certificate => push(&mut text, visitor?.certificate?, false),
+            KeyPart::Claim(name) => push(&mut text, &visitor?.claim(name)?, false),
+            KeyPart::Header(name) => {
+                let is_secret = SECRET_HEADERS.iter().any(|secret| secret.eq_ignore_ascii_case(name))
+                    || is_secret_name(tables, name);
+                push(&mut text, &visitor?.headers(name).next()?, is_secret);
+            }
+            KeyPart::Query(name) => push(&mut text, &visitor?.queries(name).next()?, is_secret_name(tables, name)),
+        }
+    }
+    Some(shown(&text).into())
+}
+
+fn is_secret_name(tables: &Tables, name: &str) -> bool {
+    let mut names = SECRET_NAMES.iter().copied().chain(tables.secret_names().iter().map(String::as_str));
+    names.any(|secret| secret.eq_ignore_ascii_case(name))
+}
+
+/// One part of a key. A space ends a part, so that no two lists of parts make the same text; what must not be read is a
+/// digest.
+fn push(text: &mut String, part: &str, is_secret: bool) {
+    if is_secret {
+        text.push_str(&digest(part));
+        return;
+    }
+    for character in part.chars() {
+        match character {
+            ' ' | '\\' => text.extend(['\\', character]),
+            other if other.is_control() => text.extend(other.escape_default()),
+            other => text.push(other),
+        }
+    }
+}
+
+fn digest(text: &str) -> String {
+    let mut digest = Digest::of(text.as_bytes()).to_string();
+    digest.truncate(DIGEST_DIGITS);
+    format!("sha256:{digest}")
+}
+
+/// A text that is not too long to be shown and kept.
+fn shown(text: &str) -> String {
+    if text.len() <= KEY_BYTES_MAX {
+        return text.into();
+    }
+    let mut shown = text[..text.floor_char_boundary(KEY_BEGINNING_BYTES)].to_owned();
+    write!(shown, "...{}", digest(text)).expect("writing to a string does not fail");
+    shown
+}

@@ -1,0 +1,187 @@
+//! All meters of the process, by whose they are: looked up when a session begins, never for a message.
+//!
+//! A meter is kept for as long as a session hangs on it, or anything of it is used; then it is forgotten, because a new
+//! one is as good. What stops or fills a meter is [`proto::throttle`]'s.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crossbeam::queue::ArrayQueue;
+use proto::limits::LIMIT_KEYS_MAX;
+use proto::throttle::{Meter, Now};
+
+use super::guard::{Compiled, LevelKind};
+use super::held::{Metered, Reached};
+
+/// Parts of the map that have a lock each: a handshake meets another in one of so many.
+const PIECES: usize = 256;
+/// Things to be said in the log that wait for it; what comes on top is dropped, and counted.
+const EVENTS_MAX: usize = 1024;
+/// Whose meter everybody shares for whom there is no room: nobody has this key.
+const OTHERS: &str = "";
+
+/// Which limits a meter is one of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Scope {
+    /// The level; none: how fast handshakes may come.
+    pub kind: Option<LevelKind>,
+    /// What tells limits of one level apart that have the same plan: a keyed limit's name, a policy's group.
+    pub name: Arc<str>,
+    /// The plan's name.
+    pub plan: Arc<str>,
+}
+
+/// Whose meter it is. It outlives generations: what is used stays used.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LimitId {
+    /// Which limits.
+    pub scope: Arc<Scope>,
+    /// Whom they hold for, as people read it.
+    pub key: Arc<str>,
+    /// Which limit of the plan.
+    pub index: u8,
+}
+
+/// Something that an operator wants to read in the log.
+#[derive(Debug)]
+pub struct Event {
+    /// Of which meter.
+    pub of: Arc<Metered>,
+    /// Part of a quota that was reached; none: it stopped its first message.
+    pub reached: Option<Reached>,
+}
+
+/// All meters of the process.
+#[derive(Debug)]
+pub struct Meters {
+    pieces: Box<[Mutex<HashMap<LimitId, Arc<Metered>>>]>,
+    hasher: RandomState,
+    keys: AtomicUsize,
+    keys_max: usize,
+    /// Keys for which there was no room.
+    overflown: AtomicU64,
+    events: ArrayQueue<Event>,
+    events_dropped: AtomicU64,
+}
+
+impl Default for Meters {
+    fn default() -> Self {
+        Self::new(LIMIT_KEYS_MAX)
+    }
+}
+
+impl Meters {
+    /// None yet, and never more than this many, but for one of each plan's limits.
+    pub fn new(keys_max: usize) -> Self {
+        Self {
+            pieces: (0..PIECES).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            keys: AtomicUsize::new(0),
+            keys_max,
+            overflown: AtomicU64::new(0),
+            events: ArrayQueue::new(EVENTS_MAX),
+            events_dropped: AtomicU64::new(0),
+        }
+    }
+
+    /// The meter of a limit of this plan, made if there is none. At the ceiling of keys, new ones share one: that may
+    /// stop who would not have been stopped, and never lets pass more.
+    pub fn find(&self, id: &LimitId, plan: &Arc<Compiled>, now: Now) -> Arc<Metered> {
+        let terms = plan.limits[usize::from(id.index)].terms;
+        let (metered, is_new) = self.piece_of(id, |piece| {
+            if let Some(metered) = piece.get(id) {
+                return (Some(Arc::clone(metered)), false);
+            }
+            if *id.key != *OTHERS && self.keys.load(Ordering::Relaxed) >= self.keys_max {
+                return (None, false);
+            }
+            let new = Arc::new(Metered::of(Some(id.clone()), Meter::new(terms, now), Some(Arc::clone(plan))));
+            piece.insert(id.clone(), Arc::clone(&new));
+            self.keys.fetch_add(1, Ordering::Relaxed);
+            (Some(new), true)
+        });
+        let Some(metered) = metered else {
+            self.overflown.fetch_add(1, Ordering::Relaxed);
+            return self.find(&LimitId { key: OTHERS.into(), ..id.clone() }, plan, now);
+        };
+        if !is_new {
+            metered.follow(plan, terms, now);
+        }
+        metered
+    }
+
+    /// A meter as it was before a restart.
+    pub fn restore(&self, id: LimitId, meter: Meter) {
+        self.piece_of(&id, |piece| {
+            if self.keys.load(Ordering::Relaxed) < self.keys_max && !piece.contains_key(&id) {
+                piece.insert(id.clone(), Arc::new(Metered::of(Some(id.clone()), meter, None)));
+                self.keys.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+
+    /// How many there are.
+    pub fn keys(&self) -> usize {
+        self.keys.load(Ordering::Relaxed)
+    }
+
+    /// Keys for which there was no room, so far.
+    pub fn overflown(&self) -> u64 {
+        self.overflown.load(Ordering::Relaxed)
+    }
+
+    /// In how many parts [`Meters::forget_idle`] and [`Meters::each`] go.
+    pub fn pieces(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// Forgets the meters of one part that nobody uses and of which nothing is used.
+    pub fn forget_idle(&self, piece: usize, now: Now) {
+        let mut piece = lock(&self.pieces[piece % PIECES]);
+        let before = piece.len();
+        // Who is the only one to have it has it for good while the piece is locked.
+        piece.retain(|_, metered| Arc::strong_count(metered) > 1 || !metered.with(|meter| meter.is_idle(now)));
+        let left = piece.len();
+        // What a crowd needed once is not kept for ever.
+        if piece.capacity() > 64 && left < piece.capacity() / 4 {
+            piece.shrink_to(2 * left);
+        }
+        drop(piece);
+        self.keys.fetch_sub(before - left, Ordering::Relaxed);
+    }
+
+    /// Shows the meters of one part. Nobody finds a meter there meanwhile.
+    pub fn each(&self, piece: usize, mut show: impl FnMut(&LimitId, &Arc<Metered>)) {
+        lock(&self.pieces[piece % PIECES]).iter().for_each(|(id, metered)| show(id, metered));
+    }
+
+    /// Leaves something to be said in the log.
+    pub(super) fn tell(&self, event: Event) {
+        if self.events.push(event).is_err() {
+            self.events_dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// What is to be said, oldest first.
+    pub fn told(&self) -> Option<Event> {
+        self.events.pop()
+    }
+
+    /// How much was not told, since it was asked last.
+    pub fn take_untold(&self) -> u64 {
+        self.events_dropped.swap(0, Ordering::Relaxed)
+    }
+
+    fn piece_of<T>(&self, id: &LimitId, work: impl FnOnce(&mut HashMap<LimitId, Arc<Metered>>) -> T) -> T {
+        let at = self.hasher.hash_one(id) as usize % PIECES;
+        work(&mut lock(&self.pieces[at]))
+    }
+}
+
+/// Whole between any two of its calls.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
