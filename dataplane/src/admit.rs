@@ -28,9 +28,9 @@ impl Permit {
         &self.identity
     }
 
-    /// What it may send and receive; none: it is not limited.
-    pub fn guard(&self) -> Option<&Guard> {
-        self.guard.as_deref()
+    /// Whether its messages may be left out on their way.
+    pub fn may_drop(&self) -> bool {
+        self.guard.as_ref().is_some_and(|guard| guard.may_drop())
     }
 
     /// What stays with the session.

@@ -8,6 +8,7 @@ pub mod keys;
 pub mod pipes;
 pub mod session;
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -30,7 +31,8 @@ use crate::shard::Shard;
 use crate::standing;
 use crate::stream::Parts;
 use crate::tables::{ApiEntry, EndpointEntry, Fate, Tables};
-use crate::throttle::Party;
+use crate::throttle::levels::{self, Again};
+use crate::throttle::{Guard, Ledger, Party};
 
 /// Which engine moves the bytes of a worker's sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,17 +90,17 @@ pub fn hand_over(shard: &Shard, downstream: Downstream, established: Established
     if let Some(record) = &record {
         shard.shared.log.write(Line::Opened(Box::new(record.clone())));
     }
-    let (party, _guard) = permit.into_parts();
+    let (party, guard) = permit.into_parts();
     let birth = Birth {
         limits: Arc::clone(&api.limits),
         rsv1: upstream.agreed().deflate.is_some(),
         contexts: upstream.agreed().has_contexts(),
-        guard: None,
+        guard,
         fresh_mask: route.upstream.config.mask == Mask::Fresh,
         expires_ms: expires_ms(&api.api.session, now_ms, &mut shard.keys.borrow_mut()),
         now_ms,
     };
-    let resident = Resident {
+    let mut resident = Resident {
         counters,
         endpoint: upstream.live,
         connection: downstream.connection,
@@ -109,7 +111,7 @@ pub fn hand_over(shard: &Shard, downstream: Downstream, established: Established
         api,
     };
     let mut session = Session::new(birth);
-    catch_up(shard, &tables, &resident, &mut session, now_ms);
+    catch_up(shard, &tables, &mut resident, &mut session, now_ms);
     let client = downstream.stream.into_parts().behind(request.into_early());
     let upstream = upstream.stream.into_parts().behind(upstream.early);
     let handover = Handover { session, client, upstream, resident };
@@ -119,7 +121,7 @@ pub fn hand_over(shard: &Shard, downstream: Downstream, established: Established
 }
 
 /// What has changed between the route and now reached the live sessions, but not this one yet.
-fn catch_up(shard: &Shard, tables: &Tables, resident: &Resident, session: &mut Session, now_ms: u64) {
+fn catch_up(shard: &Shard, tables: &Tables, resident: &mut Resident, session: &mut Session, now_ms: u64) {
     let window_ms = tables.settings().drain_window.as_ms();
     let at_ms = || now_ms + shard.keys.borrow_mut().below(window_ms + 1);
     if shard.is_draining() {
@@ -130,6 +132,7 @@ fn catch_up(shard: &Shard, tables: &Tables, resident: &Resident, session: &mut S
     // Also under the same tables: what was heard of a token meanwhile was told to the sessions that were there.
     resident.look_again(current.map_or(tables, |current| current), session, Moment::now(shard));
     let Some(current) = current.filter(|current| !std::ptr::eq(&***current, tables)) else { return };
+    resident.follow_limits(&shard.ledger, current, session, now_ms);
     match current.fate(&resident.api, session.limits()) {
         Fate::Untouched => {}
         Fate::Limits(limits) => session.adopt_limits(&limits),
@@ -239,6 +242,18 @@ impl Resident {
             Err(_) => Cause::CredentialRevoked,
         };
         session.end_at(moment.now_ms, cause, code);
+    }
+
+    /// The session has the limits of these tables from its next message on, and ends at once if it is denied.
+    pub fn follow_limits(&mut self, ledger: &Rc<Ledger>, tables: &Tables, session: &mut Session, now_ms: u64) {
+        // One whose API is gone has what it had until it is drained.
+        let Some(api) = tables.api_labelled(&self.api.label) else { return };
+        let levels = session.guard().map_or(&[][..], Guard::levels);
+        match levels::again(&mut self.party, ledger, tables, api, levels) {
+            Again::Same => {}
+            Again::Guard(guard) => session.set_guard(guard.map(Box::new)),
+            Again::Denied => session.end_at(now_ms, Cause::Denied, CloseCode::POLICY),
+        }
     }
 
     /// The session is over: counts and writes it down.

@@ -34,6 +34,9 @@ async fn journey(shard: &Rc<Shard>, downstream: &mut Downstream) -> Result<Estab
     downstream.seen.identity(&identity);
     let mut route = admit::environment(place, &request, &identity)?;
     let permit = admit::connection(shard, &tables, &route, &request, identity, downstream)?;
+    if permit.may_drop() && !request.upgrade.offer.deflate.is_empty() {
+        onward.give_up_contexts();
+    }
     policy::on_upgrade(shard, &tables, &mut route, &request, permit.identity(), &mut onward, downstream).await?;
     downstream.seen.route(&route);
     let upstream = connect::open(shard, &tables, &route, &request, &onward, downstream).await?;

@@ -292,10 +292,17 @@ fn adopt(shard: &Shard, before: &Tables, tables: &Tables) {
     }
     let moment = Moment::now(shard);
     let now_ms = moment.now_ms;
+    if changes.reach_limits() {
+        // What was granted under other terms is not spent under these.
+        shard.ledger.give_back_all();
+    }
     let window_ms = tables.settings().drain_window.as_ms();
     shard.engine.borrow_mut().for_each(now_ms, |session: &mut Session, resident: &mut Resident, keys| {
         if changes.reach_grants() {
             resident.look_again(tables, session, moment);
+        }
+        if changes.reach_limits() {
+            resident.follow_limits(&shard.ledger, tables, session, now_ms);
         }
         match changes.fate(&resident.api, session.limits()) {
             Fate::Untouched => {}

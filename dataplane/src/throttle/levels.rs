@@ -365,3 +365,208 @@ fn shown(text: &str) -> String {
     write!(shown, "...{}", digest(text)).expect("writing to a string does not fail");
     shown
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use proto::snapshot::{
+        Application, Config, CredentialForm, Denial, KeyedLimit, LimitPolicy, Plan, Subscription, Topic,
+    };
+
+    use super::*;
+    use crate::identity::{Proof, Word};
+    use crate::record::{Direction, Record};
+    use crate::throttle::testing::{next_tables, tables};
+    use crate::throttle::{Meters, Verdict};
+
+    fn ledger(meters: &Arc<Meters>, shard: u16) -> Rc<Ledger> {
+        Ledger::new(Arc::clone(meters), (shard, 2), Instant::now(), Record::new(1, 1).shard(0))
+    }
+
+    fn plan(text: &str) -> Plan {
+        serde_json::from_str(text).unwrap()
+    }
+
+    fn limited(config: &mut Config) {
+        config.plans = vec![
+            plan(r#"{"name": "two", "limits": [{"quota": "2/year"}]}"#),
+            plan(r#"{"name": "three", "limits": [{"quota": "3/year"}, {"rate": "100/s"}]}"#),
+            plan(r#"{"name": "none", "limits": [{"quota": "0/year"}]}"#),
+        ];
+        config.applications = vec![Application { plan: "two".into(), ..Application::new("mobile") }];
+        config.subscriptions = vec![Subscription {
+            application: "mobile".into(),
+            api: "chat:v1".into(),
+            plan: "three".into(),
+            enabled: true,
+        }];
+        config.apis[0].plan = "AsyncGold".into();
+        config.apis[0].unauthenticated_plan = "Unauthenticated".into();
+    }
+
+    fn grant(user: &str) -> Option<Arc<Grant>> {
+        Some(Arc::new(Grant {
+            form: CredentialForm::Basic,
+            proof: Proof::Password,
+            client: None,
+            application: Some("mobile".into()),
+            user: Some(user.into()),
+            environment: None,
+            scopes: Box::default(),
+            issued_s: 0,
+            expires_ms: u64::MAX,
+            word: Word::default(),
+        }))
+    }
+
+    fn party(tables: &Tables, grant: Option<Arc<Grant>>, address: &str) -> Party {
+        let mut party =
+            Party { grant, address: Some(address.parse().unwrap()), topic: Some("/*".into()), ..Party::default() };
+        party.follow(tables, tables.api("chat", "v1").unwrap());
+        party
+    }
+
+    fn shown(party: &Party, ledger: &Rc<Ledger>, tables: &Tables) -> Vec<String> {
+        let levels = party.levels(ledger, tables, tables.api("chat", "v1").unwrap());
+        let key = |level: &Level| level.meters[0].meter().id().unwrap().key.to_string();
+        levels.iter().map(|level| format!("{} {} {}", level.name, level.plan.name, key(level))).collect()
+    }
+
+    fn admitted(party: &Party, ledger: &Rc<Ledger>, tables: &Tables, asked: usize) -> usize {
+        let mut guard = party.guard(ledger, tables, tables.api("chat", "v1").unwrap()).unwrap();
+        let now_ms = 1;
+        (0..asked).filter(|_| guard.message(Direction::ToUpstream, 10, now_ms) == Verdict::Pass).count()
+    }
+
+    #[test]
+    fn a_session_has_the_levels_of_who_it_is() {
+        let tables = tables(limited);
+        let ledger = ledger(&Arc::default(), 0);
+        let known = party(&tables, grant("alice"), "10.0.0.1");
+        let expected = ["application two mobile/alice", "subscription three mobile/chat:v1", "api AsyncGold chat:v1"];
+        assert_eq!(shown(&known, &ledger, &tables), expected);
+        let unknown = party(&tables, None, "2001:db8::1");
+        let expected = ["unauthenticated Unauthenticated 2001:db8::/64", "api AsyncGold chat:v1"];
+        assert_eq!(shown(&unknown, &ledger, &tables), expected);
+    }
+
+    #[test]
+    fn topics_are_limited_where_their_api_is_not() {
+        let ledger = ledger(&Arc::default(), 0);
+        let by_topic = tables(|config| {
+            limited(config);
+            config.apis[0].plan = String::new();
+            config.apis[0].topics = vec![Topic { topic: "/*".into(), plan: "two".into(), ..Topic::default() }];
+        });
+        let expected = ["topic two chat:v1/*"];
+        assert_eq!(shown(&party(&by_topic, grant("alice"), "10.0.0.1"), &ledger, &by_topic)[2..], expected);
+    }
+
+    #[test]
+    fn the_first_group_that_fits_decides_and_its_members_have_one_count() {
+        let with_policy = |config: &mut Config| {
+            limited(config);
+            let policy = r#"{"name": "tiers", "plan": "none", "groups": [
+                {"when": [{"addresses": ["10.0.0.0/8"]}], "plan": "two"},
+                {"when": [{"addresses": ["10.1.0.0/16", "11.0.0.0/8"]}], "plan": "two"}]}"#;
+            config.limit_policies = vec![serde_json::from_str::<LimitPolicy>(policy).unwrap()];
+            config.apis[0].plan = String::new();
+            config.apis[0].limit_policy = "tiers".into();
+            config.apis[0].unauthenticated_plan = String::new();
+        };
+        let tables = tables(with_policy);
+        let ledger = ledger(&Arc::default(), 0);
+        let at = |address: &str| party(&tables, None, address);
+        let passed: Vec<usize> = ["10.1.0.1", "10.2.0.1", "11.0.0.1", "12.0.0.1"]
+            .iter()
+            .map(|address| admitted(&at(address), &ledger, &tables, 5))
+            .collect();
+        assert_eq!(passed, [2, 0, 2, 0], "the second is of the first's group, the third of another, the last of none");
+    }
+
+    #[test]
+    fn keys_are_made_of_what_is_known_and_who_lacks_a_part_is_not_limited() {
+        let keyed = |config: &mut Config| {
+            limited(config);
+            let limit = r#"{"name": "per-office", "key": ["address/24", "user"], "plan": "two"}"#;
+            config.limits = vec![serde_json::from_str::<KeyedLimit>(limit).unwrap()];
+        };
+        let tables = tables(keyed);
+        let ledger = ledger(&Arc::default(), 0);
+        let last = |party: &Party| shown(party, &ledger, &tables).pop().unwrap();
+        assert_eq!(last(&party(&tables, grant("a b"), "10.0.0.77")), r"per-office two 10.0.0.0/24 a\ b");
+        assert_eq!(last(&party(&tables, None, "10.0.0.77")), "api AsyncGold chat:v1");
+    }
+
+    #[test]
+    fn what_is_used_stays_used_when_a_generation_changes_the_plan() {
+        let before = tables(limited);
+        let meters = Arc::default();
+        let ledger = ledger(&meters, 0);
+        let mut alice = party(&before, grant("alice"), "10.0.0.1");
+        assert_eq!(admitted(&alice, &ledger, &before, 5), 2);
+        let api = |tables: &Tables| Arc::clone(tables.api("chat", "v1").unwrap());
+        let levels = alice.levels(&ledger, &before, &api(&before));
+        let same = next_tables(Some(&before), limited);
+        assert!(matches!(again(&mut alice, &ledger, &same, &api(&same), &levels), Again::Same));
+        let more = next_tables(Some(&same), |config| {
+            limited(config);
+            config.plans[0] = plan(r#"{"name": "two", "limits": [{"quota": "3/year"}]}"#);
+        });
+        let Again::Guard(Some(mut guard)) = again(&mut alice, &ledger, &more, &api(&more), &levels) else {
+            panic!("the plan is another");
+        };
+        let verdicts = [0; 3].map(|_| guard.message(Direction::ToClient, 1, 1) == Verdict::Pass);
+        assert_eq!(verdicts, [true, false, false], "two were used of what are three now");
+        drop((levels, guard));
+        assert_eq!(ledger.keys(), 0, "nobody is there");
+        let other = self::ledger(&meters, 1);
+        assert_eq!(admitted(&alice, &other, &more, 5), 0, "and the process remembers");
+    }
+
+    #[test]
+    fn a_denial_reaches_live_sessions() {
+        let before = tables(limited);
+        let ledger = ledger(&Arc::default(), 0);
+        let mut alice = party(&before, grant("alice"), "10.0.0.1");
+        let denied = |text: &str| {
+            let denial: Denial = serde_json::from_str(text).unwrap();
+            tables(|config| {
+                limited(config);
+                config.denials = vec![denial];
+            })
+        };
+        let closes = denied(r#"{"name": "d", "user": "alice"}"#);
+        let found = again(&mut alice, &ledger, &closes, closes.api("chat", "v1").unwrap(), &[]);
+        assert!(matches!(found, Again::Denied));
+        let drops = denied(r#"{"name": "d", "user": "alice", "action": "drop"}"#);
+        let api = drops.api("chat", "v1").unwrap();
+        let Again::Guard(Some(mut guard)) = again(&mut alice, &ledger, &drops, api, &[]) else { panic!("it drops") };
+        let verdict = guard.message(Direction::ToUpstream, 0, 1);
+        assert!(matches!(verdict, Verdict::Stop(stopped) if stopped.kind == LevelKind::Denial));
+        assert!(matches!(again(&mut alice, &ledger, &drops, api, guard.levels()), Again::Same));
+        let lifted = again(&mut alice, &ledger, &before, before.api("chat", "v1").unwrap(), guard.levels());
+        assert!(matches!(lifted, Again::Guard(Some(_))), "its limits are back");
+    }
+
+    #[test]
+    fn no_two_lists_of_parts_make_the_same_text_and_no_text_is_long() {
+        let made = |parts: &[&str]| {
+            let mut text = String::new();
+            for (at, part) in parts.iter().enumerate() {
+                text.push_str(if at > 0 { " " } else { "" });
+                push(&mut text, part, false);
+            }
+            text
+        };
+        assert_ne!(made(&["a b", "c"]), made(&["a", "b c"]));
+        assert_ne!(made(&["a\\", "c"]), made(&["a\\ c"]));
+        assert_eq!(made(&["a\nb"]), "a\\nb");
+        let long = [super::shown(&"ä".repeat(500)), super::shown(&"ä".repeat(501))];
+        assert!(long[0] != long[1] && long.iter().all(|text| text.len() <= KEY_BYTES_MAX), "{long:?}");
+        let mut secret = String::new();
+        push(&mut secret, "Bearer geheim", true);
+        assert!(!secret.contains("geheim") && secret.starts_with("sha256:"));
+    }
+}

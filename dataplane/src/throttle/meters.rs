@@ -185,3 +185,102 @@ impl Meters {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use proto::snapshot::{Counted, OnLimit, Unit};
+    use proto::throttle::{Share, Terms, Window, WindowUnit};
+
+    use super::*;
+    use crate::throttle::Rule;
+
+    const NOW: Now = Now { mono_ns: 1_000_000_000, wall_ms: 1_800_000_000_000 };
+
+    fn plan(terms: Terms) -> Arc<Compiled> {
+        Arc::new(Compiled {
+            name: "p".into(),
+            limits: [Rule { unit: Unit::Messages, terms, stops: true }].into(),
+            direction: Counted::Both,
+            on_limit: OnLimit::default(),
+            warn_at: Box::default(),
+            sessions_max: 0,
+        })
+    }
+
+    fn id(scope: &Arc<Scope>, key: &str) -> LimitId {
+        LimitId { scope: Arc::clone(scope), key: key.into(), index: 0 }
+    }
+
+    fn scope() -> Arc<Scope> {
+        Arc::new(Scope { kind: Some(LevelKind::Application), name: "application".into(), plan: "p".into() })
+    }
+
+    fn take(metered: &Metered, tokens: u64, now: Now) -> bool {
+        metered.with(|meter| {
+            let mut share = Share::default();
+            let is_there = share.refill(meter, (0, 1), tokens, now);
+            share.spend(tokens, now);
+            share.give_back(meter, now);
+            is_there
+        })
+    }
+
+    #[test]
+    fn a_meter_is_forgotten_when_nobody_has_it_and_nothing_is_used() {
+        let meters = Meters::default();
+        let plan = plan(Terms::Quota { amount: 5, window: Window::one(WindowUnit::Second) });
+        let scope = scope();
+        let used = meters.find(&id(&scope, "used"), &plan, NOW);
+        assert!(take(&used, 3, NOW));
+        drop(used);
+        let held = meters.find(&id(&scope, "held"), &plan, NOW);
+        drop(meters.find(&id(&scope, "idle"), &plan, NOW));
+        let forget = |now| (0..meters.pieces()).for_each(|piece| meters.forget_idle(piece, now));
+        forget(NOW);
+        assert_eq!(meters.keys(), 2);
+        forget(Now { wall_ms: NOW.wall_ms + 1000, ..NOW });
+        assert_eq!(meters.keys(), 1);
+        assert!(Arc::ptr_eq(&held, &meters.find(&id(&scope, "held"), &plan, NOW)));
+    }
+
+    #[test]
+    fn past_the_ceiling_new_keys_share_a_meter() {
+        let meters = Meters::new(2);
+        let plan = plan(Terms::Bucket { amount: 1, per_ns: 1_000_000_000, burst: 1 });
+        let scope = scope();
+        let found: Vec<_> =
+            ["a", "b", "c", "d", "a"].iter().map(|key| meters.find(&id(&scope, key), &plan, NOW)).collect();
+        assert!(Arc::ptr_eq(&found[0], &found[4]) && Arc::ptr_eq(&found[2], &found[3]));
+        assert!(!Arc::ptr_eq(&found[1], &found[2]));
+        assert_eq!((meters.keys(), meters.overflown()), (3, 2));
+    }
+
+    /// What the manual says of memory: about 0.4 KB for a key, in the map that all shards share.
+    #[test]
+    fn a_million_keys_work_and_go() {
+        let meters = Meters::default();
+        let plan = plan(Terms::Bucket { amount: 1, per_ns: 1_000_000_000, burst: 5 });
+        let scope = scope();
+        let begun = std::time::Instant::now();
+        for key in 0..1_000_000 {
+            let found = meters.find(&id(&scope, &format!("mobile/user-{key}")), &plan, NOW);
+            assert!(key % 2 == 0 || take(&found, 1, NOW));
+        }
+        assert_eq!(meters.keys(), 1_000_000);
+        let made = begun.elapsed();
+        let later = Now { mono_ns: NOW.mono_ns + 500_000_000, ..NOW };
+        (0..meters.pieces()).for_each(|piece| meters.forget_idle(piece, later));
+        assert_eq!(meters.keys(), 500_000, "half of them are full");
+        let later = Now { mono_ns: NOW.mono_ns + 5_000_000_000, ..NOW };
+        let begun = std::time::Instant::now();
+        (0..meters.pieces()).for_each(|piece| meters.forget_idle(piece, later));
+        assert_eq!(meters.keys(), 0);
+        println!("made in {made:?}, the last half forgotten in {:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn what_a_key_costs_is_known() {
+        let bytes = size_of::<Metered>() + 2 * size_of::<usize>() + 2 * size_of::<(LimitId, Arc<Metered>)>();
+        assert!(bytes <= 400, "{bytes}");
+    }
+}
