@@ -28,6 +28,8 @@ enum Verb {
     Reload(cli::reload::Options),
     /// Show how the control plane and its data planes stand
     Status(cli::status::Options),
+    /// Show what is used of limits, by key: how much, how much is left, and when it is there again
+    Usage(cli::usage::Options),
     /// Get, look at and take back tokens, as a client of a token endpoint
     Token(cli::token::Options),
     /// Have data planes stop accepting and close their sessions
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         Verb::Apply(options) => cli::apply::run(options),
         Verb::Reload(options) => cli::reload::run(options),
         Verb::Status(options) => cli::status::run(options),
+        Verb::Usage(options) => cli::usage::run(options),
         Verb::Token(options) => cli::token::run(options),
         Verb::Drain(options) => cli::drain::run(options),
         Verb::Api(options) => cli::api::run(options),

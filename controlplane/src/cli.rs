@@ -14,6 +14,7 @@ pub mod run;
 pub mod schema;
 pub mod status;
 pub mod token;
+pub mod usage;
 pub mod validate;
 pub mod version;
 

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use controlplane::answer::{Applied, Diff, Drained, Outcome, Status};
+use controlplane::answer::{Applied, Diff, Drained, Outcome, Status, Used};
 use controlplane::client::{self, Control};
 use controlplane::office::Office;
 use controlplane::server::{Server, SocketError};
-use proto::control::message::{Ack, Generation, Hello, Push, Reject, Report, Request};
+use proto::control::message::{Ack, Generation, Hello, Push, Reject, Report, Request, Usage, UsageAsked, UsageRow};
 use proto::control::{Message, PROTOCOL_VERSION};
 use proto::snapshot::Digest;
 use tempfile::TempDir;
@@ -335,6 +335,52 @@ fn diff_counts_the_live_sessions_that_a_change_touches() {
     let touched: Vec<_> = diff.sessions.iter().map(|touched| (touched.api.as_str(), touched.sessions)).collect();
     assert_eq!(touched, [("b", 3)]);
     assert!(node.is_silent(), "nothing was published");
+}
+
+#[test]
+fn usage_is_what_every_node_says_and_who_does_not_know_the_question_or_does_not_answer_is_named() {
+    let plane = Plane::start(&config(&["a"]));
+    let mut nodes = [(); 3].map(|()| {
+        let mut node = plane.node(None, vec![]);
+        let push = node.push();
+        node.ack(&push);
+        node
+    });
+    let asked = UsageAsked { application: Some("mobile".into()), rows_max: 2, ..UsageAsked::default() };
+    let asking = plane.ask_beside::<Used>(Request::Usage(asked.clone()));
+    let tickets = nodes.each_mut().map(|node| match node.receive() {
+        Some(Message::Ask(ask)) => {
+            assert_eq!(ask.usage.as_ref(), Some(&asked));
+            ask.ticket
+        }
+        other => panic!("expected a question, got {other:?}"),
+    });
+    let row = |key: &str, used| UsageRow { key: key.into(), used, amount: 10, resets_ms: 1500, ..UsageRow::default() };
+    let say = |node: &mut Node, ticket, rows: Vec<UsageRow>| {
+        node.send(&Message::Usage(Usage { ticket, total: 5, rows }));
+    };
+    // What answers another question is nobody's.
+    say(&mut nodes[0], tickets[0] + 100, vec![row("nobody", 10)]);
+    say(&mut nodes[0], tickets[0], vec![row("half", 5), row("little", 1)]);
+    say(&mut nodes[1], tickets[1], vec![row("much", 9)]);
+    // An older node.
+    nodes[2].send(&Message::Report(Report { ticket: tickets[2], ..Report::default() }));
+    let (ok, used) = asking.join().unwrap();
+    assert!(ok);
+    let keys: Vec<_> = used.rows.iter().map(|row| row.key.as_str()).collect();
+    assert_eq!((keys.as_slice(), used.total), (["much", "half"].as_slice(), 10));
+    assert_eq!(used.rows[0].resets.unwrap().to_string(), "1970-01-01T00:00:02Z");
+    assert_eq!(used.silent, [("edge".to_owned(), 77)]);
+
+    // A node that goes is not waited for.
+    let asking = plane.ask_beside::<Used>(Request::Usage(UsageAsked::default()));
+    let begun = Instant::now();
+    for node in &mut nodes {
+        assert!(matches!(node.receive(), Some(Message::Ask(_))));
+    }
+    drop(nodes);
+    let (_, used) = asking.join().unwrap();
+    assert!(used.rows.is_empty() && used.silent.len() == 3 && begun.elapsed() < Duration::from_secs(2));
 }
 
 #[test]

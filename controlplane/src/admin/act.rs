@@ -6,6 +6,8 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, ETAG, LINK};
 use axum::response::{IntoResponse, Response};
+use proto::control::message::UsageAsked;
+use proto::limits::USAGE_ROWS_MAX;
 use serde_json::{Value, json};
 
 use super::conditions::{Condition, quoted};
@@ -39,6 +41,7 @@ pub async fn act(desk: &Desk, action: Action, call: Call) -> Result<Response, Pr
         Action::DeleteClient => writing::delete_client(desk, call, &query).await,
         Action::RotateSigningKey => rotate(desk, call, &query).await,
         Action::Status => Ok(document(StatusCode::OK, &as_value(&desk.office.status().await)?)),
+        Action::Usage => usage(desk, &query).await,
         Action::Generation => Ok(document(StatusCode::OK, &generation(desk))),
         Action::OpenApi => Ok(document(StatusCode::OK, openapi::document())),
     }
@@ -118,6 +121,17 @@ async fn rotate(desk: &Desk, call: Call, query: &Query) -> Result<Response, Prob
     let signs_from = Moment(next.signs_from).to_string();
     let answer = json!({ "kid": kid, "signs_from": signs_from, "replaces": next.replaces, "keys": next.keys });
     Ok(document(StatusCode::OK, &answer))
+}
+
+async fn usage(desk: &Desk, query: &Query) -> Result<Response, Problem> {
+    let text = |name: &str| query.value(name).map(str::to_owned);
+    let top = query.parsed::<u32>("top", "a whole number")?;
+    if top.is_some_and(|top| top == 0 || top as usize > USAGE_ROWS_MAX) {
+        return Err(Problem::new(Fault::BadRequest, format!("top is 1 to {USAGE_ROWS_MAX}")));
+    }
+    let (api, application, plan) = (text("api"), text("application"), text("plan"));
+    let used = desk.office.usage(UsageAsked { api, application, plan, rows_max: top.unwrap_or(0) }).await;
+    Ok(document(StatusCode::OK, &as_value(&used)?))
 }
 
 fn generation(desk: &Desk) -> Value {

@@ -2,9 +2,12 @@
 //!
 //! It is served, and checked in as docs/openapi.json; a test compares it with the routes.
 
+mod fixed;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
+use proto::limits::USAGE_ROWS_MAX;
 use serde_json::{Map, Value, json};
 
 use super::objects::{Kind, META, Noun};
@@ -52,6 +55,17 @@ const USER: Parameter = parameter("user", "string", "Only those of this user.");
 
 const _: () = assert!(PAGE_MAX == 1000, "the sentence about limit says so");
 
+const TOP: Parameter = parameter(
+    "top",
+    "integer",
+    "At most so many rows, those of which the largest part is used: 1 to 1000, 1000 unless said.",
+);
+const USAGE_API: Parameter =
+    parameter("api", "string", "Only those of this API: `name:version`, or `name` for all its versions.");
+const PLAN: Parameter = parameter("plan", "string", "Only those of this plan.");
+
+const _: () = assert!(USAGE_ROWS_MAX == 1000, "the sentence about top says so");
+
 /// By what a list can be narrowed.
 pub fn filters(kind: Kind) -> Vec<Parameter> {
     match kind {
@@ -71,6 +85,7 @@ pub fn query(action: Action) -> Vec<Parameter> {
         Action::Create(_) | Action::Put(_) | Action::Patch(_) | Action::Delete(_) => vec![WAIT, TIMEOUT],
         Action::Batch | Action::CreateClient | Action::DeleteClient => vec![WAIT, TIMEOUT],
         Action::RotateSigningKey => vec![NOW],
+        Action::Usage => vec![USAGE_API, APPLICATION, PLAN, TOP],
         Action::Show(_) | Action::ShowClient | Action::Status | Action::Generation | Action::OpenApi => Vec::new(),
     }
 }
@@ -171,6 +186,7 @@ fn words(action: Action) -> (&'static str, String, String) {
             "Make the next signing key of the token endpoint, and publish it, before its time".into(),
         ),
         Action::Status => ("gateway", "status".into(), "How the control plane and its nodes stand".into()),
+        Action::Usage => ("gateway", "usage".into(), "What is used of limits, by key, as the data planes say".into()),
         Action::Generation => ("gateway", "generation".into(), "Which generation is published".into()),
         Action::OpenApi => ("gateway", "openApi".into(), "This document".into()),
     }
@@ -295,6 +311,7 @@ fn answers(action: Action) -> Map<String, Value> {
         }
         Action::RotateSigningKey => drop(add("200", one("SigningKey", "It is published."))),
         Action::Status => drop(add("200", one("Status", "How everything stands."))),
+        Action::Usage => drop(add("200", one("Usage", "What is used."))),
         Action::Generation => drop(add("200", one("Published", "What is published."))),
         Action::OpenApi => {
             let any = json!({ "type": "object", "description": "An OpenAPI 3.1 document." });
@@ -312,7 +329,7 @@ fn answers(action: Action) -> Map<String, Value> {
 fn faults(action: Action) -> Vec<Fault> {
     use Fault::*;
     let mut all = vec![BadRequest, Unauthenticated, ForbiddenRole, ForeignSite, MethodNotAllowed, Internal];
-    if matches!(action, Action::OpenApi | Action::Status | Action::Generation) {
+    if matches!(action, Action::OpenApi | Action::Status | Action::Usage | Action::Generation) {
         return all;
     }
     all.push(Unavailable);
@@ -375,7 +392,7 @@ fn schemas() -> Map<String, Value> {
         json!({ "type": "string", "description": "The key itself, told this once; not there where a hash was sent." });
     let made = all.get("ApiKey").cloned().unwrap_or_default();
     all.insert("ApiKeyCreated".into(), with(made, "key", told));
-    all.extend(fixed());
+    all.extend(fixed::schemas());
     // What these refer to of the model, and what that refers to.
     let mut wanted = references(&Value::Object(all.clone()));
     while let Some(name) = wanted.pop() {
@@ -484,155 +501,6 @@ fn references(value: &Value) -> Vec<String> {
         Value::Array(array) => array.iter().flat_map(references).collect(),
         _ => Vec::new(),
     }
-}
-
-/// Schemas of what is not of the model.
-fn fixed() -> Map<String, Value> {
-    let nodes =
-        json!({ "type": "array", "items": reference("NodeOutcome"), "description": "What became of it on each node." });
-    let generation = json!({ "type": ["integer", "null"], "description": "The generation with the change in it; null: nothing is published yet." });
-    let applied = flag("Whether every connected node serves it; there if it was waited for.");
-    let meta = json!({
-        "type": "object",
-        "description": "What is told of an object beside what it says. Ignored when it is sent back.",
-        "properties": {
-            "origin": { "enum": ["declared", "stored"], "description": "Whether a file declares it, or it was created here." },
-            "file": string("Of a declared object: the file."),
-            "etag": string("Its entity tag, without quotes."),
-            "created": string("When it was stored: RFC 3339."),
-            "updated": string("When it was stored last: RFC 3339."),
-            "kind": string("Its kind, in the answer to a batch."),
-            "generation": generation.clone(), "applied": applied.clone(), "nodes": nodes.clone(),
-        },
-    });
-    let done = json!({
-        "type": "object",
-        "properties": { "generation": generation, "applied": applied, "nodes": nodes, "application": string("The client's application.") },
-    });
-    let removed = json!({
-        "type": "array",
-        "items": { "type": "object", "properties": { "kind": string("What."), "id": string("Which.") } },
-    });
-    let all = json!({
-        "Meta": meta,
-        "ClientMeta": done.clone(),
-        "ClientWrite": client_write(),
-        "Problem": problem(),
-        "NodeOutcome": {
-            "type": "object",
-            "required": ["node", "pid", "outcome"],
-            "properties": {
-                "node": string("The node's name."),
-                "pid": whole("Its process id."),
-                "outcome": { "enum": ["applied", "rejected", "superseded", "silent", "gone"] },
-                "micros": whole("How long the node needed, in microseconds."),
-                "reasons": { "type": "array", "items": { "type": "string" }, "description": "Why it refused." },
-            },
-        },
-        "Removed": { "type": "object", "properties": { "removed": removed.clone(), META: done.clone() } },
-        "Batch": batch(),
-        "BatchDone": {
-            "type": "object",
-            "required": ["items", "removed"],
-            "properties": {
-                "items": { "type": "array", "items": { "type": "object" }, "description": "What was put, in the order of the changes, as POST answers it." },
-                "removed": removed, META: done,
-            },
-        },
-        "Published": {
-            "type": "object",
-            "properties": {
-                "generation": {
-                    "type": ["object", "null"],
-                    "description": "null: nothing is published yet.",
-                    "properties": { "source": string("The run of the control plane."), "number": whole("Counted from 1 in each run.") },
-                },
-                "checksum": string("The checksum of the whole."),
-            },
-        },
-        "SigningKey": {
-            "type": "object",
-            "required": ["kid", "signs_from", "replaces", "keys"],
-            "properties": {
-                "kid": string("The new key's name."),
-                "signs_from": string("From when on it signs: RFC 3339."),
-                "replaces": {
-                    "type": ["string", "null"],
-                    "description": "The key that has signed until now. It is published until the last token that it signs has run out.",
-                },
-                "keys": whole("How many keys are published."),
-            },
-        },
-        "Status": {
-            "type": "object",
-            "description": "As `framegate status --json` prints it.",
-            "properties": { "control_plane": { "type": "object" }, "nodes": { "type": "array", "items": { "type": "object" } } },
-        },
-    });
-    match all {
-        Value::Object(all) => all,
-        _ => Map::new(),
-    }
-}
-
-/// What went wrong, RFC 9457.
-fn problem() -> Value {
-    json!({
-        "type": "object",
-        "description": "RFC 9457.",
-        "required": ["type", "title", "status", "detail", "instance"],
-        "properties": {
-            "type": { "type": "string", "enum": Fault::ALL.map(Fault::uri) },
-            "title": string("The kind of problem, in a few words."),
-            "status": whole("The status of the answer."),
-            "detail": string("What it is this time, and what would be right."),
-            "instance": string("The path that was asked for."),
-            "file": string("The file that declares the object."),
-            "errors": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "required": ["pointer", "detail"],
-                    "properties": { "pointer": string("JSON Pointer (RFC 6901) into the body."), "detail": string("What is wrong there.") },
-                },
-            },
-        },
-    })
-}
-
-/// What a batch is made of.
-fn batch() -> Value {
-    let kind = json!({ "enum": Kind::ALL.map(Kind::word) });
-    let if_match = string("`*`, or the entity tag that it must have. Left out: what is put must be new.");
-    json!({
-        "type": "object",
-        "required": ["changes"],
-        "properties": { "changes": { "type": "array", "minItems": 1, "maxItems": crate::catalogue::CHANGES_MAX, "items": {
-            "oneOf": [
-                {
-                    "type": "object", "required": ["kind", "put"], "additionalProperties": false,
-                    "properties": { "kind": kind.clone(), "put": { "type": "object", "description": "The object, as POST takes it." }, "if_match": if_match.clone() },
-                },
-                {
-                    "type": "object", "required": ["kind", "delete"], "additionalProperties": false,
-                    "properties": { "kind": kind, "delete": string("The object's id."), "if_match": if_match },
-                },
-            ],
-        } } },
-    })
-}
-
-fn string(about: &str) -> Value {
-    json!({ "type": "string", "description": about })
-}
-
-fn whole(about: &str) -> Value {
-    json!({ "type": "integer", "description": about })
-}
-
-fn client_write() -> Value {
-    let client = schema::definitions(HOME).remove("OAuthClient").unwrap_or_default();
-    with(with(client, "secret", nullable_secret()), "has_secret", flag("Ignored."))
 }
 
 #[cfg(test)]

@@ -70,6 +70,8 @@ pub enum Action {
     RotateSigningKey,
     /// How everything stands.
     Status,
+    /// What is used of limits.
+    Usage,
     /// What is published.
     Generation,
     /// The OpenAPI document.
@@ -97,6 +99,7 @@ pub fn routes() -> Vec<Route> {
     add(Method::POST, "/batch".into(), Action::Batch);
     add(Method::POST, "/signing-keys/rotate".into(), Action::RotateSigningKey);
     add(Method::GET, "/status".into(), Action::Status);
+    add(Method::GET, "/usage".into(), Action::Usage);
     add(Method::GET, "/generation".into(), Action::Generation);
     add(Method::GET, "/openapi.json".into(), Action::OpenApi);
     all
