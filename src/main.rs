@@ -46,6 +46,10 @@ enum Verb {
     User(cli::user::Options),
     /// Revoke a token, key, client, user, application or subscription
     Revoke(cli::revoke::Options),
+    /// List, create and change plans: how much may pass
+    Plan(cli::plan::Options),
+    /// Deny an API, an application, a user or addresses, on live sessions too
+    Deny(cli::deny::Options),
     /// Turn what other programs have into what this one reads: key stores into PEM files
     Convert(cli::convert::Options),
     /// Print the version
@@ -75,6 +79,8 @@ fn main() -> ExitCode {
         Verb::Key(options) => cli::key::run(options),
         Verb::User(options) => cli::user::run(options),
         Verb::Revoke(options) => cli::revoke::run(options),
+        Verb::Plan(options) => cli::plan::run(options),
+        Verb::Deny(options) => cli::deny::run(options),
         Verb::Convert(options) => cli::convert::run(options),
         Verb::Version(options) => cli::version::run(options),
         Verb::Echo(options) => cli::echo::run(options),

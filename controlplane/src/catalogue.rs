@@ -1,6 +1,7 @@
-//! The published objects: APIs, applications, subscriptions, keys, users and revocations, wherever they come from.
+//! The published objects: APIs, applications, subscriptions, keys, users, revocations, plans and denials, wherever they
+//! come from.
 //!
-//! Each is either declared in the configuration file, and read-only here, or stored in the database, and changed by
+//! Each is declared in the configuration file, and read-only here, brought by the gateway, or stored in the database, and changed by
 //! [`Office::change`](crate::office::Office::change). This module has the words for that; the [`office`](crate::office)
 //! publishes what comes of it, and HTTP is the admin API's.
 
@@ -8,7 +9,9 @@ mod books;
 mod declared;
 mod entry;
 mod neighbourhood;
+mod plans;
 mod rows;
+mod stored;
 mod told;
 
 use std::fmt;
@@ -23,6 +26,7 @@ pub(crate) use books::Clients;
 pub use declared::Declared;
 pub(crate) use entry::Entry;
 pub(crate) use neighbourhood::count;
+pub(crate) use plans::{built_in, built_in_list};
 pub(crate) use rows::{counts, expired, find, list};
 
 use crate::answer::NodeOutcome;
@@ -48,12 +52,24 @@ pub enum Kind {
     User,
     /// A revocation, by what it revokes: `user:alice`.
     Revocation,
+    /// A plan, by its name.
+    Plan,
+    /// A denial, by its name.
+    Denial,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 6] =
-        [Self::Api, Self::Application, Self::Subscription, Self::Key, Self::User, Self::Revocation];
+    pub const ALL: [Self; 8] = [
+        Self::Api,
+        Self::Application,
+        Self::Subscription,
+        Self::Key,
+        Self::User,
+        Self::Revocation,
+        Self::Plan,
+        Self::Denial,
+    ];
 
     /// Its word.
     pub const fn word(self) -> &'static str {
@@ -64,6 +80,8 @@ impl Kind {
             Self::Key => "key",
             Self::User => "user",
             Self::Revocation => "revocation",
+            Self::Plan => "plan",
+            Self::Denial => "denial",
         }
     }
 
@@ -76,7 +94,15 @@ impl Kind {
             Self::Key => "keys",
             Self::User => "users",
             Self::Revocation => "revocations",
+            Self::Plan => "plans",
+            Self::Denial => "denials",
         }
+    }
+
+    /// Whether there may be a million of them, each checked with its neighbours only; the others are checked with the
+    /// whole file.
+    pub const fn is_of_people(self) -> bool {
+        !matches!(self, Self::Api | Self::Plan | Self::Denial)
     }
 }
 
@@ -90,7 +116,7 @@ impl FromStr for Kind {
     type Err = &'static str;
 
     fn from_str(word: &str) -> Result<Self, Self::Err> {
-        const FORM: &str = "a kind is api, application, subscription, key, user or revocation";
+        const FORM: &str = "a kind is api, application, subscription, key, user, revocation, plan or denial";
         Self::ALL.into_iter().find(|kind| kind.word() == word).ok_or(FORM)
     }
 }
@@ -105,6 +131,8 @@ pub enum Origin {
     },
     /// It was created through the admin API.
     Stored,
+    /// The gateway brings it: a plan. One of the same name, declared or stored, stands in its place.
+    BuiltIn,
 }
 
 /// One object.
@@ -156,7 +184,7 @@ pub(crate) fn shown(kind: Kind, mut value: Value) -> Value {
             let clients = value.get_mut("clients").and_then(Value::as_array_mut);
             clients.into_iter().flatten().for_each(|client| told(client, "secret", "has_secret"));
         }
-        Kind::Api | Kind::Subscription | Kind::Revocation => {}
+        Kind::Api | Kind::Subscription | Kind::Revocation | Kind::Plan | Kind::Denial => {}
     }
     value
 }
@@ -283,6 +311,14 @@ pub enum ChangeError {
         /// The file.
         file: String,
     },
+    /// It is the gateway's own.
+    #[error("the gateway brings the {kind} {id:?}: it can be replaced, and not deleted")]
+    BuiltIn {
+        /// What.
+        kind: Kind,
+        /// Which.
+        id: String,
+    },
     /// Somebody else was first.
     #[error("the {kind} {id:?} has been changed meanwhile; read it again (its etag is {etag} now)")]
     Stale {
@@ -298,16 +334,17 @@ pub enum ChangeError {
     Invalid(Vec<Problem>),
     /// Others refer to it.
     #[error(
-        "the {kind} {id:?} is used by {}; delete those first, or all at once by a cascade",
-        .by.iter().take(10).map(|(kind, id)| format!("{kind} {id:?}")).collect::<Vec<_>>().join(", ")
+        "the {kind} {id:?} is used by {}; {}",
+        .by.iter().take(10).map(|(kind, id)| format!("{kind} {id:?}")).collect::<Vec<_>>().join(", "),
+        if *.kind == Kind::Plan { "give those another first" } else { "delete those first, or all at once by a cascade" }
     )]
     InUse {
         /// What.
         kind: Kind,
         /// Which.
         id: String,
-        /// Everything that refers to it, up to [`PAGE_MAX`].
-        by: Vec<(Kind, String)>,
+        /// Everything that refers to it, up to [`PAGE_MAX`]: the word of its kind or family, and its id.
+        by: Vec<(&'static str, String)>,
     },
     /// Nothing is published yet.
     #[error(

@@ -20,7 +20,9 @@ pub mod version;
 
 pub mod api;
 pub mod app;
+pub mod deny;
 pub mod key;
+pub mod plan;
 pub mod revoke;
 pub mod subscription;
 pub mod user;

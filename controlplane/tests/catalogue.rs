@@ -509,7 +509,7 @@ fn what_is_used_is_not_taken_away() {
     assert!(told.contains("\"chat:v1\""), "{told}");
     house.rewrite("version: v2, ", "version: v1, ");
     let kept = house.change(vec![delete(Kind::Application, "mobile", true)]).unwrap_err();
-    assert!(matches!(&kept, ChangeError::InUse { by, .. } if *by == [(Kind::User, "alice".to_owned())]), "{kept:?}");
+    assert!(matches!(&kept, ChangeError::InUse { by, .. } if *by == [("user", "alice".to_owned())]), "{kept:?}");
     // With a user who is put elsewhere in the same call it goes, and takes what is its own along.
     let moved = put(Kind::User, "alice", json!({ "name": "alice" }));
     let changed = house.change(vec![delete(Kind::Application, "mobile", true), moved]).unwrap();
@@ -615,4 +615,129 @@ fn a_change_that_nobody_waits_for_is_made_all_the_same() {
     stored.sort();
     published.sort();
     assert_eq!(stored, published);
+}
+
+fn plan(name: &str, rate: &str) -> Change {
+    put(Kind::Plan, name, json!({ "name": name, "limits": [{ "rate": rate }] }))
+}
+
+#[test]
+fn plans_and_denials_are_stored_published_and_there_after_a_restart() {
+    let house = House::new();
+    let with_plan = json!({ "name": "mobile", "plan": "gold" });
+    let told = wrong(house.put(Kind::Application, "mobile", with_plan.clone()));
+    assert!(told[0].starts_with("/0/plan: there is no plan \"gold\""), "{told:?}");
+    let live = json!({
+        "name": "live", "context": "/live", "plan": "gold", "endpoints": { "production": { "upstream": "chat" } },
+    });
+    house
+        .change(vec![
+            put(Kind::Application, "mobile", with_plan),
+            put(Kind::Api, "live", live.clone()),
+            plan("gold", "100/s"),
+            put(Kind::Denial, "mallory", json!({ "name": "mallory", "user": "mallory", "application": "mobile" })),
+        ])
+        .unwrap();
+    let look = |house: &House| {
+        let snapshot = house.snapshot();
+        assert!(snapshot.has_plan("gold") && snapshot.denials()[0].name == "mallory");
+        assert_eq!(snapshot.application("mobile").unwrap().plan, "gold");
+        assert_eq!(Snapshot::check(snapshot.to_config()).unwrap().list(), snapshot.list());
+        let of = |application: &str| Filter { application: Some(application.into()), ..Filter::default() };
+        assert_eq!(house.ids(Kind::Denial, of("mobile")), ["mallory"]);
+        assert_eq!(house.ids(Kind::Denial, of("declared")), [""; 0]);
+        snapshot.checksum()
+    };
+    let before = look(&house);
+    let house = house.again();
+    assert_eq!(look(&house), before, "the same is published");
+
+    // What is wrong is told at the change, and what it clashes with by where it is.
+    let told = wrong(
+        house.change(vec![application("desk"), put(Kind::Plan, "odd", json!({ "name": "odd", "limits": [{}] }))]),
+    );
+    assert!(told[0].starts_with("/1/limits/0: this limits nothing"), "{told:?}");
+    let told = wrong(house.put(Kind::Denial, "all", json!({ "name": "all" })));
+    assert!(told[0].starts_with("/0: this denies everybody everything"), "{told:?}");
+    let error = house.rewrite("users: [", "plans: [{name: gold}]\nusers: [").join("\n");
+    assert!(error.contains("the stored plan \"gold\": there is another plan \"gold\" (declared in "), "{error}");
+    house.rewrite("plans: [{name: gold}]\nusers: [", "users: [");
+
+    // A denial may name what is not there, and keeps nothing in its place.
+    let bare = json!({ "name": "mobile" });
+    house.put(Kind::Application, "mobile", bare).unwrap();
+    house.delete(Kind::Application, "mobile").unwrap();
+    house.delete(Kind::Denial, "mallory").unwrap();
+    assert!(house.snapshot().denials().is_empty());
+}
+
+#[test]
+fn a_plan_that_is_in_use_is_not_taken_away_and_says_by_whom() {
+    let house = House::new();
+    house.change(vec![plan("gold", "100/s"), plan("silver", "10/s")]).unwrap();
+    house.change(vec![put(Kind::Application, "mobile", json!({ "name": "mobile", "plan": "gold" }))]).unwrap();
+    let subscribe = |plan: &str| {
+        let value = json!({ "application": "mobile", "api": "chat:v1", "plan": plan });
+        put(Kind::Subscription, "mobile/chat:v1", value)
+    };
+    house.change(vec![subscribe("gold")]).unwrap();
+    let live = |plan: &str| {
+        let topics = json!([{ "topic": "/a", "plan": plan }]);
+        let endpoints = json!({ "production": { "upstream": "chat" } });
+        put(Kind::Api, "live", json!({ "name": "live", "context": "/live", "topics": topics, "endpoints": endpoints }))
+    };
+    house.change(vec![live("gold")]).unwrap();
+    let error = house.delete(Kind::Plan, "gold").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the plan \"gold\" is used by api \"live\", application \"mobile\", subscription \"mobile/chat:v1\"; give those \
+         another first"
+    );
+    // Whoever is changed in the same call says for itself.
+    let mobile = put(Kind::Application, "mobile", json!({ "name": "mobile" }));
+    let changes = vec![delete(Kind::Plan, "gold", false), subscribe("gold"), live("silver"), mobile.clone()];
+    let told = wrong(house.change(changes));
+    assert!(told[0].starts_with("/1/plan: there is no plan \"gold\""), "{told:?}");
+    house.change(vec![delete(Kind::Plan, "gold", false), subscribe("silver"), live("silver"), mobile]).unwrap();
+    assert!(!house.snapshot().has_plan("gold"));
+
+    // A file's own policies and limits hold it, too.
+    house.rewrite("users: [", "limit_policies: [{name: all, plan: silver}]\nusers: [");
+    house.change(vec![subscribe("AsyncGold"), live("AsyncGold")]).unwrap();
+    let error = house.delete(Kind::Plan, "silver").unwrap_err().to_string();
+    assert!(error.contains("is used by limit_policies \"all\""), "{error}");
+}
+
+#[test]
+fn the_plans_that_the_gateway_brings_are_there_can_be_replaced_and_come_back() {
+    let house = House::new();
+    let five = ["AsyncBronze", "AsyncGold", "AsyncSilver", "AsyncUnlimited", "Unauthenticated"];
+    assert_eq!(house.ids(Kind::Plan, Filter::default()), five);
+    let found = |house: &House| house.runtime.block_on(house.office.find(Kind::Plan, "AsyncGold")).unwrap().unwrap();
+    assert_eq!(found(&house).origin, Origin::BuiltIn);
+    assert_eq!(found(&house).value["limits"], json!([{ "quota": "50000/day" }]));
+    let error = house.delete(Kind::Plan, "AsyncGold").unwrap_err();
+    assert!(matches!(error, ChangeError::BuiltIn { .. }), "{error}");
+
+    house.change(vec![plan("AsyncGold", "7/s"), plan("B", "1/s")]).unwrap();
+    assert_eq!(found(&house).origin, Origin::Stored);
+    let mut six = [five.as_slice(), &["B"]].concat();
+    six.sort_unstable();
+    assert_eq!(house.ids(Kind::Plan, Filter::default()), six);
+    let mut pages = Vec::new();
+    let mut after = None;
+    loop {
+        let page = house.runtime.block_on(house.office.list(Kind::Plan, Filter::default(), after, 2)).unwrap();
+        pages.extend(page.items.into_iter().map(|one| one.id));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(pages, house.ids(Kind::Plan, Filter::default()), "page by page it is the same");
+    // Its users keep it from nothing: it is there again.
+    house.put(Kind::Application, "mobile", json!({ "name": "mobile", "plan": "AsyncGold" })).unwrap();
+    house.delete(Kind::Plan, "AsyncGold").unwrap();
+    assert_eq!(found(&house).origin, Origin::BuiltIn);
+    assert!(house.snapshot().plans().iter().all(|plan| plan.name != "AsyncGold"));
 }

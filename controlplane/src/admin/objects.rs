@@ -45,6 +45,8 @@ impl Noun for Kind {
             Self::Key => "ApiKey",
             Self::User => "User",
             Self::Revocation => "Revocation",
+            Self::Plan => "Plan",
+            Self::Denial => "Denial",
         }
     }
 
@@ -53,7 +55,7 @@ impl Noun for Kind {
             Self::Api => "{api}",
             Self::Subscription => "{application}/{api}",
             Self::Revocation => "{revoked}",
-            Self::Application | Self::Key | Self::User => "{name}",
+            Self::Application | Self::Key | Self::User | Self::Plan | Self::Denial => "{name}",
         }
     }
 
@@ -68,7 +70,7 @@ impl Noun for Kind {
         match self {
             Self::Subscription => "application",
             Self::Revocation => "revoked",
-            Self::Api | Self::Application | Self::Key | Self::User => "name",
+            Self::Api | Self::Application | Self::Key | Self::User | Self::Plan | Self::Denial => "name",
         }
     }
 
@@ -79,7 +81,7 @@ impl Noun for Kind {
             Self::Api => format!("{}:{}", text("name"), text("version")),
             Self::Subscription => format!("{}/{}", text("application"), text("api")),
             Self::Revocation => text("revoked").to_owned(),
-            Self::Application | Self::Key | Self::User => text("name").to_owned(),
+            Self::Application | Self::Key | Self::User | Self::Plan | Self::Denial => text("name").to_owned(),
         }
     }
 }
@@ -94,6 +96,7 @@ pub fn present(object: &Object) -> Value {
             meta["file"] = json!(file);
         }
         Origin::Stored => meta["origin"] = json!("stored"),
+        Origin::BuiltIn => meta["origin"] = json!("built_in"),
     }
     for (name, time) in [("created", object.created), ("updated", object.updated)] {
         if let Some(time) = time {
@@ -140,7 +143,7 @@ pub fn keep_hidden(kind: Kind, body: &mut Map<String, Value>, kept: Option<&Valu
                 client.as_object_mut().into_iter().for_each(|client| keep(client, "secret", same));
             }
         }
-        Kind::Api | Kind::Subscription | Kind::Revocation => {}
+        Kind::Api | Kind::Subscription | Kind::Revocation | Kind::Plan | Kind::Denial => {}
     }
 }
 

@@ -73,7 +73,8 @@ pub fn filters(kind: Kind) -> Vec<Parameter> {
         Kind::Subscription => vec![CONTAINS, ENABLED, APPLICATION, API],
         Kind::Key => vec![CONTAINS, ENABLED, APPLICATION, USER],
         Kind::User => vec![CONTAINS, ENABLED, APPLICATION],
-        Kind::Revocation => vec![CONTAINS],
+        Kind::Revocation | Kind::Plan => vec![CONTAINS],
+        Kind::Denial => vec![CONTAINS, ENABLED, APPLICATION, API, USER],
     }
 }
 
@@ -148,6 +149,10 @@ fn tags() -> Vec<Value> {
             Kind::Key => "API keys of applications. A key is told once, by the request that makes it.",
             Kind::User => "Who proves who they are by a password or a certificate.",
             Kind::Revocation => "What was good and is so no more.",
+            Kind::Plan => {
+                "How much may pass, and what becomes of the rest. Those that the gateway brings are among them."
+            }
+            Kind::Denial => "Whose messages do not pass, from now on.",
         };
         json!({ "name": kind.family(), "description": about })
     });
@@ -413,7 +418,7 @@ fn readable(kind: Kind, schema: Value) -> Value {
         Kind::User => with(without(schema, "password"), "has_password", flag("Whether the user has a password.")),
         Kind::Key => without(schema, "sha256"),
         Kind::Application => with(schema, "clients", json!({ "type": "array", "items": reference("Client") })),
-        Kind::Api | Kind::Subscription | Kind::Revocation => schema,
+        Kind::Api | Kind::Subscription | Kind::Revocation | Kind::Plan | Kind::Denial => schema,
     }
 }
 
@@ -436,7 +441,7 @@ fn writable(kind: Kind, schema: Value) -> Value {
         }
         Kind::Key => optional(with(schema, "sha256", hash_of_key()), &["sha256"]),
         Kind::Application => with(schema, "clients", json!({ "type": "array", "items": reference("ClientWrite") })),
-        Kind::Api | Kind::Subscription | Kind::Revocation => schema,
+        Kind::Api | Kind::Subscription | Kind::Revocation | Kind::Plan | Kind::Denial => schema,
     }
 }
 

@@ -36,7 +36,8 @@ pub async fn one(desk: &Desk, kind: Kind, id: &str) -> Result<Object, Problem> {
 /// Whether it is for the admin API to change.
 pub fn is_ours(object: &Object) -> Result<(), Problem> {
     match &object.origin {
-        Origin::Stored => Ok(()),
+        // One in its place is.
+        Origin::Stored | Origin::BuiltIn => Ok(()),
         Origin::Declared { file } => Err(declared(object.kind, &object.id, file)),
     }
 }
@@ -55,6 +56,7 @@ pub async fn change_many(desk: &Desk, changes: Vec<Change>, wait: Option<Duratio
             ChangeError::NotFound { kind, id }
             | ChangeError::Exists { kind, id }
             | ChangeError::Declared { kind, id, .. }
+            | ChangeError::BuiltIn { kind, id }
             | ChangeError::Stale { kind, id, .. }
             | ChangeError::InUse { kind, id, .. } => at(*kind, id),
             ChangeError::Invalid(_) | ChangeError::Unready | ChangeError::Store(_) => None,
@@ -82,6 +84,7 @@ fn told(error: ChangeError, is_many: bool) -> Problem {
             Problem { is_race: true, ..Problem::new(Fault::Exists, detail) }
         }
         ChangeError::Declared { kind, id, file } => declared(kind, &id, &file),
+        ChangeError::BuiltIn { .. } => Problem::new(Fault::Declared, sentence),
         ChangeError::Stale { .. } => Problem { is_race: true, ..Problem::new(Fault::PreconditionFailed, sentence) },
         ChangeError::InUse { .. } => Problem::new(Fault::Conflict, sentence),
         ChangeError::Unready => Problem::new(Fault::Unavailable, sentence),

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::act::{as_value, document, location};
 use super::conditions::{Condition, quoted};
 use super::merge::merge;
-use super::objects::{self, Kind, META, Noun, Object};
+use super::objects::{self, Kind, META, Noun, Object, Origin};
 use super::problem::{Fault, Problem};
 use super::query::{Query, encode};
 use super::routes::{Call, Desk};
@@ -63,10 +63,7 @@ pub async fn put(desk: &Desk, kind: Kind, mut call: Call, query: &Query) -> Resu
         let before = shelf::find(desk, kind, &id).await?;
         check(&condition, before.as_ref())?;
         // What was not shown is kept of what was there: so that must still be there when it is written.
-        let (still, kept) = match &before {
-            None => (catalogue::Condition::MustBeNew, None),
-            Some(object) => (catalogue::Condition::MustMatch(object.etag.clone()), Some(&object.value)),
-        };
+        let (still, kept) = (still(before.as_ref()), before.as_ref().map(|object| &object.value));
         let change = put_of(kind, Some(&id), body.clone(), kept, still)?;
         match shelf::change(desk, vec![change], wait.within).await {
             Ok(changed) => {
@@ -74,7 +71,7 @@ pub async fn put(desk: &Desk, kind: Kind, mut call: Call, query: &Query) -> Resu
                 let Some(object) = changed.objects.first() else { return Err(lost()) };
                 let mut answer = objects::present(object);
                 wait.note(&changed, &mut answer)?;
-                let (status, place) = match before {
+                let (status, place) = match before.filter(|object| object.origin != Origin::BuiltIn) {
                     None => (StatusCode::CREATED, Some(location(kind, &id))),
                     Some(_) => (StatusCode::OK, None),
                 };
@@ -311,8 +308,7 @@ async fn amend(
         check(condition, Some(&before))?;
         shelf::is_ours(&before)?;
         let after = objects::members(change(&before.value)?)?;
-        let still = catalogue::Condition::MustMatch(before.etag.clone());
-        let change = put_of(kind, Some(id), after, None, still)?;
+        let change = put_of(kind, Some(id), after, None, still(Some(&before)))?;
         match shelf::change(desk, vec![change], wait.within).await {
             Ok(changed) => return Ok(changed),
             Err(problem) if was_overtaken(&problem) => {}
@@ -320,6 +316,14 @@ async fn amend(
         }
     }
     Err(overtaken())
+}
+
+/// What must still be so when an object is put that was found like this. What the gateway brings is not in the catalogue.
+fn still(before: Option<&Object>) -> catalogue::Condition {
+    match before.filter(|object| object.origin != Origin::BuiltIn) {
+        None => catalogue::Condition::MustBeNew,
+        Some(object) => catalogue::Condition::MustMatch(object.etag.clone()),
+    }
 }
 
 /// A change that puts this object in place, once its form is right and it says the id that it is called by.

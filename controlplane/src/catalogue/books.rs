@@ -3,17 +3,19 @@
 //! Puts the two together and keeps the result in step with the database; a change of people touches the buckets of its
 //! entries only. Calls block. Publishing is the [`office`](crate::office)'s business.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use proto::snapshot::{Api, Config, Edit, Jwks, OWN_ISSUER, Problem, SectionName, Snapshot, Timestamp};
+use proto::snapshot::{Config, Edit, Jwks, OWN_ISSUER, Problem, SectionName, Snapshot, Timestamp};
 use rusqlite::Connection;
 
 use super::entry::subscription_id;
 use super::neighbourhood::{Neighbourhood, origin};
+use super::plans::users_of;
+use super::stored::Stored;
 use super::told::{part, retell};
 use super::{
-    CHANGES_MAX, Change, ChangeError, Condition, Declared, Entry, Kind, Object, Origin, PAGE_MAX, declared, rows,
+    CHANGES_MAX, Change, ChangeError, Condition, Declared, Entry, Kind, Object, Origin, PAGE_MAX, declared, plans, rows,
 };
 use crate::compile::with_issuers;
 use crate::source::Diagnostic;
@@ -29,7 +31,7 @@ pub struct Books {
     declared: Option<Arc<Declared>>,
     /// The declared alone, to see whether a reload changes its people.
     alone: Option<Snapshot>,
-    apis: BTreeMap<String, Api>,
+    stored: Stored,
     clients: Clients,
     current: Option<Snapshot>,
 }
@@ -60,21 +62,10 @@ struct Put {
 impl Books {
     /// With what the database has.
     pub fn open(store: Arc<Store>) -> Result<Self, StoreError> {
-        let (apis, applications) = store
-            .read(|connection| Ok((rows::all(connection, Kind::Api)?, rows::all(connection, Kind::Application)?)))?;
-        let apis = apis.into_iter().filter_map(|entry| match entry {
-            Entry::Api(api) => Some((api.label(), *api)),
-            _ => None,
-        });
+        let (stored, applications) =
+            store.read(|connection| Ok((Stored::read(connection)?, rows::all(connection, Kind::Application)?)))?;
         let clients = applications.iter().flat_map(clients_of).collect();
-        Ok(Self {
-            store,
-            declared: None,
-            alone: None,
-            apis: apis.collect(),
-            clients: Arc::new(RwLock::new(clients)),
-            current: None,
-        })
+        Ok(Self { store, declared: None, alone: None, stored, clients: Arc::new(RwLock::new(clients)), current: None })
     }
 
     /// See [`Clients`].
@@ -84,7 +75,7 @@ impl Books {
 
     /// What this configuration file and the stored objects are together. `alone` is the file's own snapshot.
     pub fn merged(&self, declared: &Declared, alone: &Snapshot) -> Result<Snapshot, Vec<Diagnostic>> {
-        let frame = if self.apis.is_empty() { alone.clone() } else { self.frame(declared, alone)? };
+        let frame = if self.stored.is_empty() { alone.clone() } else { self.frame(declared, alone)? };
         let people = match (&self.current, &self.alone) {
             (Some(current), Some(before)) if before.has_people_of(alone) => {
                 self.without_what_they_name(current, &frame)?;
@@ -113,10 +104,10 @@ impl Books {
     /// Makes the changes, all or none. When this returns `Ok` they are on the disk.
     pub(crate) fn change(&mut self, changes: Vec<Change>, now: Timestamp) -> Result<Done, ChangeError> {
         let plan = self.store.read(|connection| Ok(self.plan(connection, changes, now)))??;
-        let apis = plan.touches_apis().then(|| plan.apis(&self.apis));
+        let stored = plan.touches_stored().then(|| plan.stored(&self.stored));
         let next = match (&self.declared, &self.alone, &self.current) {
             (Some(declared), Some(alone), Some(current)) => {
-                let base = self.base(&plan, apis.as_ref(), declared, alone, current)?;
+                let base = self.base(&plan, stored.as_ref(), declared, alone, current)?;
                 Some(self.outcome(&plan, declared, base)?)
             }
             _ => None,
@@ -134,7 +125,7 @@ impl Books {
             plan.puts.iter().try_for_each(|put| rows::put(transaction, &put.entry, put.created, now))
         })?;
         self.remember_clients(&plan);
-        self.apis = apis.unwrap_or_else(|| std::mem::take(&mut self.apis));
+        self.stored = stored.unwrap_or_else(|| std::mem::take(&mut self.stored));
         self.current = next.clone();
         Ok(Done { objects, removed, snapshot: next })
     }
@@ -164,7 +155,10 @@ impl Books {
             let before = before.map(|before| readable(kind, before.value)).transpose()?;
             match change {
                 Change::Delete { cascade, .. } => {
-                    let before = before.ok_or_else(|| ChangeError::NotFound { kind, id: id.clone() })?;
+                    let before = before.ok_or_else(|| match plans::built_in(&id).filter(|_| kind == Kind::Plan) {
+                        Some(_) => ChangeError::BuiltIn { kind, id: id.clone() },
+                        None => ChangeError::NotFound { kind, id: id.clone() },
+                    })?;
                     goes.push((kind, id, cascade));
                     plan.deletes.push(before);
                 }
@@ -184,22 +178,27 @@ impl Books {
         if !problems.is_empty() {
             return Err(ChangeError::Invalid(problems));
         }
-        goes.into_iter().try_for_each(|(kind, id, cascade)| plan.take_users_of(connection, kind, id, cascade))?;
+        for (kind, id, cascade) in goes {
+            match (kind, &self.current) {
+                (Kind::Plan, Some(current)) => plan.stays_without(current, &id)?,
+                _ => plan.take_users_of(connection, kind, id, cascade)?,
+            }
+        }
         Ok(plan)
     }
 
-    /// What is published now, with the APIs of after the call.
+    /// What is published now, with the APIs, plans and denials of after the call.
     fn base(
         &self,
         plan: &Plan,
-        apis: Option<&BTreeMap<String, Api>>,
+        stored: Option<&Stored>,
         declared: &Declared,
         alone: &Snapshot,
         current: &Snapshot,
     ) -> Result<Snapshot, ChangeError> {
-        let Some(apis) = apis else { return Ok(current.clone()) };
-        let frame = check_frame(declared, alone, apis);
-        let frame = frame.map_err(|problems| ChangeError::Invalid(plan.retold(problems, declared, apis)))?;
+        let Some(stored) = stored else { return Ok(current.clone()) };
+        let frame = check_frame(declared, alone, stored);
+        let frame = frame.map_err(|problems| ChangeError::Invalid(plan.retold(problems, declared, stored)))?;
         Ok(frame.with_people_of(current))
     }
 
@@ -219,9 +218,8 @@ impl Books {
 
     /// Everything but people, of the declared and the stored.
     fn frame(&self, declared: &Declared, alone: &Snapshot) -> Result<Snapshot, Vec<Diagnostic>> {
-        let stored = HashMap::from([(Kind::Api, self.apis.keys().cloned().collect())]);
-        let frame = check_frame(declared, alone, &self.apis);
-        frame.map_err(|problems| self.diagnose(declared, &stored, problems))
+        let frame = check_frame(declared, alone, &self.stored);
+        frame.map_err(|problems| self.diagnose(declared, &self.stored.ids(), problems))
     }
 
     /// Whether everything of the frame that people refer to is still there. The declared are sound with their own file, so
@@ -267,7 +265,8 @@ impl Books {
         if stored.is_empty() {
             return Ok(Ok(frame.with_people_of(alone)));
         }
-        let mut config = Config { apis: frame.apis().cloned().collect(), ..people_of(&declared.config) };
+        let (apis, plans) = (frame.apis().cloned().collect(), frame.plans().to_vec());
+        let mut config = Config { apis, plans, ..people_of(&declared.config) };
         let mut ids: HashMap<Kind, Vec<String>> = HashMap::new();
         for entry in &stored {
             entry.join(&mut config);
@@ -283,7 +282,7 @@ impl Books {
         self.store.read(|connection| {
             let mut all = Vec::new();
             if rows::has_people(connection)? {
-                for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Api) {
+                for kind in Kind::ALL.into_iter().filter(|kind| kind.is_of_people()) {
                     all.extend(rows::all(connection, kind)?);
                 }
             }
@@ -354,30 +353,39 @@ impl Plan {
             }
         }
         by.truncate(PAGE_MAX);
+        let by: Vec<_> = by.into_iter().map(|(kind, id)| (kind.word(), id)).collect();
         if by.is_empty() { Ok(()) } else { Err(ChangeError::InUse { kind, id, by }) }
+    }
+
+    /// Whether nobody who stays as they are names this plan, which goes. One that the gateway brings is there again then.
+    fn stays_without(&self, current: &Snapshot, plan: &str) -> Result<(), ChangeError> {
+        if plans::built_in(plan).is_some() {
+            return Ok(());
+        }
+        let mut changed: HashSet<(&str, String)> =
+            self.deletes.iter().map(|entry| (entry.kind().word(), entry.id())).collect();
+        changed.extend(self.puts.iter().map(|put| (put.entry.kind().word(), put.entry.id())));
+        let mut by = users_of(current, plan);
+        by.retain(|one| !changed.contains(one));
+        by.truncate(PAGE_MAX);
+        if by.is_empty() { Ok(()) } else { Err(ChangeError::InUse { kind: Kind::Plan, id: plan.to_owned(), by }) }
     }
 
     fn is_news(&self) -> bool {
         !self.deletes.is_empty() || self.puts.iter().any(|put| put.before.as_ref() != Some(&put.entry))
     }
 
-    fn touches_apis(&self) -> bool {
+    fn touches_stored(&self) -> bool {
         let mut entries = self.deletes.iter().chain(self.puts.iter().map(|put| &put.entry));
-        entries.any(|entry| entry.kind() == Kind::Api)
+        entries.any(|entry| !entry.kind().is_of_people())
     }
 
-    /// The stored APIs after the call.
-    fn apis(&self, before: &BTreeMap<String, Api>) -> BTreeMap<String, Api> {
-        let mut apis = before.clone();
-        for entry in self.deletes.iter().filter(|entry| entry.kind() == Kind::Api) {
-            apis.remove(&entry.id());
-        }
-        for put in &self.puts {
-            if let Entry::Api(api) = &put.entry {
-                apis.insert(api.label(), (**api).clone());
-            }
-        }
-        apis
+    /// The stored APIs, plans and denials after the call.
+    fn stored(&self, before: &Stored) -> Stored {
+        let mut stored = before.clone();
+        self.deletes.iter().for_each(|entry| stored.take(entry.kind(), &entry.id()));
+        self.puts.iter().for_each(|put| stored.put(put.entry.clone()));
+        stored
     }
 
     fn touched(&self) -> HashSet<(Kind, String)> {
@@ -392,27 +400,25 @@ impl Plan {
         gone.chain(self.puts.iter().filter_map(|put| put.entry.put()))
     }
 
-    /// Problems of the frame, whose places are of the declared APIs and then the stored ones.
-    fn retold(&self, problems: Vec<Problem>, declared: &Declared, apis: &BTreeMap<String, Api>) -> Vec<Problem> {
-        let labels: Vec<&String> = apis.keys().collect();
-        let stored = |index: usize| labels.get(index.checked_sub(declared.config.apis.len())?);
-        let change = |label: &str| {
-            let mut puts = self.puts.iter().filter(|put| put.entry.kind() == Kind::Api);
-            puts.find(|put| put.entry.id() == label).map(|put| put.change)
+    /// Problems of the frame, whose places are of the declared and then the stored.
+    fn retold(&self, problems: Vec<Problem>, declared: &Declared, stored: &Stored) -> Vec<Problem> {
+        let change = |kind: Kind, id: &str| {
+            let mut puts = self.puts.iter().filter(|put| put.entry.kind() == kind);
+            puts.find(|put| put.entry.id() == id).map(|put| put.change)
         };
         let told = |problem: Problem| {
             let message = retell(&problem.message, |kind, index| {
-                let label = match stored(index) {
-                    Some(label) => (*label).clone(),
-                    None => declared.config.apis.get(index)?.label(),
-                };
-                Some(match change(&label) {
+                let (id, _) = stored.id_at(&declared.config, kind, index)?;
+                Some(match change(kind, &id) {
                     Some(change) => format!("change {change} of this call"),
-                    None => origin(declared, kind, &label),
+                    None => origin(declared, kind, &id),
                 })
             });
-            let place = part(&problem.place).and_then(|(_, index, rest)| Some((change(stored(index)?)?, rest)));
-            let place = place.map_or_else(String::new, |(change, rest)| format!("/{change}{rest}"));
+            let of_change = part(&problem.place).and_then(|(kind, index, rest)| {
+                let (id, _) = stored.id_at(&declared.config, kind, index).filter(|(_, is_stored)| *is_stored)?;
+                Some((change(kind, &id)?, rest))
+            });
+            let place = of_change.map_or_else(String::new, |(change, rest)| format!("/{change}{rest}"));
             Problem { place, message }
         };
         problems.into_iter().map(told).collect()
@@ -465,11 +471,11 @@ fn readable(kind: Kind, value: serde_json::Value) -> Result<Entry, StoreError> {
     Entry::read(kind, value).map_err(rows::not_readable)
 }
 
-/// Everything but people, of the declared and these APIs. The gateway itself comes among the issuers behind the check, so
+/// Everything but people, of the declared and these. The gateway itself comes among the issuers behind the check, so
 /// they are those of the file's own snapshot.
-fn check_frame(declared: &Declared, alone: &Snapshot, apis: &BTreeMap<String, Api>) -> Result<Snapshot, Vec<Problem>> {
+fn check_frame(declared: &Declared, alone: &Snapshot, stored: &Stored) -> Result<Snapshot, Vec<Problem>> {
     let mut config = frame_of(&declared.config);
-    config.apis.extend(apis.values().cloned());
+    stored.join(&mut config);
     let issuers = alone.sections().get(&SectionName::Issuers).cloned();
     Snapshot::check(config)?.with([(SectionName::Issuers, issuers)]).map_err(|problem| vec![problem])
 }

@@ -90,7 +90,7 @@ impl Declared {
 }
 
 impl Filter {
-    fn wants(&self, id: &str, entry: &Entry) -> bool {
+    pub(super) fn wants(&self, id: &str, entry: &Entry) -> bool {
         let is = |wanted: &Option<String>, found: Option<&str>| wanted.is_none() || wanted.as_deref() == found;
         is(&self.application, entry.application())
             && is(&self.api, entry.api())
@@ -108,6 +108,8 @@ pub(super) fn len(config: &Config, kind: Kind) -> usize {
         Kind::Key => config.keys.len(),
         Kind::User => config.users.len(),
         Kind::Revocation => config.revocations.len(),
+        Kind::Plan => config.plans.len(),
+        Kind::Denial => config.denials.len(),
     }
 }
 
@@ -119,9 +121,11 @@ fn entry(config: &Config, kind: Kind, at: usize) -> Entry {
         Kind::Key => Entry::Key(config.keys[at].clone()),
         Kind::User => Entry::User(config.users[at].clone()),
         Kind::Revocation => Entry::Revocation(config.revocations[at].clone()),
+        Kind::Plan => Entry::Plan(config.plans[at].clone()),
+        Kind::Denial => Entry::Denial(config.denials[at].clone()),
     }
 }
 
-fn id(config: &Config, kind: Kind, at: usize) -> String {
+pub(super) fn id(config: &Config, kind: Kind, at: usize) -> String {
     entry(config, kind, at).id()
 }

@@ -1,6 +1,8 @@
 //! An object as a value of the model, with its name and what it is looked for by.
 
-use proto::snapshot::{Api, ApiKey, Application, Config, Edit, Revocation, SecretHash, Subscription, Timestamp, User};
+use proto::snapshot::{
+    Api, ApiKey, Application, Config, Denial, Edit, Plan, Revocation, SecretHash, Subscription, Timestamp, User,
+};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -15,6 +17,8 @@ pub(crate) enum Entry {
     Key(ApiKey),
     User(User),
     Revocation(Revocation),
+    Plan(Plan),
+    Denial(Denial),
 }
 
 impl Entry {
@@ -30,6 +34,8 @@ impl Entry {
             Kind::Key => Self::Key(read(value)?),
             Kind::User => Self::User(read(value)?),
             Kind::Revocation => Self::Revocation(read(value)?),
+            Kind::Plan => Self::Plan(read(value)?),
+            Kind::Denial => Self::Denial(read(value)?),
         })
     }
 
@@ -41,6 +47,8 @@ impl Entry {
             Self::Key(_) => Kind::Key,
             Self::User(_) => Kind::User,
             Self::Revocation(_) => Kind::Revocation,
+            Self::Plan(_) => Kind::Plan,
+            Self::Denial(_) => Kind::Denial,
         }
     }
 
@@ -52,6 +60,8 @@ impl Entry {
             Self::Key(one) => one.name.to_string(),
             Self::User(one) => one.name.clone(),
             Self::Revocation(one) => one.revoked.to_string(),
+            Self::Plan(one) => one.name.clone(),
+            Self::Denial(one) => one.name.clone(),
         }
     }
 
@@ -64,6 +74,8 @@ impl Entry {
             Self::Key(one) => serde_json::to_value(one),
             Self::User(one) => serde_json::to_value(one),
             Self::Revocation(one) => serde_json::to_value(one),
+            Self::Plan(one) => serde_json::to_value(one),
+            Self::Denial(one) => serde_json::to_value(one),
         };
         value.expect("the model is plain data with text keys")
     }
@@ -73,13 +85,15 @@ impl Entry {
             Self::Subscription(one) => Some(&one.application),
             Self::Key(one) => Some(&one.application),
             Self::User(one) => one.application.as_deref(),
-            Self::Api(_) | Self::Application(_) | Self::Revocation(_) => None,
+            Self::Denial(one) => one.application.as_deref(),
+            Self::Api(_) | Self::Application(_) | Self::Revocation(_) | Self::Plan(_) => None,
         }
     }
 
     pub fn api(&self) -> Option<&str> {
         match self {
             Self::Subscription(one) => Some(&one.api),
+            Self::Denial(one) => one.api.as_deref(),
             _ => None,
         }
     }
@@ -87,6 +101,7 @@ impl Entry {
     pub fn user(&self) -> Option<&str> {
         match self {
             Self::Key(one) => one.user.as_deref(),
+            Self::Denial(one) => one.user.as_deref(),
             _ => None,
         }
     }
@@ -105,7 +120,8 @@ impl Entry {
             Self::Subscription(one) => one.enabled,
             Self::Key(one) => one.enabled,
             Self::User(one) => one.enabled,
-            Self::Revocation(_) => true,
+            Self::Denial(one) => one.enabled,
+            Self::Revocation(_) | Self::Plan(_) => true,
         }
     }
 
@@ -117,10 +133,10 @@ impl Entry {
         }
     }
 
-    /// How it comes into a snapshot. APIs are not edited in: they depend on everything.
+    /// How it comes into a snapshot. What is checked with the whole file is not edited in.
     pub fn put(&self) -> Option<Edit> {
         Some(match self.clone() {
-            Self::Api(_) => return None,
+            Self::Api(_) | Self::Plan(_) | Self::Denial(_) => return None,
             Self::Application(one) => Edit::Application(one),
             Self::Subscription(one) => Edit::Subscription(one),
             Self::Key(one) => Edit::Key(one),
@@ -132,7 +148,7 @@ impl Entry {
     /// How it leaves a snapshot.
     pub fn take(&self) -> Option<Edit> {
         Some(match self.clone() {
-            Self::Api(_) => return None,
+            Self::Api(_) | Self::Plan(_) | Self::Denial(_) => return None,
             Self::Application(one) => Edit::NoApplication(one.name),
             Self::Subscription(one) => Edit::NoSubscription(one.application, one.api),
             Self::Key(one) => Edit::NoKey(one.sha256),
@@ -154,6 +170,8 @@ impl Entry {
             Self::Key(one) => push(&mut config.keys, one),
             Self::User(one) => push(&mut config.users, one),
             Self::Revocation(one) => push(&mut config.revocations, one),
+            Self::Plan(one) => push(&mut config.plans, one),
+            Self::Denial(one) => push(&mut config.denials, one),
         }
     }
 }
@@ -203,6 +221,8 @@ mod tests {
             (Kind::Application, "mobile", json!({ "name": "mobile" })),
             (Kind::Subscription, "mobile/chat:v1", json!({ "application": "mobile", "api": "chat:v1" })),
             (Kind::User, "alice", json!({ "name": "alice", "scopes": ["chat"] })),
+            (Kind::Plan, "gold", json!({ "name": "gold", "limits": [{ "rate": "100/s" }, { "quota": "5/day" }] })),
+            (Kind::Denial, "mallory", json!({ "name": "mallory", "user": "mallory", "action": "drop" })),
             (Kind::Revocation, "user:alice", json!({ "revoked": "user:alice", "expires": "2027-01-31T12:00:00Z" })),
         ] {
             let entry = Entry::read(kind, value.clone()).unwrap();

@@ -14,7 +14,7 @@ use super::{Declared, Entry, Kind};
 
 /// The entries of one call.
 pub(super) struct Neighbourhood<'a> {
-    /// What was published before the call, with the APIs of after it.
+    /// What was published before the call, with the APIs, plans and denials of after it.
     pub before: &'a Snapshot,
     pub declared: &'a Declared,
     /// The application of each stored client.
@@ -35,7 +35,8 @@ impl Neighbourhood<'_> {
     /// Everything that is wrong with what is put. Places are `/CHANGE/pointer`.
     pub fn check(&self) -> Result<(), Vec<Problem>> {
         // APIs are those of after the call, touched or not.
-        let apis: BTreeSet<&str> = self.puts.iter().filter_map(|(_, entry)| entry.api()).collect();
+        let people = self.puts.iter().filter(|(_, entry)| entry.kind().is_of_people());
+        let apis: BTreeSet<&str> = people.filter_map(|(_, entry)| entry.api()).collect();
         let apis = apis.into_iter().filter_map(|label| self.before.api(label)).cloned().collect();
         let mut config = Config { apis, ..Config::default() };
         let mut who = HashMap::new();
@@ -44,7 +45,7 @@ impl Neighbourhood<'_> {
             let at = neighbour.join(&mut config);
             who.insert((neighbour.kind(), at), Who::Neighbour(neighbour.kind(), neighbour.id()));
         }
-        for (change, entry) in self.puts.iter().filter(|(_, entry)| entry.kind() != Kind::Api) {
+        for (change, entry) in self.puts.iter().filter(|(_, entry)| entry.kind().is_of_people()) {
             let at = entry.join(&mut config);
             who.insert((entry.kind(), at), Who::Change(*change));
         }
@@ -73,7 +74,7 @@ impl Neighbourhood<'_> {
             }
         };
         let mut subjects: HashSet<&str> = HashSet::new();
-        for (_, entry) in &self.puts {
+        for (_, entry) in self.puts.iter().filter(|(_, entry)| entry.kind().is_of_people()) {
             if let Some(application) = entry.application() {
                 meet(&mut found, self.before.application(application).cloned().map(Entry::Application));
             }
@@ -90,6 +91,7 @@ impl Neighbourhood<'_> {
                     subjects.extend(one.certificates.iter().map(String::as_str));
                 }
                 Entry::Api(_) | Entry::Subscription(_) | Entry::Revocation(_) => {}
+                Entry::Plan(_) | Entry::Denial(_) => {}
             }
         }
         if !subjects.is_empty() {
@@ -173,6 +175,8 @@ pub(crate) fn count(snapshot: &Snapshot, kind: Kind) -> usize {
         (Kind::Key, Section::Keys(all)) => all.len(),
         (Kind::User, Section::Users(all)) => all.len(),
         (Kind::Revocation, Section::Revocations(all)) => all.len(),
+        (Kind::Plan, Section::Plans(all)) => all.len(),
+        (Kind::Denial, Section::Denials(all)) => all.len(),
         _ => 0,
     };
     snapshot.sections().values().map(|(_, section)| of_section(section)).sum()

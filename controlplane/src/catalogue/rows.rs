@@ -69,13 +69,15 @@ pub(crate) fn counts(connection: &Connection) -> Result<HashMap<Kind, u64>, Stor
     Ok(rows.filter_map(known).collect::<Result<_, _>>()?)
 }
 
-/// Whether anything but APIs is stored.
+/// Whether any people are stored.
 pub(super) fn has_people(connection: &Connection) -> Result<bool, StoreError> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM objects WHERE kind <> ?)";
-    Ok(connection.query_row(sql, [Kind::Api.word()], |row| row.get(0))?)
+    let sql = "SELECT EXISTS (SELECT 1 FROM objects WHERE kind NOT IN (?, ?, ?))";
+    let others = [Kind::Api, Kind::Plan, Kind::Denial].map(Kind::word);
+    Ok(connection.query_row(sql, others, |row| row.get(0))?)
 }
 
-/// What refers to an application, or to an API: kinds and ids, at most so many.
+/// What refers to an application, or to an API, and cannot be without it: kinds and ids, at most so many. A denial may name
+/// what is not there.
 pub(super) fn users_of(
     connection: &Connection,
     kind: Kind,
@@ -83,8 +85,10 @@ pub(super) fn users_of(
     limit: usize,
 ) -> Result<Vec<(Kind, String)>, StoreError> {
     let sql = match kind {
-        Kind::Application => "SELECT kind, id FROM objects WHERE application = ? ORDER BY kind, id LIMIT ?",
-        Kind::Api => "SELECT kind, id FROM objects WHERE api = ? ORDER BY kind, id LIMIT ?",
+        Kind::Application => {
+            "SELECT kind, id FROM objects WHERE application = ? AND kind <> 'denial' ORDER BY kind, id LIMIT ?"
+        }
+        Kind::Api => "SELECT kind, id FROM objects WHERE api = ? AND kind <> 'denial' ORDER BY kind, id LIMIT ?",
         _ => return Ok(Vec::new()),
     };
     let mut statement = connection.prepare_cached(sql)?;

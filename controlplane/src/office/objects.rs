@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use super::{Office, blocking};
 use crate::answer::Counted;
 use crate::catalogue::{
-    Change, ChangeError, Changed, Condition, Declared, Entry, Filter, Kind, Object, PAGE_MAX, Page, count, counts,
-    expired, find, list,
+    Change, ChangeError, Changed, Condition, Declared, Entry, Filter, Kind, Object, PAGE_MAX, Page, built_in,
+    built_in_list, count, counts, expired, find, list,
 };
 use crate::publish::Published;
 use crate::store::{Store, StoreError};
@@ -51,6 +51,12 @@ impl Office {
                 items.extend(declared);
                 items.sort_by(|a, b| a.id.cmp(&b.id));
             }
+            if kind == Kind::Plan {
+                let mut ours = built_in_list(&filter, &after);
+                ours.retain(|one| items.binary_search_by(|other| other.id.cmp(&one.id)).is_err());
+                items.extend(ours);
+                items.sort_by(|a, b| a.id.cmp(&b.id));
+            }
             let more = items.len() > limit;
             items.truncate(limit);
             let next = items.last().filter(|_| more).map(|last| last.id.clone());
@@ -66,7 +72,11 @@ impl Office {
             return Ok(declared);
         }
         let (store, id) = (Arc::clone(&self.store), id.to_owned());
-        blocking(move || store.read(|connection| find(connection, kind, &id))).await
+        blocking(move || {
+            let stored = store.read(|connection| find(connection, kind, &id))?;
+            Ok(stored.or_else(|| built_in(&id).filter(|_| kind == Kind::Plan)))
+        })
+        .await
     }
 
     /// An OAuth2 client, with the hash of its secret, and its application.

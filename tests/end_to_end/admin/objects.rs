@@ -35,6 +35,13 @@ fn kinds() -> Vec<(&'static str, &'static str, Value, Value)> {
             json!({ "revoked": "token:partner/ab/cd" }),
             json!({ "reason": "lost" }),
         ),
+        (
+            "plans",
+            "/plans/Gold",
+            json!({ "name": "Gold", "limits": [{ "rate": "100/s", "burst": 200 }, { "quota": "50000/day" }] }),
+            json!({ "sessions_max": 7 }),
+        ),
+        ("denials", "/denials/mallory", json!({ "name": "mallory", "user": "mallory" }), json!({ "action": "drop" })),
     ]
 }
 

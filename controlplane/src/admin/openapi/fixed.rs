@@ -16,7 +16,10 @@ pub(super) fn schemas() -> Map<String, Value> {
         "type": "object",
         "description": "What is told of an object beside what it says. Ignored when it is sent back.",
         "properties": {
-            "origin": { "enum": ["declared", "stored"], "description": "Whether a file declares it, or it was created here." },
+            "origin": {
+                "enum": ["declared", "stored", "built_in"],
+                "description": "Whether a file declares it, it was created here, or the gateway brings it.",
+            },
             "file": string("Of a declared object: the file."),
             "etag": string("Its entity tag, without quotes."),
             "created": string("When it was stored: RFC 3339."),
