@@ -17,7 +17,9 @@ fn gateway() -> Gateway {
         .entry("subscriptions", "application: filed, api: \"filed:v1\"".into())
         .entry("keys", format!("name: filed-1, application: filed, sha256: \"{}\"", "ab".repeat(32)))
         .entry("users", format!("name: filed, password: \"{}\"", PASSWORD_HASH.replace('$', "$$")))
-        .entry("revocations", "revoked: \"user:filed\"".into());
+        .entry("revocations", "revoked: \"user:filed\"".into())
+        .entry("plans", "name: filed, limits: [{ rate: 1000/s }]".into())
+        .entry("denials", "name: filed, user: nobody".into());
     let setup = Setup::new(Variant::Automatic);
     let url = setup.probe_url();
     setup.api_to("filed", &url, "version: v1, authentication: { accept: [api_key] }").people(people).start()
