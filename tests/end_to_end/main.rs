@@ -19,6 +19,7 @@ mod headers;
 mod hostile;
 mod kit_itself;
 mod life;
+mod limits;
 mod listeners;
 mod policy;
 mod records;

@@ -224,6 +224,19 @@ impl Peer {
         }
     }
 
+    /// A frame, if a whole one has come or its next bytes come within so long.
+    pub fn frame_within(&mut self, time: Duration) -> Option<Frame> {
+        loop {
+            if let Some((frame, taken)) = Frame::decode(&self.unread) {
+                self.unread.drain(..taken);
+                return Some(frame);
+            }
+            if !self.read_some(time) {
+                return None;
+            }
+        }
+    }
+
     /// Reads frames until a data message is complete; control frames are not expected.
     #[track_caller]
     pub fn message(&mut self) -> (Opcode, Vec<u8>) {
