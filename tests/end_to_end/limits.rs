@@ -1,14 +1,12 @@
 //! Limits of messages and bytes on live sessions: what passes, what each side sees of what does not, and that it is
 //! exact across workers.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+mod exact;
+
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::kit::{
-    Frame, Gateway, Opcode, Peer, RawUpstream, Setup, Variant, aloud, on_both_drivers, on_every_variant, until,
-};
+use crate::kit::{Frame, Gateway, Opcode, RawUpstream, Setup, Variant, on_every_variant};
 
 on_every_variant!(
     what_is_too_much_is_left_out_and_the_client_is_told,
@@ -16,11 +14,6 @@ on_every_variant!(
     a_notice_never_stands_inside_a_message_of_a_busy_server,
     what_waits_is_not_lost_and_nobody_is_taken_for_dead,
     another_plan_holds_from_the_next_message_on,
-);
-on_both_drivers!(
-    sixty_four_saturating_connections_have_what_the_plan_says_and_no_more,
-    bytes_of_mixed_messages_are_counted_exactly,
-    both_directions_add_up_and_fragments_count_once,
 );
 
 const NOTICE: &str = "Error code: 4003 reason: Websocket frame throttled out";
@@ -56,7 +49,8 @@ fn what_is_too_much_is_left_out_and_the_client_is_told(variant: Variant) {
 }
 
 fn what_is_dropped_leaves_no_trace_and_a_close_says_why(variant: Variant) {
-    let plan = "limits: [{ rate: 1/h, burst: 2 }], on_limit: { action: drop, close_after: 4, code: 4029, reason: slower }";
+    let plan =
+        "limits: [{ rate: 1/h, burst: 2 }], on_limit: { action: drop, close_after: 4, code: 4029, reason: slower }";
     let (mut gateway, upstream) = limited(variant, plan, "");
     let (mut client, mut backend) = gateway.session("/chat", &upstream);
     for text in ["a", "b", "c", "d", "e"] {
@@ -74,7 +68,8 @@ fn what_is_dropped_leaves_no_trace_and_a_close_says_why(variant: Variant) {
 }
 
 fn a_notice_never_stands_inside_a_message_of_a_busy_server(variant: Variant) {
-    let plan = "limits: [{ rate: 1/h, burst: 1 }], direction: client, on_limit: { notices: 1000, notices_per_second: 1000 }";
+    let plan =
+        "limits: [{ rate: 1/h, burst: 1 }], direction: client, on_limit: { notices: 1000, notices_per_second: 1000 }";
     let (mut gateway, upstream) = limited(variant, plan, "");
     let (mut client, mut backend) = gateway.session("/chat", &upstream);
     client.send_frame(&Frame::text("the one that passes"));
@@ -121,7 +116,7 @@ fn what_waits_is_not_lost_and_nobody_is_taken_for_dead(variant: Variant) {
     let plan = "limits: [{ rate: 100/s, burst: 10 }], on_limit: { action: delay }";
     let pings = "session: { ping: { client: { interval: 150ms, timeout: 100ms }, upstream: { interval: 150ms, timeout: 100ms } } }";
     let (mut gateway, upstream) = limited(variant, plan, pings);
-    let (mut client, mut backend) = gateway.session("/chat", &upstream);
+    let (client, mut backend) = gateway.session("/chat", &upstream);
     const MESSAGES: usize = 160;
     let begun = Instant::now();
     let mut writer = client.second_end();
@@ -180,111 +175,5 @@ fn another_plan_holds_from_the_next_message_on(variant: Variant) {
     assert_eq!(gateway.apply(&none).code, 0);
     client.send_frame(&Frame::text("g"));
     backend.expect(Opcode::TEXT, b"g");
-    gateway.probe();
-}
-
-/// Connections that send as much as they can, and what comes out behind the gateway.
-struct Storm {
-    stop: Arc<AtomicBool>,
-    arrived_bytes: Arc<AtomicU64>,
-    arrived_frames: Arc<AtomicU64>,
-    threads: Vec<thread::JoinHandle<()>>,
-    begun: Instant,
-}
-
-impl Storm {
-    /// So many connections on four threads, each sending what `next` says, again and again.
-    fn begin(gateway: &Gateway, upstream: &RawUpstream, connections: usize, next: fn(usize) -> Vec<u8>) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (arrived_bytes, arrived_frames) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let pairs: Vec<(Peer, Peer)> = (0..connections).map(|_| gateway.session("/chat", upstream)).collect();
-        let (mut clients, mut backends): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-        let mut threads = Vec::new();
-        let begun = Instant::now();
-        for backend in backends.drain(..) {
-            let (stop, bytes, frames) = (Arc::clone(&stop), Arc::clone(&arrived_bytes), Arc::clone(&arrived_frames));
-            threads.push(thread::spawn(move || count(backend, &stop, &bytes, &frames)));
-        }
-        while !clients.is_empty() {
-            let mut some = clients.split_off(clients.len().saturating_sub(connections.div_ceil(4)));
-            let stop = Arc::clone(&stop);
-            threads.push(thread::spawn(move || {
-                for round in 0.. {
-                    if stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    for client in &mut some {
-                        let frame = client.dressed(&Frame::binary(next(round)));
-                        client.try_send(&frame.encode());
-                    }
-                    thread::sleep(Duration::from_millis(2));
-                }
-            }));
-        }
-        Self { stop, arrived_bytes, arrived_frames, threads, begun }
-    }
-
-    /// After so much time: messages and bytes that came out, and how long it took them.
-    fn after(self, time: Duration) -> (u64, u64, Duration) {
-        thread::sleep(time.saturating_sub(self.begun.elapsed()));
-        let seen = (self.arrived_frames.load(Ordering::Relaxed), self.arrived_bytes.load(Ordering::Relaxed));
-        let took = self.begun.elapsed();
-        self.stop.store(true, Ordering::Relaxed);
-        self.threads.into_iter().for_each(|thread| thread.join().expect("a thread of the storm"));
-        (seen.0, seen.1, took)
-    }
-}
-
-/// Counts frames and payload bytes until it is over.
-fn count(mut backend: Peer, stop: &AtomicBool, bytes: &AtomicU64, frames: &AtomicU64) {
-    while !stop.load(Ordering::Relaxed) {
-        while let Some(frame) = backend.frame_within(Duration::from_millis(50)) {
-            frames.fetch_add(1, Ordering::Relaxed);
-            bytes.fetch_add(frame.payload.len() as u64, Ordering::Relaxed);
-        }
-    }
-}
-
-fn sixty_four_saturating_connections_have_what_the_plan_says_and_no_more(variant: Variant) {
-    let upstream = RawUpstream::listen();
-    let plan = "plans:\n  - { name: p, limits: [{ rate: 1000/s, burst: 500 }], on_limit: { action: drop } }\n";
-    let setup = Setup::new(variant).workers(4).document(plan);
-    let gateway = setup.api_to("chat", &upstream.url("/"), "plan: p").start();
-    let storm = Storm::begin(&gateway, &upstream, 64, |_| b"x".to_vec());
-    let (messages, _, took) = storm.after(Duration::from_secs(10));
-    let most = 500.0 + 1000.0 * took.as_secs_f64();
-    aloud(&format!("{messages} messages of at most {most:.0} in {took:.2?}"));
-    assert!(messages as f64 <= most && messages as f64 >= most * 0.99, "{messages} of {most}");
-}
-
-fn bytes_of_mixed_messages_are_counted_exactly(variant: Variant) {
-    let upstream = RawUpstream::listen();
-    let limit = "{ count: bytes, rate: 1000000/s, burst: 200000 }";
-    let plan = format!("plans:\n  - {{ name: p, limits: [{limit}], on_limit: {{ action: drop }} }}\n");
-    let setup = Setup::new(variant).workers(4).document(&plan);
-    let gateway = setup.api_to("chat", &upstream.url("/"), "plan: p").start();
-    let storm = Storm::begin(&gateway, &upstream, 16, |round| vec![b'x'; [10, 700, 3000, 60, 1200][round % 5]]);
-    let (_, bytes, took) = storm.after(Duration::from_secs(5));
-    let most = 200_000.0 + 1_000_000.0 * took.as_secs_f64();
-    aloud(&format!("{bytes} bytes of at most {most:.0} in {took:.2?}"));
-    assert!(bytes as f64 <= most && bytes as f64 >= most * 0.99, "{bytes} of {most}");
-}
-
-fn both_directions_add_up_and_fragments_count_once(variant: Variant) {
-    let (mut gateway, upstream) = limited(variant, "limits: [{ quota: 6/day }]", "");
-    let (mut client, mut backend) = gateway.session("/chat", &upstream);
-    let piece = |fin, opcode, text: &str| Frame { fin, ..Frame::new(opcode, text) };
-    for _ in 0..3 {
-        for frame in [piece(false, Opcode::TEXT, "a"), piece(false, Opcode::CONTINUATION, "b"), piece(true, Opcode::CONTINUATION, "c")]
-        {
-            client.send_frame(&frame);
-        }
-        assert_eq!(backend.message(), (Opcode::TEXT, b"abc".to_vec()));
-        backend.send_frame(&Frame::binary(vec![0; 10]));
-        client.expect(Opcode::BINARY, &[0; 10]);
-    }
-    client.send_frame(&Frame::text("the seventh"));
-    client.expect(Opcode::TEXT, NOTICE.as_bytes());
-    until("it is counted", || gateway.metric("framegate_throttled_messages_total", &[("api", "chat")]) == 1.0);
     gateway.probe();
 }
