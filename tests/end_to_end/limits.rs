@@ -6,7 +6,8 @@ mod exact;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::kit::{Frame, Gateway, Opcode, RawUpstream, Setup, Variant, on_every_variant};
+use crate::kit::{Frame, Gateway, Opcode, Port, RawUpstream, Setup, Variant, on_every_variant, on_variants_in_clear};
+use crate::strangers::{converse, python};
 
 on_every_variant!(
     what_is_too_much_is_left_out_and_the_client_is_told,
@@ -15,6 +16,22 @@ on_every_variant!(
     what_waits_is_not_lost_and_nobody_is_taken_for_dead,
     another_plan_holds_from_the_next_message_on,
 );
+on_variants_in_clear!(what_passes_of_compressed_messages_still_inflates);
+
+/// Strangers on both sides, who agree on compression between them.
+fn what_passes_of_compressed_messages_still_inflates(variant: Variant) {
+    for (action, notice) in [("notify", Some(NOTICE)), ("drop", None)] {
+        let Some(mut both) = python("limited.py", &["websockets"]) else { return };
+        let port = Port::free();
+        let plan = format!(
+            "plans:\n  - {{ name: p, limits: [{{ rate: 50/s, burst: 60 }}], on_limit: {{ action: {action} }} }}\n"
+        );
+        let url = format!("ws://127.0.0.1:{}/", port.address().port());
+        let gateway = Setup::new(variant).document(&plan).api_to("chat", &url, "plan: p").start();
+        both.args([port.address().port().to_string(), format!("ws://{}/chat", gateway.address())]).args(notice);
+        converse(&mut both);
+    }
+}
 
 const NOTICE: &str = "Error code: 4003 reason: Websocket frame throttled out";
 
