@@ -28,7 +28,7 @@ enum Verb {
     Reload(cli::reload::Options),
     /// Show how the control plane and its data planes stand
     Status(cli::status::Options),
-    /// Show what is used of limits, by key: how much, how much is left, and when it is there again
+    /// Show what is used of limits, by key
     Usage(cli::usage::Options),
     /// Get, look at and take back tokens, as a client of a token endpoint
     Token(cli::token::Options),

@@ -91,6 +91,12 @@ struct Fields {
     /// Whether an application must subscribe to it
     #[arg(long, value_name = "SWITCH")]
     require_subscription: Option<bool>,
+    /// The plan of everybody together at this API version
+    #[arg(long, value_name = "PLAN")]
+    plan: Option<String>,
+    /// The policy that chooses a plan, of limit_policies of the configuration
+    #[arg(long, value_name = "NAME")]
+    limit_policy: Option<String>,
     /// Whether it also answers where the path names no version
     #[arg(long, value_name = "SWITCH")]
     default_version: Option<bool>,
@@ -120,6 +126,8 @@ impl Fields {
         }
         all.extend(object([
             ("context", self.context.clone().map(Value::from)),
+            ("plan", self.plan.clone().map(Value::from)),
+            ("limit_policy", self.limit_policy.clone().map(Value::from)),
             ("default_version", self.default_version.map(Value::from)),
             ("enabled", self.enabled.map(Value::from)),
         ]));

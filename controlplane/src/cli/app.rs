@@ -15,7 +15,7 @@ use super::table::table;
 const NOUN: Noun = Noun {
     noun: "application",
     family: "applications",
-    heading: &["APPLICATION", "OWNER", "CLIENTS", "ENABLED", "ORIGIN"],
+    heading: &["APPLICATION", "OWNER", "CLIENTS", "PLAN", "ENABLED", "ORIGIN"],
     row,
 };
 
@@ -51,6 +51,9 @@ enum Verb {
         /// Who answers for it
         #[arg(long, value_name = "TEXT")]
         owner: Option<String>,
+        /// The plan of each of its users [default: AsyncUnlimited]
+        #[arg(long, value_name = "PLAN")]
+        plan: Option<String>,
         #[command(flatten)]
         writing: Writing,
     },
@@ -61,6 +64,9 @@ enum Verb {
         /// Who answers for it
         #[arg(long, value_name = "TEXT")]
         owner: Option<String>,
+        /// The plan of each of its users
+        #[arg(long, value_name = "PLAN")]
+        plan: Option<String>,
         /// Off: nothing of it is let in, and its live sessions are closed
         #[arg(long, value_name = "SWITCH")]
         enabled: Option<bool>,
@@ -134,12 +140,14 @@ pub fn run(options: Options) -> ExitCode {
     match options.verb {
         Verb::List { enabled, listing } => NOUN.list(&listing, vec![("enabled", enabled.map(|one| one.to_string()))]),
         Verb::Show { name, showing } => NOUN.show(&showing, &[&name]),
-        Verb::Create { name, owner, writing } => {
-            let body = object([("name", Some(json!(name))), ("owner", owner.map(Value::from))]);
+        Verb::Create { name, owner, plan, writing } => {
+            let (owner, plan) = (owner.map(Value::from), plan.map(Value::from));
+            let body = object([("name", Some(json!(name))), ("owner", owner), ("plan", plan)]);
             NOUN.create(&writing, Ok(Value::Object(body)), |_| String::new())
         }
-        Verb::Set { name, owner, enabled, changing } => {
-            let patch = object([("owner", owner.map(Value::from)), ("enabled", enabled.map(Value::from))]);
+        Verb::Set { name, owner, plan, enabled, changing } => {
+            let (owner, plan) = (owner.map(Value::from), plan.map(Value::from));
+            let patch = object([("owner", owner), ("plan", plan), ("enabled", enabled.map(Value::from))]);
             NOUN.set(&changing, &[&name], Ok(Value::Object(patch)))
         }
         Verb::Delete { name, cascade, changing } => NOUN.delete(&changing, &[&name], cascade),
@@ -216,5 +224,6 @@ fn row(application: &Value) -> Vec<String> {
     let clients: Vec<Value> =
         application["clients"].as_array().into_iter().flatten().map(|client| client["id"].clone()).collect();
     let (name, owner) = (text(&application["name"]), text(&application["owner"]));
-    vec![name, owner, text(&Value::Array(clients)), switched(application), origin(application)]
+    let plan = application["plan"].as_str().unwrap_or(proto::snapshot::UNLIMITED_PLAN).to_owned();
+    vec![name, owner, text(&Value::Array(clients)), plan, switched(application), origin(application)]
 }

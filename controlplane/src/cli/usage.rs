@@ -107,7 +107,7 @@ mod tests {
         let one = UsedRow {
             node: "edge".into(),
             level: "subscription".into(),
-            key: "mobile at chat:v1".into(),
+            key: "mobile/chat:v1".into(),
             plan: "AsyncGold".into(),
             limit: "50000/day".into(),
             amount: 50_000,
@@ -123,8 +123,8 @@ mod tests {
         let mut text = String::new();
         show(&used, &mut text);
         let lines: Vec<_> = text.lines().collect();
-        assert!(lines[0].starts_with("LEVEL         KEY                PLAN"), "{text}");
-        for cell in ["mobile at chat:v1", "49999", " 99% ", "2027-01-15T08:00:00Z", " 7 ", "edge"] {
+        assert!(lines[0].starts_with("LEVEL         KEY             PLAN"), "{text}");
+        for cell in ["mobile/chat:v1", "49999", " 99% ", "2027-01-15T08:00:00Z", " 7 ", "edge"] {
             assert!(lines[1].contains(cell), "{cell}: {text}");
         }
         assert!(lines[2].contains(" 0% ") && lines[2].contains(" - "), "{text}");

@@ -248,7 +248,7 @@ pub struct Usage {
 pub struct UsageRow {
     /// `application`, `subscription`, `api`, `topic`, `unauthenticated` or `keyed`.
     pub level: String,
-    /// The key, as people read it: `alice of mobile`, `mobile at chat:v1`, `chat:v1`, `per-office: 203.0.113.0/24`.
+    /// The key, as people read it: `mobile/alice`, `mobile/chat:v1`, `chat:v1`, `203.0.113.0/24`.
     pub key: String,
     /// The API that the key has, as `name:version` or `name`; empty: none.
     #[serde(default)]

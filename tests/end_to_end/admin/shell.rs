@@ -99,6 +99,34 @@ fn every_noun_does_what_it_says() {
     assert!(
         yes(g, &["subscription", "list", "--application", "mobile"]).contains("mobile/chat:v1  AsyncUnlimited  on")
     );
+    let limits = ["--rate", "100/s", "--burst", "200", "--quota", "50000/day", "--on-limit", "drop"];
+    let made = [&["plan", "create", "gold"], limits.as_slice()].concat();
+    assert!(yes(g, &made).starts_with("plan gold is created"));
+    assert!(yes(g, &["plan", "list"]).contains("100/s burst 200, 50000/day"));
+    assert!(yes(g, &["plan", "list"]).contains("AsyncGold        50000/day"), "{}", yes(g, &["plan", "list"]));
+    yes(g, &["subscription", "set", "mobile", "chat:v1", "--plan", "gold"]);
+    yes(g, &["app", "set", "mobile", "--plan", "gold"]);
+    no(g, &["app", "set", "mobile", "--plan", "platinum"], "there is no plan \"platinum\"");
+    yes(g, &["plan", "update", "gold", "--quota", "1GiB/month", "--count", "bytes", "--wait"]);
+    assert_eq!(json_of(g, &["plan", "show", "gold"])["limits"], json!([{ "quota": "1GiB/month", "count": "bytes" }]));
+    assert_eq!(json_of(g, &["plan", "show", "gold"])["on_limit"]["action"], "drop");
+    no(g, &["plan", "delete", "gold"], "is used by application \"mobile\", subscription \"mobile/chat:v1\"");
+    no(g, &["plan", "delete", "AsyncGold"], "it can be replaced, and not deleted");
+    no(g, &["plan", "update", "filed", "--sessions-max", "3"], "config.yaml");
+    for plan in [["app", "set", "mobile"].as_slice(), &["subscription", "set", "mobile", "chat:v1"]] {
+        yes(g, &[plan, &["--plan", "AsyncUnlimited"]].concat());
+    }
+    yes(g, &["plan", "delete", "gold"]);
+
+    yes(
+        g,
+        &["deny", "create", "bad-net", "--address", "198.51.100.0/24", "--application", "mobile", "--drop", "--wait"],
+    );
+    assert!(yes(g, &["deny", "list", "--application", "mobile"]).contains("198.51.100.0/24  drop"));
+    assert_eq!(yes(g, &["deny", "list", "--user", "mallory"]), "there are no denials\n");
+    no(g, &["deny", "create", "everybody"], "this denies everybody everything");
+    yes(g, &["deny", "delete", "bad-net"]);
+
     yes(g, &["subscription", "set", "mobile", "chat:v1", "--enabled", "false"]);
     assert_eq!(json_of(g, &["subscription", "show", "mobile", "chat:v1"])["enabled"], false);
 

@@ -108,7 +108,7 @@ fn usage() -> Value {
             "node": string("The data plane's name: each counts for itself."),
             "pid": whole("Its process id."),
             "level": { "enum": ["application", "subscription", "api", "topic", "unauthenticated", "keyed"] },
-            "key": string("Whose count it is, as people read it: `alice of mobile`, `mobile at chat:v1`."),
+            "key": string("Whose count it is, as people read it: `mobile/alice`, `mobile/chat:v1`."),
             "api": string("The API that the key has; empty: none."),
             "application": string("The application that the key has; empty: none."),
             "plan": string("The plan."),
