@@ -18,6 +18,8 @@ pub struct Engine {
     pub due_ms: u64,
     /// Payload bytes that the session was only told of.
     pub unseen_bytes: u64,
+    /// How often something that waited was looked at again.
+    pub resumed: u64,
     splices: bool,
     counters: Arc<ApiCounters>,
     keys: Keys,
@@ -38,7 +40,17 @@ struct Wire {
 impl Engine {
     pub fn new(session: Session, options: SessionOptions, keys: Keys, splices: bool, now_ms: u64) -> Self {
         let counters = Record::new(1, 1).shard(0).api("simulated", "");
-        Self { session, options, due_ms: now_ms, unseen_bytes: 0, splices, counters, keys, wires: Default::default() }
+        Self {
+            session,
+            options,
+            due_ms: now_ms,
+            unseen_bytes: 0,
+            resumed: 0,
+            splices,
+            counters,
+            keys,
+            wires: Default::default(),
+        }
     }
 
     /// The first thing that began the end, and what passed; once both connections are dropped.
@@ -58,8 +70,12 @@ impl Engine {
     }
 
     fn may_read(&self, from: Leg) -> bool {
-        let other = &self.wires[from.other() as usize];
-        !self.wires[from as usize].dropped && (other.backlog.is_empty() || other.dropped)
+        !self.wires[from as usize].dropped && self.may_send(from.other()) && !self.session.keeps(from)
+    }
+
+    fn may_send(&self, to: Leg) -> bool {
+        let wire = &self.wires[to as usize];
+        wire.backlog.is_empty() || wire.dropped
     }
 
     /// The kernel has something to tell about this leg.
@@ -68,7 +84,7 @@ impl Engine {
         if self.may_read(leg) && !self.wires[leg as usize].ended {
             self.read(leg, sockets, now_ms, random);
         }
-        self.settle(sockets);
+        self.settle(sockets, now_ms);
     }
 
     fn read(&mut self, from: Leg, sockets: &mut [Socket; 2], now_ms: u64, random: &mut Random) {
@@ -82,14 +98,37 @@ impl Engine {
             Found::Bytes(bytes) => self.process(from, &bytes, sockets, now_ms),
             Found::End => {
                 self.wires[from as usize].ended = true;
-                if self.wires[from as usize].broken {
-                    self.with_facts(now_ms, |session, facts| session.lost(from, facts));
-                } else {
-                    self.with_facts(now_ms, |session, facts| session.end_of_stream(from, facts));
-                }
-                self.drain(from.other(), sockets, now_ms);
+                self.end_of_stream(from, sockets, now_ms);
             }
             Found::Torn => self.lost(from, sockets, now_ms),
+        }
+    }
+
+    fn end_of_stream(&mut self, from: Leg, sockets: &mut [Socket; 2], now_ms: u64) {
+        if let Some(stash) = self.session.stash(from) {
+            stash.is_last = true;
+            return;
+        }
+        if self.wires[from as usize].broken {
+            self.with_facts(now_ms, |session, facts| session.lost(from, facts));
+        } else {
+            self.with_facts(now_ms, |session, facts| session.end_of_stream(from, facts));
+        }
+        self.drain(from.other(), sockets, now_ms);
+    }
+
+    /// What waited for room is looked at again when its time has come and the other side takes what passes of it.
+    fn resume(&mut self, from: Leg, sockets: &mut [Socket; 2], now_ms: u64) {
+        if self.session.resumes_ms(from) > now_ms || !self.may_send(from.other()) {
+            return;
+        }
+        let Some(mut stash) = self.session.resume(from) else { return };
+        self.resumed += 1;
+        self.walk(from, &mut stash.bytes, sockets, now_ms);
+        if let Some(again) = self.session.stash(from) {
+            again.is_last = stash.is_last;
+        } else if stash.is_last {
+            self.end_of_stream(from, sockets, now_ms);
         }
     }
 
@@ -103,15 +142,23 @@ impl Engine {
     }
 
     fn process(&mut self, from: Leg, bytes: &[u8], sockets: &mut [Socket; 2], now_ms: u64) {
-        let to = from.other();
         let mut buffer = vec![0; CONTROL_FRAME_MAX];
         buffer.extend_from_slice(bytes);
         let held = self.session.take_held(from, &mut buffer[..CONTROL_FRAME_MAX]);
         assert!(held < CONTROL_FRAME_MAX, "what is held is less than the longest control frame");
-        let mut at = CONTROL_FRAME_MAX - held;
+        self.walk(from, &mut buffer[CONTROL_FRAME_MAX - held..], sockets, now_ms);
+    }
+
+    fn walk(&mut self, from: Leg, buffer: &mut [u8], sockets: &mut [Socket; 2], now_ms: u64) {
+        let to = from.other();
+        let mut at = 0;
         while at < buffer.len() {
+            if self.session.waits(from) {
+                return self.session.keep(from, &buffer[at..]);
+            }
             let step = self.with_facts(now_ms, |session, facts| session.receive(from, &mut buffer[at..], facts));
-            assert!(0 < step.consumed && step.send <= step.consumed && step.consumed <= buffer.len() - at, "{step:?}");
+            let is_progress = 0 < step.consumed || self.session.waits(from);
+            assert!(is_progress && step.send <= step.consumed && step.consumed <= buffer.len() - at, "{step:?}");
             let sent: Vec<u8> = buffer[at..at + step.send].to_vec();
             self.send(to, &sent, sockets, now_ms);
             self.drain(to, sockets, now_ms);
@@ -134,7 +181,7 @@ impl Engine {
                 self.due_ms = due_ms;
             }
         }
-        self.settle(sockets);
+        self.settle(sockets, now_ms);
     }
 
     /// The configuration changes underneath.
@@ -210,11 +257,15 @@ impl Engine {
             let waiting = (wire.backlog.len() + sockets[leg].from_gateway.len()) as u64;
             let taken_bytes = wire.given_bytes.saturating_sub(waiting);
             let before = std::mem::replace(&mut wire.taken_bytes, taken_bytes);
-            LegView { unread: clogged[1 - leg], clogged: clogged[leg], draining: waiting > 0 && taken_bytes > before }
+            let unread = clogged[1 - leg] || self.session.keeps(Leg::BOTH[leg]);
+            LegView { unread, clogged: clogged[leg], draining: waiting > 0 && taken_bytes > before }
         })
     }
 
-    fn settle(&mut self, sockets: &mut [Socket; 2]) {
+    fn settle(&mut self, sockets: &mut [Socket; 2], now_ms: u64) {
+        for leg in Leg::BOTH {
+            self.resume(leg, sockets, now_ms);
+        }
         for leg in Leg::BOTH {
             let wire = &mut self.wires[leg as usize];
             let sent = wire.backlog.is_empty();
@@ -230,6 +281,12 @@ impl Engine {
                 LegState::Finished | LegState::Open => {}
             }
         }
+        for leg in Leg::BOTH {
+            if !self.session.keeps(leg) || !self.may_send(leg.other()) {
+                continue;
+            }
+            self.due_ms = self.due_ms.min(self.session.resumes_ms(leg).max(now_ms + 1));
+        }
         if let Some(close_by_ms) = self.session.close_by_ms() {
             self.due_ms = self.due_ms.min(close_by_ms);
         }
@@ -239,6 +296,7 @@ impl Engine {
         let wire = &mut self.wires[leg as usize];
         if !std::mem::replace(&mut wire.dropped, true) {
             wire.backlog.clear();
+            self.session.resume(leg);
             sockets[leg as usize].drop_by_gateway();
         }
     }

@@ -21,6 +21,7 @@ pub struct Tally {
     answers: u32,
     keys_replaced: u32,
     unseen_bytes: u64,
+    resumed: u64,
 }
 
 impl Tally {
@@ -29,7 +30,7 @@ impl Tally {
             assert!(self.causes.contains_key(cause), "no session ended by {cause}: {self:?}");
         }
         let counts = [self.frames_relayed as u32, self.cuts, self.pings, self.answers, self.keys_replaced];
-        assert!(counts.iter().all(|count| *count > 0) && self.unseen_bytes > 0, "{self:?}");
+        assert!(counts.iter().all(|count| *count > 0) && self.unseen_bytes > 0 && self.resumed > 0, "{self:?}");
     }
 }
 
@@ -38,6 +39,7 @@ pub fn judge(world: &World, tally: &mut Tally) {
     let (ending, totals) = world.engine.outcome().expect("the session is over");
     *tally.causes.entry(ending.cause.word()).or_default() += 1;
     tally.unseen_bytes += world.engine.unseen_bytes;
+    tally.resumed += world.engine.resumed;
     check_ending(world, ending);
     for leg in Leg::BOTH {
         let flow = Flow::new(world, leg);

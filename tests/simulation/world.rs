@@ -1,11 +1,16 @@
 //! One run: a session, its two peers, the network between them, and time.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use dataplane::record::Cause;
 use dataplane::relay::{Birth, Keys, Leg, Session};
-use proto::snapshot::{Duration, IdleBy, LegPings, MessageLimits, PeerPings, SessionOptions, Size};
+use dataplane::throttle::{Compiled, Guard, Held, Level, LevelKind, Metered, Rule, WallOffset};
+use proto::snapshot::{
+    Counted, Duration, IdleBy, LegPings, MessageLimits, OnLimit, Outcome, PeerPings, SessionOptions, Size, Unit,
+};
+use proto::throttle::{Meter, Terms};
 
 use crate::engine::Engine;
 use crate::kit::Random;
@@ -69,7 +74,7 @@ impl World {
             limits,
             rsv1: random.below(2) == 0,
             contexts: false,
-            guard: None,
+            guard: guard(&mut random, now_ms),
             fresh_mask: random.below(4) == 0,
             expires_ms: now_ms + 1 + random.below(LIFETIME_MS_MAX) as u64,
             now_ms,
@@ -160,4 +165,30 @@ fn options(haste_ms: usize, random: &mut Random) -> SessionOptions {
         validate_utf8: random.below(2) == 0,
         ..SessionOptions::default()
     }
+}
+
+/// In a third of the runs messages wait: then nothing is lost, and all else is as without.
+fn guard(random: &mut Random, now_ms: u64) -> Option<Box<Guard>> {
+    if random.below(3) > 0 {
+        return None;
+    }
+    let terms = Terms::Bucket {
+        amount: 20 + random.below(5000) as u64,
+        per_ns: 1_000_000_000,
+        burst: 1 + random.below(30) as u64,
+    };
+    let plan = Compiled {
+        name: "p".into(),
+        limits: [Rule { unit: Unit::Messages, terms, stops: true }].into(),
+        direction: [Counted::Both, Counted::Client, Counted::Server][random.below(3)],
+        on_limit: OnLimit { action: Outcome::Delay, ..OnLimit::default() },
+        warn_at: Box::default(),
+        sessions_max: 0,
+    };
+    let wall = WallOffset::default();
+    wall.set(now_ms, 1_795_305_600_000);
+    let held = Held::new(Arc::new(Metered::new(Meter::new(terms, wall.now(now_ms)))), (0, 1));
+    let kind = LevelKind::Api;
+    let level = Level { kind, name: kind.word().into(), plan: Arc::new(plan), meters: [Rc::new(held)].into() };
+    Guard::new(vec![level], Rc::new(wall)).map(Box::new)
 }
