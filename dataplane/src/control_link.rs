@@ -6,7 +6,7 @@
 //! ```text
 //! dial ─▶ Hello ─▶ Welcome ─▶ ┌ Push ─▶ assemble ─▶ apply ─▶ Ack, and to disk
 //!   ▲  back-off                │              └─ faults ─┴─▶ Reject
-//!   └──────── end, or fault ◀──┴ Drain, Ask ─▶ Report (also by the clock)
+//!   └──────── end, or fault ◀──┴ Drain, Ask ─▶ Report (also by the clock), Usage
 //! ```
 
 mod dial;
@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use proto::control::message::{Ack, Drain, Generation, Hello, Push, Reject, Report, Welcome};
+use proto::control::message::{Ack, Ask, Drain, Generation, Hello, Push, Reject, Report, Usage, UsageAsked, Welcome};
 use proto::control::{EnvelopeError, Message, PROTOCOL_VERSION};
 use proto::errors::with_sources;
 use proto::limits::PROBLEMS_MAX;
@@ -59,6 +59,9 @@ pub trait Apply: Send + Sync {
 
     /// How the process stands. The ticket is filled in by the caller.
     fn report(&self) -> Report;
+
+    /// What is used of limits. The ticket is filled in by the caller.
+    fn usage(&self, asked: &UsageAsked) -> Usage;
 
     /// Stops accepting and closes sessions over `window`, or over the snapshot's own window.
     fn drain(&self, window: Option<Duration>);
@@ -272,6 +275,9 @@ impl Link {
                 tracing::info!(?window_ms, "the control plane asks for a drain");
                 self.apply.drain(window_ms.map(Duration::from_millis));
                 Ok(())
+            }
+            Message::Ask(Ask { ticket, usage: Some(asked) }) => {
+                wire.send(&Message::Usage(Usage { ticket, ..self.apply.usage(&asked) }))
             }
             Message::Ask(ask) => self.report(wire, ask.ticket),
             other => Err(Trouble::OutOfPlace(other.kind())),

@@ -82,8 +82,8 @@ impl Gateway {
             forward_auth: setting.forward_auth,
             credentials: setting.credentials,
             log: setting.log,
+            epoch: setting.meters.epoch(),
             meters: setting.meters,
-            epoch: Instant::now(),
         });
         shared.credentials.introspector.tell(&shared.inboxes);
         let start = |(number, cpu): (usize, &Option<usize>)| {

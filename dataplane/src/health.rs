@@ -27,6 +27,8 @@ pub struct Health {
     pub(crate) generations_rejected: AtomicU64,
     pub(crate) store_failures: AtomicU64,
     pub(crate) bridge_restarts: AtomicU64,
+    pub(crate) limit_keys: AtomicU64,
+    pub(crate) limit_keys_overflown: AtomicU64,
 }
 
 /// Why the process should get no new connections.
@@ -62,6 +64,8 @@ impl Health {
             generations_rejected: AtomicU64::new(0),
             store_failures: AtomicU64::new(0),
             bridge_restarts: AtomicU64::new(0),
+            limit_keys: AtomicU64::new(0),
+            limit_keys_overflown: AtomicU64::new(0),
         }
     }
 

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use proto::control::message::{Generation, Report};
+use proto::control::message::{Generation, Report, Usage, UsageAsked};
 use proto::errors::with_sources;
 use proto::snapshot::Snapshot;
 
@@ -26,6 +26,7 @@ use crate::relay::EngineKind;
 use crate::rlimit;
 use crate::signals::{OnSignal, SignalThread};
 use crate::store::{Store, StoreError};
+use crate::throttle::{self, Keeper, Meters};
 use crate::worker::Driver;
 
 /// How often a process that drains looks whether everybody has gone, and one that serves whether its workers live.
@@ -59,6 +60,7 @@ struct Process {
     link: Option<ControlLink>,
     node: Arc<Node>,
     bridge: Bridge,
+    keeper: Keeper,
     log: LogThread,
     health: Arc<Health>,
     events: Receiver<Event>,
@@ -78,6 +80,7 @@ struct Node {
     gateway: Gateway,
     health: Arc<Health>,
     record: Record,
+    meters: Arc<Meters>,
     choice: Choice,
     workers: u32,
     started: Instant,
@@ -104,6 +107,10 @@ impl Apply for Node {
             draining: self.gateway.is_draining(),
             ..self.record.report()
         }
+    }
+
+    fn usage(&self, asked: &UsageAsked) -> Usage {
+        throttle::usage(&self.meters, asked, self.meters.now())
     }
 
     fn drain(&self, window: Option<Duration>) {
@@ -166,6 +173,9 @@ impl Process {
         let signals = SignalThread::start(Signalled { events: events.clone(), log: log.clone() })
             .map_err(|error| format!("signals cannot be received: {error}"))?;
         let bridge = start_bridge(options, &name, &record, &health, &log)?;
+        let meters = Arc::new(Meters::default());
+        let keeper = Keeper::start(Arc::clone(&meters), Arc::clone(&health), options.state_dir.as_deref())
+            .map_err(|error| format!("the thread of limits cannot be started: {error}"))?;
         let gateway = Gateway::start(Setting {
             choice,
             cpus: pinned(options, &cpus),
@@ -175,7 +185,7 @@ impl Process {
             credentials: bridge.credentials(),
             log,
             record: record.clone(),
-            meters: Arc::default(),
+            meters: Arc::clone(&meters),
         })
         .map_err(|error| format!("the workers cannot be started ({}): {error}", choice.driver.word()))?;
         let workers = cpus.len() as u32;
@@ -189,7 +199,8 @@ impl Process {
             "data plane {}",
             env!("CARGO_PKG_VERSION")
         );
-        let node = Arc::new(Node { gateway, health: Arc::clone(&health), record, choice, workers, started, events });
+        let node =
+            Arc::new(Node { gateway, health: Arc::clone(&health), record, meters, choice, workers, started, events });
         let serving = store.as_mut().and_then(|store| resume(store, &node));
         let link = match &options.control {
             Some(_) => Some(start_link(options, &name, &node, store, serving)?),
@@ -201,7 +212,7 @@ impl Process {
         } else {
             "waiting for a snapshot"
         });
-        Ok(Self { link, node, bridge, log: log_thread, health, events: received, _signals: signals })
+        Ok(Self { link, node, bridge, keeper, log: log_thread, health, events: received, _signals: signals })
     }
 
     /// Waits for the end, and brings it about.
@@ -254,6 +265,8 @@ impl Process {
             link.stop();
         }
         self.node.gateway.stop();
+        // What the workers gave back is among what is written.
+        self.keeper.stop();
         self.bridge.stop();
         if !self.log.finish(LOG_PATIENCE) {
             tracing::warn!("the session log could not be written to its end");

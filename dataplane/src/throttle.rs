@@ -8,16 +8,20 @@
 pub mod denials;
 mod guard;
 mod held;
+mod keeper;
 mod ledger;
 pub mod levels;
 mod meters;
 pub mod plans;
 #[cfg(test)]
 pub(crate) mod testing;
+mod usage;
 
 pub use guard::{Compiled, Guard, Level, LevelKind, Rule, Stash, Stopped, Verdict, WallOffset};
 pub use held::{Held, Metered, Reached};
+pub use keeper::Keeper;
 pub use ledger::{Ledger, TICK};
 pub use levels::Party;
 pub use meters::{Event, LimitId, Meters, Scope};
 pub use plans::Limits;
+pub use usage::usage;

@@ -210,7 +210,7 @@ fn prepare(
     inbox: &Inbox,
 ) -> io::Result<Parts> {
     let place = (number as u16, shared.inboxes.len() as u16);
-    let ledger = Ledger::new(Arc::clone(&shared.meters), place, shared.epoch, Arc::clone(&record));
+    let ledger = Ledger::new(Arc::clone(&shared.meters), place, Arc::clone(&record));
     let engine = Engine::new(means, Keys::from_system(), Arc::clone(&record))?;
     let events = Socket::from_fd(engine.descriptor()?)?;
     let orders = Socket::from_fd(inbox.descriptor()?)?;

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use proto::control::message::Ask;
+use proto::control::message::{Ask, Usage, UsageAsked};
 use proto::snapshot::{Api, Config, Listener, Target};
 use serde_json::{Value, json};
 
@@ -36,6 +36,10 @@ impl Apply for Process {
 
     fn report(&self) -> Report {
         Report { sessions: 7, ..Report::default() }
+    }
+
+    fn usage(&self, asked: &UsageAsked) -> Usage {
+        Usage { total: u64::from(asked.rows_max), ..Usage::default() }
     }
 
     fn drain(&self, window: Option<Duration>) {
@@ -363,6 +367,10 @@ fn reports_come_by_the_clock_and_when_asked() {
     office.send(&Message::Ask(Ask { ticket: 42, usage: None }));
     let asked = Message::Report(Report { ticket: 42, sessions: 7, ..Report::default() });
     assert!((0..20).any(|_| office.receive() == asked));
+    let wanted = UsageAsked { rows_max: 5, ..UsageAsked::default() };
+    office.send(&Message::Ask(Ask { ticket: 43, usage: Some(wanted) }));
+    let answer = Message::Usage(Usage { ticket: 43, total: 5, ..Usage::default() });
+    assert!((0..20).any(|_| office.receive() == answer));
 }
 
 #[test]

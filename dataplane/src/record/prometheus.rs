@@ -85,6 +85,9 @@ impl Text {
             "How often the bridge thread was started again after a fault.",
             count(&health.bridge_restarts),
         );
+        self.gauge("limit_keys", "Keys of limits that are in memory.", count(&health.limit_keys));
+        let help = "Keys of limits for which there was no room, and which shared a count.";
+        self.counter("limit_keys_overflown_total", help, count(&health.limit_keys_overflown));
         let descriptors = Descriptors::read();
         self.gauge("process_open_fds", "Open file descriptors.", descriptors.open);
         self.gauge("process_max_fds", "The limit of open file descriptors.", descriptors.limit);
@@ -128,6 +131,10 @@ impl Text {
             self.sample("upstream_answers_total", &[("status", class)], count);
         }
         self.gauge("buffered_bytes", "Bytes kept for peers that read slowly.", totals.buffered_bytes);
+        self.family("limit_leases_total", "counter", "Leases that workers asked of the counts of limits, by outcome.");
+        for (outcome, count) in ["refused", "granted"].iter().zip(totals.leases) {
+            self.sample("limit_leases_total", &[("outcome", outcome)], count);
+        }
         let help = "Bytes of large frames that were handed on inside the kernel, without a copy.";
         self.counter("spliced_bytes_total", help, totals.spliced_bytes);
         let help = "Sessions that ended because a peer's TLS records were not in order.";

@@ -5,6 +5,7 @@ use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use proto::snapshot::Unit;
 use proto::throttle::{Answer, Meter, Now, Share, Terms};
 
 use super::guard::Compiled;
@@ -26,6 +27,7 @@ struct State {
     meter: Meter,
     /// The plan that it is of, as far as that is known.
     plan: Option<Arc<Compiled>>,
+    unit: Unit,
     /// The window of which a warning was given, and at how many percent.
     warned: (u64, u8),
 }
@@ -44,11 +46,11 @@ pub struct Reached {
 impl Metered {
     /// A meter for all shards, of nobody in particular.
     pub fn new(meter: Meter) -> Self {
-        Self::of(None, meter, None)
+        Self::of(None, meter, None, Unit::Messages)
     }
 
-    pub(super) fn of(id: Option<LimitId>, meter: Meter, plan: Option<Arc<Compiled>>) -> Self {
-        Self { state: Mutex::new(State { meter, plan, warned: (0, 0) }), stopped: AtomicU64::new(0), id }
+    pub(super) fn of(id: Option<LimitId>, meter: Meter, plan: Option<Arc<Compiled>>, unit: Unit) -> Self {
+        Self { state: Mutex::new(State { meter, plan, unit, warned: (0, 0) }), stopped: AtomicU64::new(0), id }
     }
 
     /// Does something with the meter. The lock is held for some tens of nanoseconds: nothing waits, allocates much or
@@ -71,17 +73,24 @@ impl Metered {
         self.with_state(|state| state.plan.clone())
     }
 
+    /// What it counts.
+    pub fn unit(&self) -> Unit {
+        self.with_state(|state| state.unit)
+    }
+
     /// Messages that it stopped so far.
     pub fn stopped(&self) -> u64 {
         self.stopped.load(Ordering::Relaxed)
     }
 
     /// Follows a plan that may have changed. What was used stays used, as [`Meter::set`] has it.
-    pub(super) fn follow(&self, plan: &Arc<Compiled>, terms: Terms, now: Now) {
+    pub(super) fn follow(&self, plan: &Arc<Compiled>, now: Now) {
+        let Some(rule) = self.id.as_ref().and_then(|id| plan.limits.get(usize::from(id.index))) else { return };
         self.with_state(|state| {
             if state.plan.as_ref().is_none_or(|held| !Arc::ptr_eq(held, plan)) {
                 state.plan = Some(Arc::clone(plan));
-                state.meter.set(terms, now);
+                state.unit = rule.unit;
+                state.meter.set(rule.terms, now);
             }
         });
     }

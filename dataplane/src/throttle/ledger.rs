@@ -37,8 +37,9 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Of shard `place.0` of `place.1`, whose clock began at `epoch`, as that of all shards must.
-    pub fn new(meters: Arc<Meters>, place: (u16, u16), epoch: Instant, record: Arc<ShardRecord>) -> Rc<Self> {
+    /// Of shard `place.0` of `place.1`, whose clock began when that of the meters did.
+    pub fn new(meters: Arc<Meters>, place: (u16, u16), record: Arc<ShardRecord>) -> Rc<Self> {
+        let epoch = meters.epoch();
         let ledger = Self {
             meters,
             place,
@@ -80,7 +81,7 @@ impl Ledger {
             if !is_followed {
                 // What was granted under other terms is not spent under these.
                 held.give_back(now);
-                held.meter().follow(plan, plan.limits[usize::from(id.index)].terms, now);
+                held.meter().follow(plan, now);
                 held.ask_again();
             }
             return held;

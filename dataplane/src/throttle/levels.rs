@@ -41,8 +41,11 @@ pub struct Party {
     /// The policy of its API or topic, and the group that it is in; none: everybody else's.
     group: Option<(Arc<Policy>, Option<u16>)>,
     /// What it has made of the limits by keys that are for its API; none: the limit is not for it.
-    keyed: Box<[(Arc<Keyed>, Option<Arc<str>>)]>,
+    keyed: Box<[Made]>,
 }
+
+/// A limit by a key, and the key.
+type Made = (Arc<Keyed>, Option<Arc<str>>);
 
 /// Who a session is.
 #[derive(Clone, Copy)]
@@ -368,8 +371,6 @@ fn shown(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use proto::snapshot::{
         Application, Config, CredentialForm, Denial, KeyedLimit, LimitPolicy, Plan, Subscription, Topic,
     };
@@ -381,7 +382,7 @@ mod tests {
     use crate::throttle::{Meters, Verdict};
 
     fn ledger(meters: &Arc<Meters>, shard: u16) -> Rc<Ledger> {
-        Ledger::new(Arc::clone(meters), (shard, 2), Instant::now(), Record::new(1, 1).shard(0))
+        Ledger::new(Arc::clone(meters), (shard, 2), Record::new(1, 1).shard(0))
     }
 
     fn plan(text: &str) -> Plan {

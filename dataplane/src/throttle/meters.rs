@@ -8,12 +8,14 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use crossbeam::queue::ArrayQueue;
 use proto::limits::LIMIT_KEYS_MAX;
+use proto::snapshot::Unit;
 use proto::throttle::{Meter, Now};
 
-use super::guard::{Compiled, LevelKind};
+use super::guard::{Compiled, LevelKind, Rule};
 use super::held::{Metered, Reached};
 
 /// Parts of the map that have a lock each: a handshake meets another in one of so many.
@@ -21,7 +23,7 @@ const PIECES: usize = 256;
 /// Things to be said in the log that wait for it; what comes on top is dropped, and counted.
 const EVENTS_MAX: usize = 1024;
 /// Whose meter everybody shares for whom there is no room: nobody has this key.
-const OTHERS: &str = "";
+pub(super) const OTHERS: &str = "";
 
 /// Which limits a meter is one of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -57,7 +59,7 @@ pub struct Event {
 /// All meters of the process.
 #[derive(Debug)]
 pub struct Meters {
-    pieces: Box<[Mutex<HashMap<LimitId, Arc<Metered>>>]>,
+    pieces: Box<[Mutex<Piece>]>,
     hasher: RandomState,
     keys: AtomicUsize,
     keys_max: usize,
@@ -65,7 +67,10 @@ pub struct Meters {
     overflown: AtomicU64,
     events: ArrayQueue<Event>,
     events_dropped: AtomicU64,
+    epoch: Instant,
 }
+
+type Piece = HashMap<LimitId, Arc<Metered>>;
 
 impl Default for Meters {
     fn default() -> Self {
@@ -84,13 +89,14 @@ impl Meters {
             overflown: AtomicU64::new(0),
             events: ArrayQueue::new(EVENTS_MAX),
             events_dropped: AtomicU64::new(0),
+            epoch: Instant::now(),
         }
     }
 
     /// The meter of a limit of this plan, made if there is none. At the ceiling of keys, new ones share one: that may
     /// stop who would not have been stopped, and never lets pass more.
     pub fn find(&self, id: &LimitId, plan: &Arc<Compiled>, now: Now) -> Arc<Metered> {
-        let terms = plan.limits[usize::from(id.index)].terms;
+        let Rule { terms, unit, .. } = plan.limits[usize::from(id.index)];
         let (metered, is_new) = self.piece_of(id, |piece| {
             if let Some(metered) = piece.get(id) {
                 return (Some(Arc::clone(metered)), false);
@@ -98,7 +104,7 @@ impl Meters {
             if *id.key != *OTHERS && self.keys.load(Ordering::Relaxed) >= self.keys_max {
                 return (None, false);
             }
-            let new = Arc::new(Metered::of(Some(id.clone()), Meter::new(terms, now), Some(Arc::clone(plan))));
+            let new = Arc::new(Metered::of(Some(id.clone()), Meter::new(terms, now), Some(Arc::clone(plan)), unit));
             piece.insert(id.clone(), Arc::clone(&new));
             self.keys.fetch_add(1, Ordering::Relaxed);
             (Some(new), true)
@@ -108,19 +114,30 @@ impl Meters {
             return self.find(&LimitId { key: OTHERS.into(), ..id.clone() }, plan, now);
         };
         if !is_new {
-            metered.follow(plan, terms, now);
+            metered.follow(plan, now);
         }
         metered
     }
 
     /// A meter as it was before a restart.
-    pub fn restore(&self, id: LimitId, meter: Meter) {
+    pub fn restore(&self, id: LimitId, meter: Meter, unit: Unit) {
         self.piece_of(&id, |piece| {
             if self.keys.load(Ordering::Relaxed) < self.keys_max && !piece.contains_key(&id) {
-                piece.insert(id.clone(), Arc::new(Metered::of(Some(id.clone()), meter, None)));
+                piece.insert(id.clone(), Arc::new(Metered::of(Some(id.clone()), meter, None, unit)));
                 self.keys.fetch_add(1, Ordering::Relaxed);
             }
         });
+    }
+
+    /// When the clock began by which all buckets fill.
+    pub fn epoch(&self) -> Instant {
+        self.epoch
+    }
+
+    /// The time by both clocks, read now.
+    pub fn now(&self) -> Now {
+        let now_ms = self.epoch.elapsed().as_millis() as u64 + 1;
+        Now { mono_ns: now_ms.saturating_mul(1_000_000), wall_ms: crate::relay::wall_clock_ms() }
     }
 
     /// How many there are.
@@ -175,7 +192,7 @@ impl Meters {
         self.events_dropped.swap(0, Ordering::Relaxed)
     }
 
-    fn piece_of<T>(&self, id: &LimitId, work: impl FnOnce(&mut HashMap<LimitId, Arc<Metered>>) -> T) -> T {
+    fn piece_of<T>(&self, id: &LimitId, work: impl FnOnce(&mut Piece) -> T) -> T {
         let at = self.hasher.hash_one(id) as usize % PIECES;
         work(&mut lock(&self.pieces[at]))
     }
@@ -188,11 +205,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use proto::snapshot::{Counted, OnLimit, Unit};
+    use proto::snapshot::{Counted, OnLimit};
     use proto::throttle::{Share, Terms, Window, WindowUnit};
 
     use super::*;
-    use crate::throttle::Rule;
 
     const NOW: Now = Now { mono_ns: 1_000_000_000, wall_ms: 1_800_000_000_000 };
 
