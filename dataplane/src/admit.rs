@@ -1,19 +1,30 @@
 //! May this connection become a session, and what may it send and receive then? What is decided here needs nothing but
 //! the request, the tables and what this process has counted.
 
+pub mod seats;
+
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use proto::http::Host;
+use proto::snapshot::Admission;
 
 use crate::forwarding;
 use crate::handshake::{Downstream, Request};
-use crate::identity::{Fault, Identity};
+use crate::identity::{Fault, Grant, Identity};
 use crate::refusal::Refusal;
 use crate::route::{Place, Route};
 use crate::shard::Shard;
-use crate::tables::Tables;
-use crate::throttle::{Guard, Party};
+use crate::tables::{ApiEntry, Tables};
+use crate::throttle::levels::{key_of_user, range_of};
+use crate::throttle::{Guard, LimitId, Pace, Party};
 use crate::visitor::Visitor;
+use seats::{Row, RowKind, Seat};
+
+/// Who is refused for want of a seat comes back after so many seconds at the earliest.
+const SEAT_RETRY_S: u64 = 5;
+/// And so many more at most, by chance: who was sent away together does not come back together.
+const RETRY_SPREAD_S: u64 = 10;
 
 /// The evidence that a connection was admitted, who it is, and what limits it has.
 pub struct Permit {
@@ -55,7 +66,91 @@ pub fn environment(place: Place, request: &Request, identity: &Identity) -> Resu
     }
 }
 
-/// Checks where it comes from and whether it is denied, and finds its limits.
+/// Whether handshakes may come this fast: one address before everybody, so that it does not use up what others need.
+pub fn pace(shard: &Shard, tables: &Tables, api: &ApiEntry, downstream: &Downstream) -> Result<(), Refusal> {
+    let address = downstream.seen.client.map(|client| client.ip().to_canonical());
+    let of_all = (tables.limits().paces(), &tables.settings().admission);
+    let of_api = (&api.paces, &api.api.admission);
+    for (paces, admission) in [of_all, of_api] {
+        if let Some(pace) = &paces.per_address {
+            let key = range_of(address, admission);
+            keep_pace(shard, pace, &key, downstream, Refusal::ConnectsOfAddress)?;
+        }
+    }
+    for (paces, _) in [of_all, of_api] {
+        if let Some(pace) = &paces.all {
+            keep_pace(shard, pace, ALL, downstream, Refusal::Connects)?;
+        }
+    }
+    Ok(())
+}
+
+/// The key of a pace that everybody shares.
+const ALL: &str = "all";
+
+fn keep_pace(shard: &Shard, pace: &Pace, key: &str, downstream: &Downstream, refusal: Refusal) -> Result<(), Refusal> {
+    let now = shard.ledger.now();
+    let id = LimitId { scope: Arc::clone(&pace.scope), key: key.into(), index: 0 };
+    shard.shared.meters.find(&id, &pace.plan, now).take(1, now).map_err(|wait_ns| {
+        retry_after(shard, downstream, wait_ns.div_ceil(1_000_000_000).max(1));
+        refusal
+    })
+}
+
+fn retry_after(shard: &Shard, downstream: &Downstream, least_s: u64) {
+    let spread_s = shard.keys.borrow_mut().below(RETRY_SPREAD_S + 1);
+    downstream.seen.retry_after_s.set(u32::try_from(least_s.saturating_add(spread_s)).unwrap_or(u32::MAX));
+}
+
+/// A seat in every row in which its kind has a ceiling, or the first in which there is none.
+fn seats(
+    shard: &Shard,
+    tables: &Tables,
+    api: &ApiEntry,
+    grant: Option<&Grant>,
+    address: Option<IpAddr>,
+) -> Result<Vec<Seat>, Refusal> {
+    let mut seats = Vec::new();
+    let mut take = |max: u32, row: Row, refusal| {
+        seats.push(shard.shared.seats.take(row, max).ok_or(refusal)?);
+        Ok::<_, Refusal>(())
+    };
+    let user = grant.and_then(|grant| grant.user.as_deref());
+    let application = grant.and_then(|grant| grant.application.as_deref());
+    let everywhere: Arc<str> = "".into();
+    for (label, admission) in [(&everywhere, &tables.settings().admission), (&api.label, &api.api.admission)] {
+        let Admission { sessions_max, sessions_per_user_max, sessions_per_application_max, .. } = *admission;
+        let row = |kind, key: &str| Row { kind, api: Arc::clone(label), key: key.into() };
+        if sessions_max > 0 {
+            take(sessions_max, row(RowKind::All, ""), Refusal::Sessions)?;
+        }
+        if let Some(user) = user.filter(|_| sessions_per_user_max > 0) {
+            take(sessions_per_user_max, row(RowKind::User, user), Refusal::SessionsOfUser)?;
+        }
+        if let Some(name) = application.filter(|_| sessions_per_application_max > 0) {
+            take(sessions_per_application_max, row(RowKind::Application, name), Refusal::SessionsOfApplication)?;
+        }
+        if admission.sessions_per_address_max > 0 {
+            let row = row(RowKind::Address, &range_of(address, admission));
+            take(admission.sessions_per_address_max, row, Refusal::SessionsOfAddress)?;
+        }
+    }
+    let Some(name) = application else { return Ok(seats) };
+    let max = |plan: &str| tables.limits().plan(plan).map_or(0, |plan| plan.plan.sessions_max);
+    let of_application = tables.snapshot().application(name).map_or(0, |one| max(&one.plan));
+    if of_application > 0 {
+        let row = Row { kind: RowKind::ApplicationPlan, api: everywhere, key: key_of_user(name, grant) };
+        take(of_application, row, Refusal::SessionsOfPlan)?;
+    }
+    let of_subscription = tables.snapshot().subscription(name, &api.label).map_or(0, |one| max(&one.plan));
+    if of_subscription > 0 {
+        let row = Row { kind: RowKind::SubscriptionPlan, api: Arc::clone(&api.label), key: name.into() };
+        take(of_subscription, row, Refusal::SessionsOfPlan)?;
+    }
+    Ok(seats)
+}
+
+/// Checks where it comes from and whether it is denied, gives it its seats, and finds its limits.
 pub fn connection(
     shard: &Shard,
     tables: &Tables,
@@ -72,7 +167,10 @@ pub fn connection(
         downstream.seen.because(format!("the denial {}", denial.name));
         return Err(Refusal::Denied);
     }
-    let party = Box::new(Party::new(tables, &route.api, &identity, &route.topic, &visitor));
+    let seats = seats(shard, tables, &route.api, identity.grant.as_deref(), visitor.address)
+        .inspect_err(|_| retry_after(shard, downstream, SEAT_RETRY_S))?;
+    let mut party = Box::new(Party::new(tables, &route.api, &identity, &route.topic, &visitor));
+    party.seats = seats.into();
     let guard = party.guard(&shard.ledger, tables, &route.api).map(Box::new);
     Ok(Permit { identity, party, guard })
 }

@@ -125,7 +125,8 @@ async fn connect(
     upstream: &Arc<UpstreamEntry>,
     downstream: &Downstream,
 ) -> Result<(Stream, LiveSession, Arc<EndpointEntry>), Stop> {
-    let mut refusal = Refusal::UpstreamUnreachable;
+    let mut refusal = Refusal::UpstreamFull;
+    let sessions_max = upstream.config.sessions_per_endpoint_max;
     let turn = upstream.turn();
     let mut tried = [usize::MAX; ENDPOINTS_TRIED_MAX];
     for attempt in 0..ENDPOINTS_TRIED_MAX {
@@ -133,7 +134,7 @@ async fn connect(
         tried[attempt] = index;
         let endpoint = &upstream.endpoints[index];
         // Counted while it is being dialled, so that a burst of clients does not choose the same one.
-        let live = LiveSession::on(endpoint);
+        let Some(live) = LiveSession::within(endpoint, sessions_max) else { continue };
         let dialled = match dial(shard, upstream, endpoint, downstream.listener.tcp_nodelay).await {
             Ok(socket) if endpoint.url.secure => {
                 Box::pin(agree_on_tls(shard, upstream, index, socket, downstream)).await
@@ -156,11 +157,14 @@ async fn connect(
     Err(refusal.into())
 }
 
-/// The endpoint to try next, if there is one that has not been tried; from `turn` on, or, among those that have least to
+/// The endpoint to try next, if there is one that has room and has not been tried; from `turn` on, or, among those that have least to
 /// do, the first from there on. Mostly the first that is asked for is the only one.
 fn next_endpoint(upstream: &UpstreamEntry, turn: usize, tried: &[usize]) -> Option<usize> {
     let count = upstream.endpoints.len();
-    let mut left = (0..count).map(|step| (turn + step) % count).filter(|index| !tried.contains(index));
+    let max = u64::from(upstream.config.sessions_per_endpoint_max);
+    let has_room = |index: &usize| max == 0 || upstream.endpoints[*index].live.load(Ordering::Relaxed) < max;
+    let order = (0..count).map(|step| (turn + step) % count);
+    let mut left = order.filter(|index| !tried.contains(index) && has_room(index));
     match upstream.config.balance {
         Balance::RoundRobin => left.next(),
         Balance::LeastSessions => left.min_by_key(|index| upstream.endpoints[*index].live.load(Ordering::Relaxed)),

@@ -84,6 +84,7 @@ impl Gateway {
             log: setting.log,
             epoch: setting.meters.epoch(),
             meters: setting.meters,
+            seats: Arc::default(),
         });
         shared.credentials.introspector.tell(&shared.inboxes);
         let start = |(number, cpu): (usize, &Option<usize>)| {

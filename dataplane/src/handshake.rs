@@ -119,6 +119,8 @@ pub struct Seen {
     grant: Option<Arc<Grant>>,
     /// The endpoint that was connected.
     pub endpoint: Option<Arc<EndpointEntry>>,
+    /// What a client that is refused for now is told, in seconds; 0: the usual.
+    pub retry_after_s: Cell<u32>,
     /// The version of TLS that is spoken with it.
     pub upstream_tls: Cell<Option<&'static str>>,
     /// What else there is to say about a refusal.
@@ -248,6 +250,7 @@ impl Seen {
             endpoint: None,
             upstream_tls: Cell::default(),
             detail: Cell::default(),
+            retry_after_s: Cell::default(),
             failed: Cell::default(),
         }
     }
@@ -575,8 +578,12 @@ pub async fn dismiss(shard: &Rc<Shard>, downstream: Downstream, stop: Stop) {
                 let challenges = api.map(|api| challenge::challenges(api, refusal, failed.as_deref()));
                 let challenges = challenges.unwrap_or_default();
                 let mut extra: Vec<_> = challenges.iter().map(|value| ("WWW-Authenticate", value.as_str())).collect();
-                if row.status == 503 {
-                    extra.push(RETRY_AFTER);
+                let seconds = match downstream.seen.retry_after_s.get() {
+                    0 => RETRY_AFTER.1.to_owned(),
+                    seconds => seconds.to_string(),
+                };
+                if matches!(row.status, 429 | 503) {
+                    extra.push((RETRY_AFTER.0, &seconds));
                 }
                 if let (Some(tables), false) = (&tables, downstream.seen.request_id.is_empty()) {
                     extra.push((tables.settings().request_id_header.as_str(), &downstream.seen.request_id));

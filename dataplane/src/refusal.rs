@@ -80,6 +80,20 @@ pub enum Refusal {
     NotSubscribed,
     /// A denial is meant for the client.
     Denied,
+    /// There are as many sessions as are allowed.
+    Sessions,
+    /// The user has as many sessions as are allowed.
+    SessionsOfUser,
+    /// So has the application.
+    SessionsOfApplication,
+    /// So has the client's range of addresses.
+    SessionsOfAddress,
+    /// There are as many sessions as the application's plan, or the subscription's, allows.
+    SessionsOfPlan,
+    /// Handshakes come too fast.
+    Connects,
+    /// Handshakes of one range of addresses come too fast.
+    ConnectsOfAddress,
     /// The API's policy says no.
     Policy,
     /// Who decides for the API's policy could not be asked.
@@ -90,6 +104,8 @@ pub enum Refusal {
     Draining,
     /// The descriptor or connection ceiling is reached.
     Full,
+    /// Every endpoint of the upstream has as many sessions as it may.
+    UpstreamFull,
     /// No endpoint of the upstream could be connected.
     UpstreamUnreachable,
     /// The upstream's name could not be resolved.
@@ -127,7 +143,7 @@ pub struct Row {
 
 impl Refusal {
     /// Every refusal, for tables, metrics and tests.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 49] = [
         Self::BadHead,
         Self::BadProxyHeader,
         Self::PlainHttp,
@@ -154,11 +170,19 @@ impl Refusal {
         Self::KeyType,
         Self::NotSubscribed,
         Self::Denied,
+        Self::Sessions,
+        Self::SessionsOfUser,
+        Self::SessionsOfApplication,
+        Self::SessionsOfAddress,
+        Self::SessionsOfPlan,
+        Self::Connects,
+        Self::ConnectsOfAddress,
         Self::Policy,
         Self::PolicyUnavailable,
         Self::NoSnapshot,
         Self::Draining,
         Self::Full,
+        Self::UpstreamFull,
         Self::UpstreamUnreachable,
         Self::UpstreamName,
         Self::UpstreamConnectTimeout,
@@ -209,11 +233,23 @@ impl Refusal {
             }
             Self::NotSubscribed => (403, "not_subscribed", Client, "The application has not subscribed to this API."),
             Self::Denied => (403, "denied", Client, "This is not allowed."),
+            Self::Sessions => (503, "sessions", Gateway, "There are too many sessions now; try again later."),
+            Self::SessionsOfUser => (429, "sessions_of_user", Client, "You have too many sessions."),
+            Self::SessionsOfApplication => {
+                (429, "sessions_of_application", Client, "The application has too many sessions.")
+            }
+            Self::SessionsOfAddress => {
+                (429, "sessions_of_address", Client, "There are too many sessions from your address.")
+            }
+            Self::SessionsOfPlan => (429, "sessions_of_plan", Client, "There are more sessions than the plan allows."),
+            Self::Connects => (503, "connects", Gateway, "Too many connect at once; try again later."),
+            Self::ConnectsOfAddress => (429, "connects_of_address", Client, "You connect too often."),
             Self::Policy => (403, "policy", Client, "The API's policy does not allow this."),
             Self::PolicyUnavailable => (503, "policy_unavailable", Gateway, "The API's policy cannot be decided now."),
             Self::NoSnapshot => (503, "no_snapshot", Gateway, "The gateway has no configuration yet."),
             Self::Draining => (503, "draining", Gateway, "The gateway is shutting down; connect again."),
             Self::Full => (503, "full", Gateway, "The gateway is full; try again later."),
+            Self::UpstreamFull => (503, "upstream_full", Upstream, "The service is full; try again later."),
             Self::UpstreamUnreachable => (502, "upstream_unreachable", Upstream, "The service cannot be reached."),
             Self::UpstreamName => (502, "upstream_name", Upstream, "The service's name cannot be resolved."),
             Self::UpstreamConnectTimeout => {

@@ -214,6 +214,13 @@ pub struct LiveSession {
 }
 
 impl LiveSession {
+    /// One more, unless there are so many already; 0: any number.
+    pub fn within(endpoint: &Arc<EndpointEntry>, max: u32) -> Option<Self> {
+        let before = endpoint.live.fetch_add(1, Ordering::Relaxed);
+        let live = Self { endpoint: Arc::clone(endpoint) };
+        (max == 0 || before < u64::from(max)).then_some(live)
+    }
+
     /// One more.
     pub fn on(endpoint: &Arc<EndpointEntry>) -> Self {
         endpoint.live.fetch_add(1, Ordering::Relaxed);

@@ -30,6 +30,7 @@ async fn journey(shard: &Rc<Shard>, downstream: &mut Downstream) -> Result<Estab
     let tables = admit::tables(shard)?;
     let place = route::find(&tables, &request.wanted(downstream, &request.view().route_path()))?;
     downstream.seen.place(&place);
+    admit::pace(shard, &tables, &place.api, downstream)?;
     let (identity, mut onward) = authenticate::client(shard, &tables, &place, &request, downstream).await?;
     downstream.seen.identity(&identity);
     let mut route = admit::environment(place, &request, &identity)?;

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
+use crate::admit::seats::Seats;
 use crate::alarm::Alarm;
 use crate::authenticate::cache::Verified;
 use crate::balance::Places;
@@ -41,6 +42,8 @@ pub struct Shared {
     pub log: Log,
     /// How much has passed, by whose it is.
     pub meters: Arc<Meters>,
+    /// How many live sessions there are of whom.
+    pub seats: Arc<Seats>,
     /// When the clock of all workers began.
     pub epoch: Instant,
 }

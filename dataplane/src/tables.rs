@@ -22,7 +22,7 @@ use proto::snapshot::{
 use crate::issuers::Issuers;
 use crate::people::People;
 use crate::policy::{Plan, Signers};
-use crate::throttle::Limits;
+use crate::throttle::{Limits, Paces};
 use crate::tls::{ClientTerms, ServerTerms, Terms};
 
 /// One generation, ready to serve.
@@ -80,6 +80,8 @@ pub struct ApiEntry {
     paths: Vec<Arc<str>>,
     /// Which of its topics have a plan or a policy of their own, by template.
     limited_topics: HashMap<Box<str>, usize>,
+    /// How fast handshakes may come.
+    pub(crate) paces: Paces,
 }
 
 impl ApiEntry {
@@ -440,6 +442,7 @@ fn api_entry(api: &Api, previous: Option<&Tables>) -> Arc<ApiEntry> {
                 plan: Plan::compile(api).map(Arc::new),
                 paths: std::iter::once(api.path()).chain(api.default_path()).map(path).collect(),
                 limited_topics: limited_topics(&api.topics),
+                paces: Paces::new(&api.admission, &api.label()),
                 api: api.clone(),
             })
         }

@@ -23,5 +23,5 @@ pub use keeper::Keeper;
 pub use ledger::{Ledger, TICK};
 pub use levels::Party;
 pub use meters::{Event, LimitId, Meters, Scope};
-pub use plans::Limits;
+pub use plans::{Limits, Pace, Paces};
 pub use usage::usage;

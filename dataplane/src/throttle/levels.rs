@@ -16,6 +16,7 @@ use super::guard::{Guard, Level, LevelKind};
 use super::ledger::Ledger;
 use super::meters::{LimitId, Scope};
 use super::plans::{Keyed, Limits, Planned, Policy, word};
+use crate::admit::seats::Seat;
 use crate::identity::{Grant, Identity};
 use crate::record::SECRET_NAMES;
 use crate::tables::{ApiEntry, Tables};
@@ -36,6 +37,8 @@ const SECRET_HEADERS: [&str; 4] = ["authorization", "proxy-authorization", "cook
 pub struct Party {
     /// What its credential granted; none where the API is open.
     pub grant: Option<Arc<Grant>>,
+    /// Its places among those who are counted.
+    pub seats: Box<[Seat]>,
     address: Option<IpAddr>,
     topic: Option<Arc<str>>,
     /// The policy of its API or topic, and the group that it is in; none: everybody else's.
@@ -73,7 +76,7 @@ impl Party {
         };
         let keyed = for_api(limits, who.api).map(key).collect();
         let grant = identity.grant.clone();
-        Self { grant, address: visitor.address, topic: Some(Arc::clone(topic)), group, keyed }
+        Self { grant, seats: Box::default(), address: visitor.address, topic: Some(Arc::clone(topic)), group, keyed }
     }
 
     /// The client's address.

@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
-use proto::snapshot::{ConditionGroup, Conditions, KeyedLimit, LimitPolicy, Plan, SectionName, Snapshot};
+use proto::snapshot::{
+    Admission, Amount, ConditionGroup, Conditions, KeyedLimit, Limit, LimitPolicy, Plan, Rate, SectionName, Snapshot,
+};
 
 use super::denials::Denials;
 use super::guard::{Compiled, LevelKind, Rule};
@@ -20,6 +22,25 @@ pub struct Limits {
     policies: HashMap<Box<str>, Arc<Policy>>,
     keyed: Box<[Arc<Keyed>]>,
     denials: Arc<Denials>,
+    paces: Paces,
+}
+
+/// How fast handshakes may come.
+#[derive(Debug, Default)]
+pub struct Paces {
+    /// Everybody's together.
+    pub all: Option<Pace>,
+    /// Those of one range of addresses.
+    pub per_address: Option<Pace>,
+}
+
+/// A rate of handshakes.
+#[derive(Debug)]
+pub struct Pace {
+    /// As a plan of one limit.
+    pub plan: Arc<Compiled>,
+    /// What its meters are called.
+    pub scope: Arc<Scope>,
 }
 
 /// A plan, and what its meters are called at each level.
@@ -87,7 +108,8 @@ impl Limits {
         let denials = before
             .filter(|_| is_same(SectionName::Denials))
             .map_or_else(|| Arc::new(Denials::new(snapshot.denials())), |limits| Arc::clone(&limits.denials));
-        Self { policies, keyed, denials, plans }
+        let paces = Paces::new(&snapshot.settings().admission, "");
+        Self { policies, keyed, denials, plans, paces }
     }
 
     /// A plan by name; one that limits nothing is none.
@@ -105,9 +127,31 @@ impl Limits {
         &self.keyed
     }
 
+    /// How fast handshakes may come to the whole gateway.
+    pub fn paces(&self) -> &Paces {
+        &self.paces
+    }
+
     /// Whose messages do not pass.
     pub fn denials(&self) -> &Denials {
         &self.denials
+    }
+}
+
+impl Paces {
+    /// Of the gateway (an empty label), or of an API version.
+    pub fn new(admission: &Admission, label: &str) -> Self {
+        let pace = |rate: Option<Rate>, what: &str| {
+            let burst = admission.connects_burst.map(|burst| Amount(burst.into()));
+            let limit = Limit { rate: Some(rate?), burst, ..Limit::default() };
+            let plan = Arc::new(compile(&Plan::new(what, vec![limit])));
+            let scope = Arc::new(Scope { kind: None, name: label.into(), plan: Arc::clone(&plan.name) });
+            Some(Pace { plan, scope })
+        };
+        Self {
+            all: pace(admission.connects, "connects"),
+            per_address: pace(admission.connects_per_address, "connects_per_address"),
+        }
     }
 }
 
