@@ -4,7 +4,7 @@
 pub mod seats;
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use proto::http::Host;
 use proto::snapshot::Admission;
@@ -117,8 +117,8 @@ fn seats(
     };
     let user = grant.and_then(|grant| grant.user.as_deref());
     let application = grant.and_then(|grant| grant.application.as_deref());
-    let everywhere: Arc<str> = "".into();
-    for (label, admission) in [(&everywhere, &tables.settings().admission), (&api.label, &api.api.admission)] {
+    static EVERYWHERE: LazyLock<Arc<str>> = LazyLock::new(|| "".into());
+    for (label, admission) in [(&*EVERYWHERE, &tables.settings().admission), (&api.label, &api.api.admission)] {
         let Admission { sessions_max, sessions_per_user_max, sessions_per_application_max, .. } = *admission;
         let row = |kind, key: &str| Row { kind, api: Arc::clone(label), key: key.into() };
         if sessions_max > 0 {
@@ -139,7 +139,7 @@ fn seats(
     let max = |plan: &str| tables.limits().plan(plan).map_or(0, |plan| plan.plan.sessions_max);
     let of_application = tables.snapshot().application(name).map_or(0, |one| max(&one.plan));
     if of_application > 0 {
-        let row = Row { kind: RowKind::ApplicationPlan, api: everywhere, key: key_of_user(name, grant) };
+        let row = Row { kind: RowKind::ApplicationPlan, api: Arc::clone(&EVERYWHERE), key: key_of_user(name, grant) };
         take(of_application, row, Refusal::SessionsOfPlan)?;
     }
     let of_subscription = tables.snapshot().subscription(name, &api.label).map_or(0, |one| max(&one.plan));

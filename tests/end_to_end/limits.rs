@@ -1,6 +1,7 @@
 //! Limits of messages and bytes on live sessions: what passes, what each side sees of what does not, and that it is
 //! exact across workers.
 
+mod admission;
 mod exact;
 
 use std::thread;
