@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::snapshot::Unit;
@@ -18,6 +18,8 @@ pub struct Metered {
     state: Mutex<State>,
     /// Messages that it stopped.
     stopped: AtomicU64,
+    /// Live sessions that hang on it.
+    sessions: AtomicU32,
     /// Whose it is; none in a test, and for what nobody else shares.
     id: Option<LimitId>,
 }
@@ -50,7 +52,12 @@ impl Metered {
     }
 
     pub(super) fn of(id: Option<LimitId>, meter: Meter, plan: Option<Arc<Compiled>>, unit: Unit) -> Self {
-        Self { state: Mutex::new(State { meter, plan, unit, warned: (0, 0) }), stopped: AtomicU64::new(0), id }
+        Self {
+            state: Mutex::new(State { meter, plan, unit, warned: (0, 0) }),
+            stopped: AtomicU64::new(0),
+            sessions: AtomicU32::new(0),
+            id,
+        }
     }
 
     /// Does something with the meter. The lock is held for some tens of nanoseconds: nothing waits, allocates much or
@@ -92,6 +99,11 @@ impl Metered {
         self.with_state(|state| state.unit)
     }
 
+    /// Live sessions that hang on it, and handshakes that may become one.
+    pub fn sessions(&self) -> u32 {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
     /// Messages that it stopped so far.
     pub fn stopped(&self) -> u64 {
         self.stopped.load(Ordering::Relaxed)
@@ -106,6 +118,28 @@ impl Metered {
                 state.unit = rule.unit;
                 state.meter.set(rule.terms, now);
             }
+        });
+    }
+}
+
+/// Counts a session at all of its meters, for as long as it has them.
+#[derive(Debug, Default)]
+pub struct Counted(Box<[Arc<Metered>]>);
+
+impl Counted {
+    /// A session that has these.
+    pub fn at(meters: impl Iterator<Item = Arc<Metered>>) -> Self {
+        let counted = meters.inspect(|meter| {
+            meter.sessions.fetch_add(1, Ordering::Relaxed);
+        });
+        Self(counted.collect())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|meter| {
+            meter.sessions.fetch_sub(1, Ordering::Relaxed);
         });
     }
 }

@@ -13,6 +13,7 @@ use proto::snapshot::{Admission, Digest, KeyPart};
 
 use super::denials;
 use super::guard::{Guard, Level, LevelKind};
+use super::held::Counted;
 use super::ledger::Ledger;
 use super::meters::{LimitId, Scope};
 use super::plans::{Keyed, Limits, Planned, Policy, word};
@@ -39,6 +40,8 @@ pub struct Party {
     pub grant: Option<Arc<Grant>>,
     /// Its places among those who are counted.
     pub seats: Box<[Seat]>,
+    /// It is counted at its meters.
+    counted: Counted,
     address: Option<IpAddr>,
     topic: Option<Arc<str>>,
     /// The policy of its API or topic, and the group that it is in; none: everybody else's.
@@ -76,7 +79,8 @@ impl Party {
         };
         let keyed = for_api(limits, who.api).map(key).collect();
         let grant = identity.grant.clone();
-        Self { grant, seats: Box::default(), address: visitor.address, topic: Some(Arc::clone(topic)), group, keyed }
+        let topic = Some(Arc::clone(topic));
+        Self { grant, address: visitor.address, topic, group, keyed, ..Self::default() }
     }
 
     /// The client's address.
@@ -118,9 +122,12 @@ impl Party {
         self.keyed = wanted().map(|keyed| (Arc::clone(keyed), key(keyed))).collect();
     }
 
-    /// What a session may send and receive under these tables; none: it is not limited.
-    pub fn guard(&self, ledger: &Rc<Ledger>, tables: &Tables, api: &ApiEntry) -> Option<Guard> {
-        Guard::new(self.levels(ledger, tables, api), Rc::clone(ledger.wall()))
+    /// What a session may send and receive under these tables, from now on; none: it is not limited.
+    pub fn guard(&mut self, ledger: &Rc<Ledger>, tables: &Tables, api: &ApiEntry) -> Option<Guard> {
+        let levels = self.levels(ledger, tables, api);
+        let meters = levels.iter().flat_map(|level| &level.meters);
+        self.counted = Counted::at(meters.map(|held| Arc::clone(held.meter())));
+        Guard::new(levels, Rc::clone(ledger.wall()))
     }
 
     /// The levels of a session's limits.
@@ -437,7 +444,7 @@ mod tests {
         levels.iter().map(|level| format!("{} {} {}", level.name, level.plan.name, key(level))).collect()
     }
 
-    fn admitted(party: &Party, ledger: &Rc<Ledger>, tables: &Tables, asked: usize) -> usize {
+    fn admitted(party: &mut Party, ledger: &Rc<Ledger>, tables: &Tables, asked: usize) -> usize {
         let mut guard = party.guard(ledger, tables, tables.api("chat", "v1").unwrap()).unwrap();
         let now_ms = 1;
         (0..asked).filter(|_| guard.message(Direction::ToUpstream, 10, now_ms) == Verdict::Pass).count()
@@ -484,7 +491,7 @@ mod tests {
         let at = |address: &str| party(&tables, None, address);
         let passed: Vec<usize> = ["10.1.0.1", "10.2.0.1", "11.0.0.1", "12.0.0.1"]
             .iter()
-            .map(|address| admitted(&at(address), &ledger, &tables, 5))
+            .map(|address| admitted(&mut at(address), &ledger, &tables, 5))
             .collect();
         assert_eq!(passed, [2, 0, 2, 0], "the second is of the first's group, the third of another, the last of none");
     }
@@ -509,7 +516,7 @@ mod tests {
         let meters = Arc::default();
         let ledger = ledger(&meters, 0);
         let mut alice = party(&before, grant("alice"), "10.0.0.1");
-        assert_eq!(admitted(&alice, &ledger, &before, 5), 2);
+        assert_eq!(admitted(&mut alice, &ledger, &before, 5), 2);
         let api = |tables: &Tables| Arc::clone(tables.api("chat", "v1").unwrap());
         let levels = alice.levels(&ledger, &before, &api(&before));
         let same = next_tables(Some(&before), limited);
@@ -523,10 +530,12 @@ mod tests {
         };
         let verdicts = [0; 3].map(|_| guard.message(Direction::ToClient, 1, 1) == Verdict::Pass);
         assert_eq!(verdicts, [true, false, false], "two were used of what are three now");
+        let sessions = |levels: &[Level]| levels[0].meters[0].meter().sessions();
+        assert_eq!(sessions(guard.levels()), 1);
         drop((levels, guard));
         assert_eq!(ledger.keys(), 0, "nobody is there");
         let other = self::ledger(&meters, 1);
-        assert_eq!(admitted(&alice, &other, &more, 5), 0, "and the process remembers");
+        assert_eq!(admitted(&mut alice, &other, &more, 5), 0, "and the process remembers");
     }
 
     #[test]

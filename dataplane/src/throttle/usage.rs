@@ -119,7 +119,7 @@ fn row(
         left: usage.left,
         resets_ms: usage.resets_ms,
         stopped: metered.stopped(),
-        ..UsageRow::default()
+        sessions: metered.sessions(),
     }
 }
 
