@@ -19,6 +19,7 @@ on_both_drivers!(
     requests_that_lead_nowhere,
     clients_that_cannot_say_who_they_are,
     clients_that_a_policy_does_not_let_in,
+    clients_that_there_is_no_room_for,
     a_head_that_does_not_come_in_time,
     a_proxy_header_that_does_not_come,
     clients_without_a_tls_session,
@@ -33,7 +34,7 @@ on_both_drivers!(
 );
 
 /// Name, status, word, blame.
-const TABLE: [(&str, u16, &str, &str); 40] = [
+const TABLE: [(&str, u16, &str, &str); 49] = [
     ("BadHead", 400, "bad_head", "client"),
     ("BadProxyHeader", 400, "bad_proxy_header", "client"),
     ("PlainHttp", 400, "plain_http", "client"),
@@ -59,6 +60,15 @@ const TABLE: [(&str, u16, &str, &str); 40] = [
     ("Scope", 403, "scope", "client"),
     ("KeyType", 401, "key_type", "client"),
     ("NotSubscribed", 403, "not_subscribed", "client"),
+    ("Denied", 403, "denied", "client"),
+    ("Sessions", 503, "sessions", "gateway"),
+    ("SessionsOfUser", 429, "sessions_of_user", "client"),
+    ("SessionsOfApplication", 429, "sessions_of_application", "client"),
+    ("SessionsOfAddress", 429, "sessions_of_address", "client"),
+    ("SessionsOfPlan", 429, "sessions_of_plan", "client"),
+    ("Connects", 503, "connects", "gateway"),
+    ("ConnectsOfAddress", 429, "connects_of_address", "client"),
+    ("UpstreamFull", 503, "upstream_full", "upstream"),
     ("Policy", 403, "policy", "client"),
     ("PolicyUnavailable", 503, "policy_unavailable", "gateway"),
     ("NoSnapshot", 503, "no_snapshot", "gateway"),
@@ -235,6 +245,57 @@ fn clients_that_a_policy_does_not_let_in(variant: Variant) {
         assert_eq!(answer.head.header("Retry-After").is_some(), answer.status == 503, "{}", answer.head);
     }
     upstream.expect_no_connection(Duration::ZERO);
+}
+
+/// One session each has room; the next is told why not, and when to come back.
+fn clients_that_there_is_no_room_for(variant: Variant) {
+    let upstream = RawUpstream::listen();
+    let full = RawUpstream::listen();
+    let people = People::new()
+        .application("mobile", "")
+        .subscriptions("mobile", &["of-user", "of-application"])
+        .entry("subscriptions", "application: mobile, api: of-plan, plan: alone".into())
+        .key("k", "mobile", "a-key", "user: alice");
+    let asked = "authentication: { accept: [api_key] }";
+    let of = |admission: &str| format!("admission: {{ {admission} }}");
+    let mut gateway = Setup::new(variant)
+        .people(people)
+        .document("plans: [{ name: alone, sessions_max: 1 }]\ndenials: [{ name: closed, api: denied }]\n")
+        .upstream(&format!("name: small, sessions_per_endpoint_max: 1, endpoints: [{{ url: \"{}\" }}]", full.url("/")))
+        .api_to("denied", &upstream.url("/"), "")
+        .api_to("sessions", &upstream.url("/"), &of("sessions_max: 1"))
+        .api_to("of-user", &upstream.url("/"), &format!("{asked}, {}", of("sessions_per_user_max: 1")))
+        .api_to("of-application", &upstream.url("/"), &format!("{asked}, {}", of("sessions_per_application_max: 1")))
+        .api_to("of-address", &upstream.url("/"), &of("sessions_per_address_max: 1"))
+        .api_to("of-plan", &upstream.url("/"), asked)
+        .api_to("connects", &upstream.url("/"), &of("connects: 1/h"))
+        .api_to("connects-of-address", &upstream.url("/"), &of("connects_per_address: 1/h"))
+        .api("name: full, context: /full, endpoints: { production: { upstream: small } }")
+        .start();
+    for (refusal, target) in [
+        ("Denied", "/denied"),
+        ("Sessions", "/sessions"),
+        ("SessionsOfUser", "/of-user"),
+        ("SessionsOfApplication", "/of-application"),
+        ("SessionsOfAddress", "/of-address"),
+        ("SessionsOfPlan", "/of-plan"),
+        ("Connects", "/connects"),
+        ("ConnectsOfAddress", "/connects-of-address"),
+        ("UpstreamFull", "/full"),
+    ] {
+        let request = Upgrade::to(target).with("apikey", "a-key").encode();
+        let first = (refusal != "Denied").then(|| {
+            let mut client = gateway.connect();
+            client.send(&request);
+            let mut backend = if target == "/full" { full.accept() } else { upstream.accept() };
+            backend.agree();
+            client.upgraded();
+            (client, backend)
+        });
+        let answer = expect_refusal(&mut gateway, &request, refusal);
+        assert_eq!(answer.head.header("Retry-After").is_some(), refusal != "Denied", "{refusal}: {}", answer.head);
+        drop(first);
+    }
 }
 
 /// One of each; every form and every fault has its case among `credentials`.
