@@ -3,6 +3,7 @@
 
 mod admission;
 mod exact;
+mod example;
 
 use std::thread;
 use std::time::{Duration, Instant};

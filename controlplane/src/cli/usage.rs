@@ -45,9 +45,7 @@ fn show(used: &Used, text: &mut String) {
     if used.rows.is_empty() {
         let _ = writeln!(text, "nothing is used of any limit that fits");
     } else {
-        let heading = [
-            "LEVEL", "KEY", "PLAN", "LIMIT", "COUNTS", "USED", "LEFT", "PART", "RESETS", "STOPPED", "SESSIONS", "NODE",
-        ];
+        let heading = ["LEVEL", "KEY", "PLAN", "LIMIT", "COUNTS", "USED", "LEFT", "PART", "RESETS", "STOPPED", "NODE"];
         let mut rows = vec![heading.map(str::to_owned).to_vec()];
         rows.extend(used.rows.iter().map(row));
         text.push_str(&table(&rows));
@@ -83,7 +81,6 @@ fn row(one: &UsedRow) -> Vec<String> {
         part(one.used, one.amount),
         if one.used == 0 { "-".into() } else { resets },
         one.stopped.to_string(),
-        one.sessions.to_string(),
         one.node.clone(),
     ]
 }
@@ -107,7 +104,7 @@ mod tests {
         let one = UsedRow {
             node: "edge".into(),
             level: "subscription".into(),
-            key: "mobile/chat:v1".into(),
+            key: "mobile at chat:v1".into(),
             plan: "AsyncGold".into(),
             limit: "50000/day".into(),
             amount: 50_000,
@@ -115,7 +112,6 @@ mod tests {
             left: 1,
             resets: Some(Timestamp::from_secs(1_800_000_000)),
             stopped: 7,
-            sessions: 3,
             ..UsedRow::default()
         };
         let untouched = UsedRow { used: 0, left: 50_000, ..one.clone() };
@@ -123,8 +119,8 @@ mod tests {
         let mut text = String::new();
         show(&used, &mut text);
         let lines: Vec<_> = text.lines().collect();
-        assert!(lines[0].starts_with("LEVEL         KEY             PLAN"), "{text}");
-        for cell in ["mobile/chat:v1", "49999", " 99% ", "2027-01-15T08:00:00Z", " 7 ", "edge"] {
+        assert!(lines[0].starts_with("LEVEL         KEY                PLAN"), "{text}");
+        for cell in ["mobile at chat:v1", "49999", " 99% ", "2027-01-15T08:00:00Z", " 7 ", "edge"] {
             assert!(lines[1].contains(cell), "{cell}: {text}");
         }
         assert!(lines[2].contains(" 0% ") && lines[2].contains(" - "), "{text}");

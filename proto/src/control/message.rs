@@ -248,7 +248,7 @@ pub struct Usage {
 pub struct UsageRow {
     /// `application`, `subscription`, `api`, `topic`, `unauthenticated` or `keyed`.
     pub level: String,
-    /// The key, as people read it: `mobile/alice`, `mobile/chat:v1`, `chat:v1`, `203.0.113.0/24`.
+    /// The key, as people read it: `alice of mobile`, `mobile at chat:v1`, `chat:v1`, `tenants: 203.0.113.0/24`.
     pub key: String,
     /// The API that the key has, as `name:version` or `name`; empty: none.
     #[serde(default)]
@@ -277,9 +277,6 @@ pub struct UsageRow {
     /// Messages that this limit stopped, as long as the key has been known.
     #[serde(default)]
     pub stopped: u64,
-    /// Live sessions of the key.
-    #[serde(default)]
-    pub sessions: u32,
 }
 
 /// Node to control plane: how it stands. Kind 8.

@@ -238,7 +238,7 @@ pub enum Notice {
     Wso2,
     /// As WSO2 API Manager 2.1 said it: `Websocket frame throttled out`.
     Wso2Short,
-    /// `{"error":{"code":4003,"message":"throttled out","level":"subscription","plan":"AsyncGold","retry_after_ms":1200}}`.
+    /// `{"error":{"code":4003,"level":"subscription","message":"throttled out","plan":"AsyncGold","retry_after_ms":1200}}`.
     Json,
     /// A text, in which `{level}`, `{plan}`, `{code}` and `{retry_after_ms}` stand for what they say.
     Text(String),

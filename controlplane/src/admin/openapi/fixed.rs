@@ -103,12 +103,12 @@ pub(super) fn schemas() -> Map<String, Value> {
 fn usage() -> Value {
     let row = json!({
         "type": "object",
-        "required": ["node", "pid", "level", "key", "plan", "limit", "count", "amount", "used", "left", "stopped", "sessions"],
+        "required": ["node", "pid", "level", "key", "plan", "limit", "count", "amount", "used", "left", "stopped"],
         "properties": {
             "node": string("The data plane's name: each counts for itself."),
             "pid": whole("Its process id."),
             "level": { "enum": ["application", "subscription", "api", "topic", "unauthenticated", "keyed"] },
-            "key": string("Whose count it is, as people read it: `mobile/alice`, `mobile/chat:v1`."),
+            "key": string("Whose count it is, as people read it: `alice of mobile`, `mobile at chat:v1`."),
             "api": string("The API that the key has; empty: none."),
             "application": string("The application that the key has; empty: none."),
             "plan": string("The plan."),
@@ -122,7 +122,6 @@ fn usage() -> Value {
                 "description": "When nothing of it will be used any more if nobody comes: RFC 3339; null: never.",
             },
             "stopped": whole("Messages that this limit stopped, as long as the data plane has known the key."),
-            "sessions": whole("Live sessions of the key."),
         },
     });
     json!({
