@@ -26,23 +26,13 @@ fn object(plan: Plan) -> Object {
     Object::new(Kind::Plan, entry.id(), entry.value(), Origin::BuiltIn)
 }
 
-/// Everything of a snapshot that names this plan: what it is, and its id.
+/// Every API, application and subscription that names this plan: what it is, and its id. A file's own policies and settings
+/// name what stands in the file, or what the gateway brings.
 pub(super) fn users_of(snapshot: &Snapshot, plan: &str) -> Vec<(&'static str, String)> {
-    let mut users = Vec::new();
-    if snapshot.settings().unauthenticated_plan == plan {
-        users.push(("settings", "unauthenticated_plan".into()));
-    }
     let names = |api: &&Api| {
         api.plan == plan || api.unauthenticated_plan == plan || api.topics.iter().any(|topic| topic.plan == plan)
     };
-    users.extend(snapshot.apis().filter(names).map(|api| (Kind::Api.word(), api.label())));
-    for policy in snapshot.limit_policies() {
-        if policy.plan == plan || policy.groups.iter().any(|group| group.plan == plan) {
-            users.push(("limit_policies", policy.name.clone()));
-        }
-    }
-    let keyed = snapshot.limits().iter().filter(|one| one.plan == plan);
-    users.extend(keyed.map(|one| ("limits", one.name.clone())));
+    let mut users: Vec<_> = snapshot.apis().filter(names).map(|api| (Kind::Api.word(), api.label())).collect();
     let applications = snapshot.applications().filter(|one| one.plan == plan);
     users.extend(applications.map(|one| (Kind::Application.word(), one.name.clone())));
     let subscriptions = snapshot.subscriptions().filter(|one| one.plan == plan);
