@@ -445,6 +445,8 @@ pub struct UsedRow {
     pub resets: Option<Timestamp>,
     /// Messages that this limit stopped, as long as the key has been known.
     pub stopped: u64,
+    /// Live sessions of the key.
+    pub sessions: u32,
 }
 
 impl Used {
@@ -471,8 +473,24 @@ impl Used {
 impl UsedRow {
     fn of((node, pid, row): (String, u32, UsageRow)) -> Self {
         let UsageRow { level, key, api, application, plan, limit, count, .. } = row;
-        let UsageRow { amount, used, left, resets_ms, stopped, .. } = row;
+        let UsageRow { amount, used, left, resets_ms, stopped, sessions, .. } = row;
         let resets = (resets_ms != u64::MAX).then(|| Timestamp::from_secs(resets_ms.div_ceil(1000)));
-        Self { node, pid, level, key, api, application, plan, limit, count, amount, used, left, resets, stopped }
+        Self {
+            node,
+            pid,
+            level,
+            key,
+            api,
+            application,
+            plan,
+            limit,
+            count,
+            amount,
+            used,
+            left,
+            resets,
+            stopped,
+            sessions,
+        }
     }
 }

@@ -45,7 +45,9 @@ fn show(used: &Used, text: &mut String) {
     if used.rows.is_empty() {
         let _ = writeln!(text, "nothing is used of any limit that fits");
     } else {
-        let heading = ["LEVEL", "KEY", "PLAN", "LIMIT", "COUNTS", "USED", "LEFT", "PART", "RESETS", "STOPPED", "NODE"];
+        let heading = [
+            "LEVEL", "KEY", "PLAN", "LIMIT", "COUNTS", "USED", "LEFT", "PART", "RESETS", "STOPPED", "SESSIONS", "NODE",
+        ];
         let mut rows = vec![heading.map(str::to_owned).to_vec()];
         rows.extend(used.rows.iter().map(row));
         text.push_str(&table(&rows));
@@ -81,6 +83,7 @@ fn row(one: &UsedRow) -> Vec<String> {
         part(one.used, one.amount),
         if one.used == 0 { "-".into() } else { resets },
         one.stopped.to_string(),
+        one.sessions.to_string(),
         one.node.clone(),
     ]
 }
@@ -112,6 +115,7 @@ mod tests {
             left: 1,
             resets: Some(Timestamp::from_secs(1_800_000_000)),
             stopped: 7,
+            sessions: 3,
             ..UsedRow::default()
         };
         let untouched = UsedRow { used: 0, left: 50_000, ..one.clone() };

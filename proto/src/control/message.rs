@@ -277,6 +277,9 @@ pub struct UsageRow {
     /// Messages that this limit stopped, as long as the key has been known.
     #[serde(default)]
     pub stopped: u64,
+    /// Live sessions of the key.
+    #[serde(default)]
+    pub sessions: u32,
 }
 
 /// Node to control plane: how it stands. Kind 8.

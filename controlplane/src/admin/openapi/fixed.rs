@@ -103,7 +103,7 @@ pub(super) fn schemas() -> Map<String, Value> {
 fn usage() -> Value {
     let row = json!({
         "type": "object",
-        "required": ["node", "pid", "level", "key", "plan", "limit", "count", "amount", "used", "left", "stopped"],
+        "required": ["node", "pid", "level", "key", "plan", "limit", "count", "amount", "used", "left", "stopped", "sessions"],
         "properties": {
             "node": string("The data plane's name: each counts for itself."),
             "pid": whole("Its process id."),
@@ -121,6 +121,7 @@ fn usage() -> Value {
                 "type": ["string", "null"],
                 "description": "When nothing of it will be used any more if nobody comes: RFC 3339; null: never.",
             },
+            "sessions": whole("Live sessions of the key."),
             "stopped": whole("Messages that this limit stopped, as long as the data plane has known the key."),
         },
     });
