@@ -66,7 +66,8 @@ pub fn environment(place: Place, request: &Request, identity: &Identity) -> Resu
     }
 }
 
-/// Whether handshakes may come this fast: one address before everybody, so that it does not use up what others need.
+/// Whether handshakes may come this fast: one address before everybody, and one API before all, so that who comes too fast
+/// does not use up what others need.
 pub fn pace(shard: &Shard, tables: &Tables, api: &ApiEntry, downstream: &Downstream) -> Result<(), Refusal> {
     let address = downstream.seen.client.map(|client| client.ip().to_canonical());
     let of_all = (tables.limits().paces(), &tables.settings().admission);
@@ -77,7 +78,7 @@ pub fn pace(shard: &Shard, tables: &Tables, api: &ApiEntry, downstream: &Downstr
             keep_pace(shard, pace, &key, downstream, Refusal::ConnectsOfAddress)?;
         }
     }
-    for (paces, _) in [of_all, of_api] {
+    for (paces, _) in [of_api, of_all] {
         if let Some(pace) = &paces.all {
             keep_pace(shard, pace, ALL, downstream, Refusal::Connects)?;
         }

@@ -569,6 +569,7 @@ impl Engine {
             self.source.forget(Key { index, epoch, leg }, wire);
             self.record.unbuffered(wire.give_up(self.pipes.as_mut()));
             let stash = session.resume(leg);
+            session.refund(leg, now_ms);
             self.record.unbuffered(stash.map_or(0, |stash| stash.bytes.len() as u64));
         }
         drop(legs);

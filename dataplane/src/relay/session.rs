@@ -445,12 +445,13 @@ impl Session {
             }
             return self.control(from, &header, &mut bytes[at..end], length, facts);
         }
+        self.check_data_frame(from, &header)?;
         let stopped = match self.ask(from, &header, facts) {
             Verdict::Pass => None,
             Verdict::Stop(Stopped { outcome: Outcome::Delay, .. }) => return Ok(Start::Wait),
             Verdict::Stop(stopped) => Some(stopped),
         };
-        self.data_frame(from, &header, facts)?;
+        self.data_frame(from, &header, facts);
         if let Some(stopped) = stopped {
             self.stop(from, stopped, facts);
         }
@@ -463,42 +464,49 @@ impl Session {
         Ok(Start::Payload { header: length })
     }
 
-    /// The rules of RFC 6455 §5.4 and the ceilings, on a data frame's header.
-    fn data_frame(&mut self, from: Leg, header: &FrameHeader, facts: &mut Facts<'_>) -> Result<(), Violation> {
-        let inbound = &mut self.inbound[from as usize];
-        match (header.opcode, inbound.in_message) {
+    /// The rules of RFC 6455 §5.4 and the ceilings, on a data frame's header. Nothing is noted: what breaks a rule is
+    /// nobody's to pay for.
+    fn check_data_frame(&self, from: Leg, header: &FrameHeader) -> Result<(), Violation> {
+        let inbound = &self.inbound[from as usize];
+        let begins = match (header.opcode, inbound.in_message) {
             (Opcode::Continuation, false) => return Err(Violation::UnexpectedContinuation),
             (Opcode::Text | Opcode::Binary, true) => return Err(Violation::ExpectedContinuation),
-            (Opcode::Continuation, true) => {}
-            _ => {
-                inbound.in_message = true;
-                inbound.text = header.opcode == Opcode::Text;
-                inbound.checked = facts.options.validate_utf8 && inbound.text && !header.rsv1;
-                inbound.message_bytes = 0;
-                inbound.fragments = 0;
-                if !inbound.limits.as_ref().is_some_and(|limits| Arc::ptr_eq(limits, &self.limits)) {
-                    inbound.limits = Some(Arc::clone(&self.limits));
-                }
-            }
-        }
-        let limits = inbound.limits.as_ref().unwrap_or(&self.limits);
+            (opcode, _) => opcode != Opcode::Continuation,
+        };
+        let pinned = inbound.limits.as_ref().filter(|_| !begins);
+        let limits = pinned.unwrap_or(&self.limits);
+        let (message_bytes, fragments) = if begins { (0, 0) } else { (inbound.message_bytes, inbound.fragments) };
         let over = |ceiling: u64, bytes: u64| ceiling != 0 && bytes > ceiling;
         if over(limits.max_frame.as_bytes(), header.length) {
-            return Err(Violation::FrameTooLarge);
+            Err(Violation::FrameTooLarge)
+        } else if over(limits.max_message.as_bytes(), message_bytes.saturating_add(header.length)) {
+            Err(Violation::MessageTooLarge)
+        } else if over(limits.max_fragments.into(), u64::from(fragments) + 1) {
+            Err(Violation::TooManyFragments)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Notes a data frame that has been checked.
+    fn data_frame(&mut self, from: Leg, header: &FrameHeader, facts: &mut Facts<'_>) {
+        let inbound = &mut self.inbound[from as usize];
+        if header.opcode != Opcode::Continuation {
+            inbound.in_message = true;
+            inbound.text = header.opcode == Opcode::Text;
+            inbound.checked = facts.options.validate_utf8 && inbound.text && !header.rsv1;
+            inbound.message_bytes = 0;
+            inbound.fragments = 0;
+            if !inbound.limits.as_ref().is_some_and(|limits| Arc::ptr_eq(limits, &self.limits)) {
+                inbound.limits = Some(Arc::clone(&self.limits));
+            }
         }
         inbound.message_bytes = inbound.message_bytes.saturating_add(header.length);
-        if over(limits.max_message.as_bytes(), inbound.message_bytes) {
-            return Err(Violation::MessageTooLarge);
-        }
         inbound.fragments = inbound.fragments.saturating_add(1);
-        if over(limits.max_fragments.into(), inbound.fragments.into()) {
-            return Err(Violation::TooManyFragments);
-        }
         inbound.remaining = header.length;
         inbound.fin = header.fin;
         self.active_ms = facts.now_ms;
         facts.counters.frame(from.direction(), header.opcode);
-        Ok(())
     }
 
     /// Keeps the client's key, or replaces one that can be predicted. `place` is where the key stands.
@@ -676,7 +684,8 @@ impl Session {
             self.cut(to);
             return;
         }
-        inbound.remaining = 0;
+        self.refund(from, facts.now_ms);
+        self.inbound[from as usize].remaining = 0;
         let other = &self.inbound[to as usize];
         if other.closed || other.ignored || other.lost || self.outbound[to as usize].cut {
             self.outbound[from as usize].owe_close(violation.code(), violation.reason());

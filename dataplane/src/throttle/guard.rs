@@ -264,12 +264,16 @@ impl Guard {
                 }
             }
         }
+        let mut is_counted = false;
         for level in self.levels.iter().filter(|level| level.counts(direction)) {
+            is_counted = true;
             for (rule, held) in level.plan.limits.iter().zip(&level.meters) {
                 held.spend(rule.of_message(frame_bytes), now);
             }
         }
-        self.stopped_in_a_row = 0;
+        if is_counted {
+            self.stopped_in_a_row = 0;
+        }
         Verdict::Pass
     }
 
@@ -284,6 +288,15 @@ impl Guard {
                     Unit::Bytes => held.spend(frame_bytes, now),
                 }
             }
+        }
+    }
+
+    /// So many bytes that were counted will not come.
+    pub fn refund(&mut self, direction: Direction, bytes: u64, now_ms: u64) {
+        let now = self.wall.now(now_ms);
+        for level in self.levels.iter().filter(|level| level.counts(direction)) {
+            let of_bytes = level.plan.limits.iter().zip(&level.meters).filter(|(rule, _)| rule.unit == Unit::Bytes);
+            of_bytes.for_each(|(_, held)| held.refund(bytes, now));
         }
     }
 

@@ -219,6 +219,11 @@ impl Held {
         }
     }
 
+    /// So many that were spent are not needed.
+    pub fn refund(&self, tokens: u64, now: Now) {
+        self.meter.with(|meter| meter.refund(tokens, now));
+    }
+
     #[cold]
     fn refill(&self, need: u64, now: Now) -> bool {
         let mut share = self.share.borrow_mut();

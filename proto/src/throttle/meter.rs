@@ -274,6 +274,17 @@ impl Meter {
         self.advance(now);
     }
 
+    /// So many tokens that were spent are not needed after all.
+    pub fn refund(&mut self, tokens: u64, now: Now) {
+        self.advance(now);
+        match (&mut self.count, self.terms) {
+            (Count::Bucket { level, .. }, Terms::Bucket { per_ns, .. }) => *level += tokens_in_level(tokens, per_ns),
+            (Count::Quota { used, .. }, _) => *used = used.saturating_sub(tokens),
+            (Count::Bucket { .. }, Terms::Quota { .. }) => {}
+        }
+        self.advance(now);
+    }
+
     /// Lets time pass. Clocks that go backwards fill nothing.
     fn advance(&mut self, now: Now) {
         match (&mut self.count, self.terms) {

@@ -103,6 +103,14 @@ impl Session {
         }
     }
 
+    /// What was announced of a frame and will not come is given back: it was counted when its header came.
+    pub fn refund(&mut self, from: Leg, now_ms: u64) {
+        let bytes = self.inbound[from as usize].remaining;
+        if let Some(guard) = self.guard.as_mut().filter(|guard| bytes > 0 && !guard.drops(from.direction())) {
+            guard.refund(from.direction(), bytes, now_ms);
+        }
+    }
+
     /// Payload of a message that is left out.
     pub(super) fn drop_payload(&mut self, from: Leg, bytes: u64, facts: &Facts<'_>) {
         self.active_ms = facts.now_ms;

@@ -315,3 +315,36 @@ fn payload_that_is_left_out_is_never_passed_unseen_and_its_loss_cuts_nobody() {
     bench.lose(Leg::Client);
     bench.assert_saw(Leg::Upstream, &["close 1011 client connection lost"]);
 }
+
+#[test]
+fn nobody_pays_for_bytes_that_do_not_come() {
+    let limit = r#"{"quota": "1000000/day", "count": "bytes"}"#;
+    let leg = Leg::Client;
+    let used = |held: &Held| {
+        held.give_back(wall().now(BEGIN_MS));
+        held.meter().with(|meter| meter.usage(wall().now(BEGIN_MS))).used
+    };
+    let begin = || {
+        let api = level(LevelKind::Api, limit, |_| {});
+        let held = Rc::clone(&api.meters[0]);
+        let mut bench = guarded(vec![api]);
+        bench.feed(leg, of(leg, Opcode::Binary, false, [1; 60]));
+        (bench, held)
+    };
+    // A frame that breaks a ceiling is a violation, and no debt.
+    let (mut bench, held) = begin();
+    let mut huge = vec![0x80, 0xff];
+    huge.extend_from_slice(&(1_u64 << 62).to_be_bytes());
+    huge.extend_from_slice(&[1, 2, 3, 4]);
+    bench.feed(leg, huge);
+    assert_eq!(bench.session.ending().unwrap().cause.word(), "frame_too_large");
+    assert_eq!(used(&held), 60);
+    // What is announced is counted, and given back when its sender is gone.
+    let (mut bench, held) = begin();
+    let whole = of(leg, Opcode::Continuation, true, vec![2; 50_000]);
+    bench.feed(leg, &whole[..1008]);
+    assert_eq!(used(&held), 50_060);
+    bench.lose(leg);
+    bench.session.refund(leg, BEGIN_MS);
+    assert_eq!(used(&held), 1060);
+}
