@@ -44,7 +44,7 @@ fn main() {
     println!("microseconds per echoed message (two decisions), medians of {ROUNDS} rounds that take turns");
     for (bytes, connections, depth) in CELLS {
         let open = |api: &str| -> Vec<Client> {
-            let request = Upgrade::to(&format!("/{api}")).with("apikey", &format!("a key of {api}"));
+            let request = Upgrade::to(&format!("/{api}")).with("apikey", &format!("key-of-{api}"));
             (0..connections).map(|_| Client::ask(gateway.address(), &request)).collect()
         };
         let mut ways = [open("free"), open("limited")];
@@ -88,8 +88,8 @@ fn gateway(echo: &Echo) -> Gateway {
         .application("mobile", "plan: of-application")
         .subscriptions("free", &["free"])
         .entry("subscriptions", "application: mobile, api: limited, plan: of-subscription".into())
-        .key("k1", "free", "a key of free", "")
-        .key("k2", "mobile", "a key of limited", "");
+        .key("k1", "free", "key-of-free", "")
+        .key("k2", "mobile", "key-of-limited", "");
     let asked = "authentication: { accept: [api_key] }";
     Setup::new(Variant::Automatic)
         .cpus("0")

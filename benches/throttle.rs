@@ -11,7 +11,8 @@ use std::sync::Arc;
 use criterion::{Criterion, criterion_group, criterion_main};
 use dataplane::record::{Direction, Record};
 use dataplane::throttle::{
-    Compiled, Guard, Held, Ledger, Level, LevelKind, LimitId, Metered, Meters, Rule, Scope, Verdict, WallOffset,
+    Compiled, Guard, Held, Ledger, Level, LevelKind, LimitId, MadePlan, Metered, Meters, Rule, Scope, Verdict,
+    WallOffset,
 };
 use proto::snapshot::{Counted, OnLimit, Unit};
 use proto::throttle::{Meter, Now, Terms, Window, WindowUnit};
@@ -21,6 +22,7 @@ const WALL_MS: u64 = 1_800_000_000_000;
 
 fn plan(terms: &[Terms]) -> Arc<Compiled> {
     Arc::new(Compiled {
+        made: MadePlan::next(),
         name: "gold".into(),
         limits: terms.iter().map(|&terms| Rule { unit: Unit::Messages, terms, stops: true }).collect(),
         direction: Counted::Both,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use dataplane::record::Cause;
 use dataplane::relay::{Birth, Keys, Leg, Session};
-use dataplane::throttle::{Compiled, Guard, Held, Level, LevelKind, Metered, Rule, WallOffset};
+use dataplane::throttle::{Compiled, Guard, Held, Level, LevelKind, MadePlan, Metered, Rule, WallOffset};
 use proto::snapshot::{
     Counted, Duration, IdleBy, LegPings, MessageLimits, OnLimit, Outcome, PeerPings, SessionOptions, Size, Unit,
 };
@@ -178,6 +178,7 @@ fn guard(random: &mut Random, now_ms: u64) -> Option<Box<Guard>> {
         burst: 1 + random.below(30) as u64,
     };
     let plan = Compiled {
+        made: MadePlan::next(),
         name: "p".into(),
         limits: [Rule { unit: Unit::Messages, terms, stops: true }].into(),
         direction: [Counted::Both, Counted::Client, Counted::Server][random.below(3)],

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use proto::snapshot::{Denial, DenialAction, OnLimit, Outcome, Unit};
 use proto::throttle::{Meter, Now, Terms, Window, WindowUnit};
 
-use super::guard::{Compiled, Guard, Level, LevelKind, Rule};
+use super::guard::{Compiled, Guard, Level, LevelKind, MadePlan, Rule};
 use super::held::{Held, Metered};
 use super::ledger::Ledger;
 use crate::identity::Grant;
@@ -68,6 +68,7 @@ pub fn drop_all(denial: &Denial, ledger: &Ledger) -> Option<Guard> {
     let terms = Terms::Quota { amount: 0, window: Window::one(WindowUnit::Year) };
     let name: Arc<str> = denial.name.as_str().into();
     let plan = Compiled {
+        made: MadePlan::next(),
         name: Arc::clone(&name),
         limits: [Rule { unit: Unit::Messages, terms, stops: true }].into(),
         direction: Default::default(),

@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use proto::snapshot::{Counted, Notice, OnLimit, Outcome, Unit};
 use proto::throttle::{Now, Terms};
@@ -86,9 +87,23 @@ impl LevelKind {
     }
 }
 
-/// A plan in the form in which it is asked. Made when tables are built.
-#[derive(Debug, PartialEq, Eq)]
+/// The place of a plan among all that this process has made: of two with one name, the later one holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MadePlan(u64);
+
+impl MadePlan {
+    /// The next place.
+    pub fn next() -> Self {
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        Self(MADE.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// A plan in the form in which it is asked. MadePlan when tables are built.
+#[derive(Debug)]
 pub struct Compiled {
+    /// When it was made; no part of what it says.
+    pub made: MadePlan,
     /// The plan's name.
     pub name: Arc<str>,
     /// Its limits.
@@ -102,6 +117,20 @@ pub struct Compiled {
     /// Live sessions of whoever has the plan; 0: any number.
     pub sessions_max: u32,
 }
+
+impl PartialEq for Compiled {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { made: _, name, limits, direction, on_limit, warn_at, sessions_max } = self;
+        *name == other.name
+            && *limits == other.limits
+            && *direction == other.direction
+            && *on_limit == other.on_limit
+            && *warn_at == other.warn_at
+            && *sessions_max == other.sessions_max
+    }
+}
+
+impl Eq for Compiled {}
 
 /// One limit of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -113,10 +113,17 @@ impl Metered {
     pub(super) fn follow(&self, plan: &Arc<Compiled>, now: Now) {
         let Some(rule) = self.id.as_ref().and_then(|id| plan.limits.get(usize::from(id.index))) else { return };
         self.with_state(|state| {
-            if state.plan.as_ref().is_none_or(|held| !Arc::ptr_eq(held, plan)) {
-                state.plan = Some(Arc::clone(plan));
-                state.unit = rule.unit;
+            // A handshake that began under older tables brings nothing back.
+            if state.plan.as_ref().is_some_and(|held| held.made >= plan.made) {
+                return;
+            }
+            state.plan = Some(Arc::clone(plan));
+            if state.unit == rule.unit {
                 state.meter.set(rule.terms, now);
+            } else {
+                // So many bytes are not so many messages.
+                state.unit = rule.unit;
+                state.meter = Meter::new(rule.terms, now);
             }
         });
     }

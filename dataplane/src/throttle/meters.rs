@@ -208,12 +208,14 @@ mod tests {
     use proto::snapshot::{Counted, OnLimit};
     use proto::throttle::{Share, Terms, Window, WindowUnit};
 
+    use super::super::guard::MadePlan;
     use super::*;
 
     const NOW: Now = Now { mono_ns: 1_000_000_000, wall_ms: 1_800_000_000_000 };
 
     fn plan(terms: Terms) -> Arc<Compiled> {
         Arc::new(Compiled {
+            made: MadePlan::next(),
             name: "p".into(),
             limits: [Rule { unit: Unit::Messages, terms, stops: true }].into(),
             direction: Counted::Both,

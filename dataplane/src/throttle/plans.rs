@@ -11,7 +11,7 @@ use proto::snapshot::{
 };
 
 use super::denials::Denials;
-use super::guard::{Compiled, LevelKind, Rule};
+use super::guard::{Compiled, LevelKind, MadePlan, Rule};
 use super::meters::Scope;
 use crate::visitor::Who;
 
@@ -177,6 +177,7 @@ fn compile(plan: &Plan) -> Compiled {
     let rule =
         |limit: &proto::snapshot::Limit| Some(Rule { unit: limit.count, terms: limit.terms()?, stops: limit.stop });
     Compiled {
+        made: MadePlan::next(),
         name: plan.name.as_str().into(),
         limits: plan.limits.iter().filter_map(rule).collect(),
         direction: plan.direction,

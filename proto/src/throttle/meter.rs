@@ -117,8 +117,8 @@ impl Meter {
         &self.terms
     }
 
-    /// Other terms. What was used stays used, as far as the new terms know it: of a bucket what is missing from the full
-    /// one, of a quota with the same windows what was taken in this one. Leases that are out are kept by who has them.
+    /// Other terms. Of a bucket what is in it stays in it, as far as there is room, and a full one is full; of a quota with
+    /// the same windows what was taken in this one stays taken. Leases that are out are kept by who has them.
     pub fn set(&mut self, terms: Terms, now: Now) {
         if terms == self.terms {
             return;
@@ -130,9 +130,9 @@ impl Meter {
                 Terms::Bucket { per_ns: old_per_ns, burst: old, .. },
                 Terms::Bucket { per_ns, burst, .. },
             ) => {
-                let missing = tokens_in_level(old, old_per_ns) - *level;
-                let missing = missing / i128::from(old_per_ns.max(1)) * i128::from(per_ns.max(1));
-                *level = tokens_in_level(burst, per_ns) - missing;
+                let is_full = *level >= tokens_in_level(old, old_per_ns);
+                let there = level.div_euclid(i128::from(old_per_ns.max(1)));
+                *level = if is_full { tokens_in_level(burst, per_ns) } else { there * i128::from(per_ns.max(1)) };
             }
             (Count::Quota { .. }, Terms::Quota { window: old, .. }, Terms::Quota { window, .. }) if old == window => {}
             _ => *self = Self::new(terms, now),

@@ -9,7 +9,7 @@ use proto::ws::Opcode;
 
 use super::bench::{BEGIN_MS, Bench, close, of, text};
 use crate::relay::session::{Leg, LegView};
-use crate::throttle::{Compiled, Guard, Held, Level, LevelKind, Metered, Rule, WallOffset};
+use crate::throttle::{Compiled, Guard, Held, Level, LevelKind, MadePlan, Metered, Rule, WallOffset};
 
 const WALL_MS: u64 = 1_795_305_600_000;
 
@@ -19,6 +19,7 @@ fn level(kind: LevelKind, limit: &str, change: impl FnOnce(&mut Compiled)) -> Le
     let terms = limit.terms().unwrap();
     let rule = Rule { unit: limit.count, terms, stops: limit.stop };
     let mut plan = Compiled {
+        made: MadePlan::next(),
         name: "AsyncGold".into(),
         limits: [rule].into(),
         direction: Counted::Both,
