@@ -11,25 +11,18 @@ use std::sync::Arc;
 use criterion::{Criterion, criterion_group, criterion_main};
 use dataplane::record::{Direction, Record};
 use dataplane::throttle::{
-    Compiled, Guard, Held, Ledger, Level, LevelKind, LimitId, MadePlan, Metered, Meters, Rule, Scope, Verdict,
-    WallOffset,
+    Compiled, Guard, Held, Ledger, Level, LevelKind, LimitId, Metered, Meters, Rule, Scope, Verdict, WallOffset,
 };
-use proto::snapshot::{Counted, OnLimit, Unit};
+use proto::snapshot::{Plan, Unit};
 use proto::throttle::{Meter, Now, Terms, Window, WindowUnit};
 
 const KEYS: usize = 1_000_000;
 const WALL_MS: u64 = 1_800_000_000_000;
 
 fn plan(terms: &[Terms]) -> Arc<Compiled> {
-    Arc::new(Compiled {
-        made: MadePlan::next(),
-        name: "gold".into(),
-        limits: terms.iter().map(|&terms| Rule { unit: Unit::Messages, terms, stops: true }).collect(),
-        direction: Counted::Both,
-        on_limit: OnLimit::default(),
-        warn_at: [80, 95].into(),
-        sessions_max: 0,
-    })
+    let mut plan = Compiled::of(&Plan::new("gold", Vec::new()));
+    plan.limits = terms.iter().map(|&terms| Rule { unit: Unit::Messages, terms, stops: true }).collect();
+    Arc::new(plan)
 }
 
 fn level(kind: LevelKind, terms: Terms) -> Level {

@@ -119,7 +119,7 @@ pub struct Seen {
     grant: Option<Arc<Grant>>,
     /// The endpoint that was connected.
     pub endpoint: Option<Arc<EndpointEntry>>,
-    /// What a client that is refused for now is told, in seconds; 0: the usual.
+    /// When a refused client may come again, in seconds; 0: the usual.
     pub retry_after_s: Cell<u32>,
     /// The version of TLS that is spoken with it.
     pub upstream_tls: Cell<Option<&'static str>>,

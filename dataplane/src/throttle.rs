@@ -17,7 +17,7 @@ pub mod plans;
 pub(crate) mod testing;
 mod usage;
 
-pub use guard::{Compiled, Guard, Level, LevelKind, MadePlan, Rule, Stash, Stopped, Verdict, WallOffset};
+pub use guard::{Compiled, Guard, Level, LevelKind, Rule, Stash, Stopped, Verdict, WallOffset};
 pub use held::{Held, Metered, Reached};
 pub use keeper::Keeper;
 pub use ledger::{Ledger, TICK};

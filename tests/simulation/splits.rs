@@ -45,15 +45,7 @@ struct Outcome {
 
 fn relay<'a>(leg: Leg, options: &SessionOptions, reads: impl Iterator<Item = &'a [u8]>) -> Outcome {
     let limits = Arc::new(MessageLimits::default());
-    let mut session = Session::new(Birth {
-        limits,
-        rsv1: false,
-        contexts: false,
-        guard: None,
-        fresh_mask: false,
-        expires_ms: u64::MAX,
-        now_ms: 1,
-    });
+    let mut session = Session::new(Birth::new(limits, 1));
     let counters: Arc<ApiCounters> = Record::new(1, 1).shard(0).api("split", "");
     let mut keys = Keys::new(|octets| octets.iter_mut().enumerate().for_each(|(at, octet)| *octet = at as u8 | 1));
     let mut facts = Facts { now_ms: 1, options, counters: &counters, keys: &mut keys };

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use dataplane::record::Cause;
 use dataplane::relay::{Birth, Keys, Leg, Session};
-use dataplane::throttle::{Compiled, Guard, Held, Level, LevelKind, MadePlan, Metered, Rule, WallOffset};
+use dataplane::throttle::{Compiled, Guard, Held, Level, LevelKind, Metered, WallOffset};
 use proto::snapshot::{
-    Counted, Duration, IdleBy, LegPings, MessageLimits, OnLimit, Outcome, PeerPings, SessionOptions, Size, Unit,
+    Amount, Counted, Duration, IdleBy, LegPings, Limit, MessageLimits, OnLimit, Outcome, PeerPings, Plan, Rate,
+    SessionOptions, Size,
 };
-use proto::throttle::{Meter, Terms};
+use proto::throttle::Meter;
 
 use crate::engine::Engine;
 use crate::kit::Random;
@@ -172,20 +173,17 @@ fn guard(random: &mut Random, now_ms: u64) -> Option<Box<Guard>> {
     if random.below(3) > 0 {
         return None;
     }
-    let terms = Terms::Bucket {
-        amount: 20 + random.below(5000) as u64,
-        per_ns: 1_000_000_000,
-        burst: 1 + random.below(30) as u64,
+    let limit = Limit {
+        rate: Some(Rate { amount: 20 + random.below(5000) as u64, per: Duration::from_secs(1) }),
+        burst: Some(Amount(1 + random.below(30) as u64)),
+        ..Limit::default()
     };
-    let plan = Compiled {
-        made: MadePlan::next(),
-        name: "p".into(),
-        limits: [Rule { unit: Unit::Messages, terms, stops: true }].into(),
+    let plan = Compiled::of(&Plan {
         direction: [Counted::Both, Counted::Client, Counted::Server][random.below(3)],
         on_limit: OnLimit { action: Outcome::Delay, ..OnLimit::default() },
-        warn_at: Box::default(),
-        sessions_max: 0,
-    };
+        ..Plan::new("p", vec![limit])
+    });
+    let terms = plan.limits[0].terms;
     let wall = WallOffset::default();
     wall.set(now_ms, 1_795_305_600_000);
     let held = Held::new(Arc::new(Metered::new(Meter::new(terms, wall.now(now_ms)))), (0, 1));

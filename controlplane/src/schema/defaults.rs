@@ -6,9 +6,12 @@
 
 use serde_json::{Value, json};
 
-/// The defaults of one struct of the model, by the struct's name in the schema and the key.
-pub fn defaults() -> Vec<(&'static str, &'static str, Value)> {
-    vec![
+/// A struct of the model by its name in the schema, a key of it, and what the key is when it is left out.
+type Default = (&'static str, &'static str, Value);
+
+/// The defaults of the whole model.
+pub fn defaults() -> Vec<Default> {
+    let mut all = vec![
         ("Settings", "drain_window", json!("60s")),
         ("Settings", "request_id_header", json!("X-Request-Id")),
         ("Settings", "certificate_expiry_warning", json!("21d")),
@@ -91,6 +94,17 @@ pub fn defaults() -> Vec<(&'static str, &'static str, Value)> {
         ("Assertion", "key_id", json!("")),
         ("Assertion", "header", json!("X-JWT-Assertion")),
         ("Assertion", "lifetime", json!("1m")),
+        ("TokenEndpoint", "algorithm", json!("EdDSA")),
+        ("TokenEndpoint", "rotate_every", json!("30d")),
+        ("TokenEndpoint", "access_token_lifetime", json!("1h")),
+        ("TokenEndpoint", "refresh_token_lifetime", json!("1d")),
+    ];
+    all.extend(of_limits());
+    all
+}
+
+fn of_limits() -> Vec<Default> {
+    vec![
         ("Plan", "direction", json!("both")),
         ("Plan", "warn_at", json!([80, 95])),
         ("Plan", "sessions_max", json!(0)),
@@ -112,10 +126,6 @@ pub fn defaults() -> Vec<(&'static str, &'static str, Value)> {
         ("Admission", "sessions_per_address_max", json!(0)),
         ("Admission", "address_prefix_v4", json!(32)),
         ("Admission", "address_prefix_v6", json!(64)),
-        ("TokenEndpoint", "algorithm", json!("EdDSA")),
-        ("TokenEndpoint", "rotate_every", json!("30d")),
-        ("TokenEndpoint", "access_token_lifetime", json!("1h")),
-        ("TokenEndpoint", "refresh_token_lifetime", json!("1d")),
     ]
 }
 

@@ -83,15 +83,7 @@ struct Bench {
 impl Bench {
     fn new(leg: Leg, far: Records, here: Records) -> Self {
         let limits = Arc::new(MessageLimits::default());
-        let birth = Birth {
-            limits,
-            rsv1: false,
-            contexts: false,
-            guard: None,
-            fresh_mask: false,
-            expires_ms: u64::MAX,
-            now_ms: 1,
-        };
+        let birth = Birth::new(limits, 1);
         KEY.set(0);
         Self {
             leg,

@@ -241,6 +241,13 @@ pub struct Birth {
     pub now_ms: u64,
 }
 
+impl Birth {
+    /// A session of these ceilings that is born now, everything else as it is without compression and limits.
+    pub fn new(limits: Arc<MessageLimits>, now_ms: u64) -> Self {
+        Self { limits, rsv1: false, contexts: false, fresh_mask: false, guard: None, expires_ms: u64::MAX, now_ms }
+    }
+}
+
 impl Session {
     /// A session whose handshakes are complete.
     pub fn new(birth: Birth) -> Self {
@@ -367,9 +374,7 @@ impl Session {
                         return Step { send: sent(at), consumed: at + length };
                     }
                     Ok(Start::Drop { header }) => {
-                        if self.inbound[from as usize].remaining == 0 {
-                            self.dropped_frame_end(from);
-                        }
+                        self.drop_payload(from, 0, facts);
                         return Step { send: sent(at), consumed: at + header };
                     }
                     Ok(Start::Wait) => return Step { send: sent(at), consumed: at },
@@ -403,7 +408,7 @@ impl Session {
                     return Step { send: sent(frame_at.unwrap_or(0)), consumed: bytes.len() };
                 }
                 frame_at = None;
-                if self.wants(to) {
+                if self.has_output(to) {
                     break;
                 }
             }
@@ -773,10 +778,6 @@ impl Session {
 
     /// Whether anything is to be said to this leg; cheap.
     pub fn has_output(&self, to: Leg) -> bool {
-        self.wants(to)
-    }
-
-    fn wants(&self, to: Leg) -> bool {
         self.outbound[to as usize].wants() || to == Leg::Client && self.owes_notices()
     }
 
@@ -785,9 +786,9 @@ impl Session {
     pub fn output(&mut self, to: Leg, clogged: bool, facts: &mut Facts<'_>) -> Option<Said> {
         let (inside, inside_message) = (self.is_inside_frame(to.other()), self.is_inside_message(to.other()));
         let lost = self.inbound[to as usize].lost;
-        let is_noticed = to == Leg::Client && self.owes_notices();
+        let (wanted, is_noticed) = (self.has_output(to), to == Leg::Client && self.owes_notices());
         let outbound = &mut self.outbound[to as usize];
-        if !(outbound.wants() || is_noticed) || outbound.cut || inside || lost || outbound.close == CloseState::Sent {
+        if !wanted || outbound.cut || inside || lost || outbound.close == CloseState::Sent {
             return None;
         }
         let key = |keys: &mut Keys| (to == Leg::Upstream).then(|| keys.next_key());

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use proto::snapshot::{Denial, DenialAction, OnLimit, Outcome, Unit};
-use proto::throttle::{Meter, Now, Terms, Window, WindowUnit};
+use proto::snapshot::{Denial, DenialAction, Limit, OnLimit, Outcome, Plan, Quota};
+use proto::throttle::{Meter, Now, Window, WindowUnit};
 
-use super::guard::{Compiled, Guard, Level, LevelKind, MadePlan, Rule};
+use super::guard::{Compiled, Guard, Level, LevelKind};
 use super::held::{Held, Metered};
 use super::ledger::Ledger;
 use crate::identity::Grant;
@@ -65,17 +65,10 @@ impl Denials {
 
 /// What leaves every message out, as a denial wants it.
 pub fn drop_all(denial: &Denial, ledger: &Ledger) -> Option<Guard> {
-    let terms = Terms::Quota { amount: 0, window: Window::one(WindowUnit::Year) };
-    let name: Arc<str> = denial.name.as_str().into();
-    let plan = Compiled {
-        made: MadePlan::next(),
-        name: Arc::clone(&name),
-        limits: [Rule { unit: Unit::Messages, terms, stops: true }].into(),
-        direction: Default::default(),
-        on_limit: OnLimit { action: Outcome::Drop, ..OnLimit::default() },
-        warn_at: Box::default(),
-        sessions_max: 0,
-    };
+    let nothing = Limit { quota: Some(Quota { amount: 0, window: Window::one(WindowUnit::Year) }), ..Limit::default() };
+    let on_limit = OnLimit { action: Outcome::Drop, ..OnLimit::default() };
+    let plan = Compiled::of(&Plan { on_limit, warn_at: Vec::new(), ..Plan::new(&denial.name, vec![nothing]) });
+    let (name, terms) = (Arc::clone(&plan.name), plan.limits[0].terms);
     // It is never filled, so that its clocks do not matter.
     let meter = Meter::new(terms, Now { mono_ns: 0, wall_ms: 0 });
     let held = Rc::new(Held::new(Arc::new(Metered::new(meter)), ledger.place()));
@@ -85,25 +78,8 @@ pub fn drop_all(denial: &Denial, ledger: &Ledger) -> Option<Guard> {
 
 #[cfg(test)]
 mod tests {
-    use proto::snapshot::CredentialForm;
-
     use super::*;
-    use crate::identity::{Proof, Word};
-
-    fn grant(application: &str, user: &str) -> Grant {
-        Grant {
-            form: CredentialForm::Basic,
-            proof: Proof::Password,
-            client: None,
-            application: Some(application.into()),
-            user: Some(user.into()),
-            environment: None,
-            scopes: Box::default(),
-            issued_s: 0,
-            expires_ms: u64::MAX,
-            word: Word::default(),
-        }
-    }
+    use crate::throttle::testing::grant;
 
     #[test]
     fn all_that_a_denial_says_must_fit() {

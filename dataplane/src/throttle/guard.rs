@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use proto::snapshot::{Counted, Notice, OnLimit, Outcome, Unit};
+use proto::snapshot::{Counted, Limit, Notice, OnLimit, Outcome, Plan, Unit};
 use proto::throttle::{Now, Terms};
 use proto::ws::{CloseCode, FrameHeader, Opcode};
 
@@ -87,23 +87,11 @@ impl LevelKind {
     }
 }
 
-/// The place of a plan among all that this process has made: of two with one name, the later one holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct MadePlan(u64);
-
-impl MadePlan {
-    /// The next place.
-    pub fn next() -> Self {
-        static MADE: AtomicU64 = AtomicU64::new(0);
-        Self(MADE.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
-/// A plan in the form in which it is asked. MadePlan when tables are built.
+/// A plan in the form in which it is asked. Made when tables are built.
 #[derive(Debug)]
 pub struct Compiled {
-    /// When it was made; no part of what it says.
-    pub made: MadePlan,
+    /// Its place among all that this process has made: of two with one name the later one holds. No part of what it says.
+    pub(super) made: u64,
     /// The plan's name.
     pub name: Arc<str>,
     /// Its limits.
@@ -116,6 +104,31 @@ pub struct Compiled {
     pub warn_at: Box<[u8]>,
     /// Live sessions of whoever has the plan; 0: any number.
     pub sessions_max: u32,
+}
+
+impl Compiled {
+    /// Of a plan as it is written.
+    pub fn of(plan: &Plan) -> Self {
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let rule = |limit: &Limit| Some(Rule { unit: limit.count, terms: limit.terms()?, stops: limit.stop });
+        Self {
+            made: MADE.fetch_add(1, Ordering::Relaxed),
+            name: plan.name.as_str().into(),
+            limits: plan.limits.iter().filter_map(rule).collect(),
+            direction: plan.direction,
+            on_limit: plan.on_limit.clone(),
+            warn_at: plan.warn_at.as_slice().into(),
+            sessions_max: plan.sessions_max,
+        }
+    }
+
+    /// Whether anybody asks when a message that is too much may be tried again.
+    fn says_when(&self) -> bool {
+        match (self.on_limit.action, &self.on_limit.notice) {
+            (Outcome::Delay, _) | (Outcome::Notify, Notice::Json | Notice::Text(_)) => true,
+            (Outcome::Notify, Notice::Wso2 | Notice::Wso2Short) | (Outcome::Drop | Outcome::Close, _) => false,
+        }
+    }
 }
 
 impl PartialEq for Compiled {
@@ -202,7 +215,7 @@ pub struct Stopped {
     pub at: usize,
     /// What becomes of the message, and of the session.
     pub outcome: Outcome,
-    /// When it is worth trying again: milliseconds from now.
+    /// When it is worth trying again, where that is waited for or said: milliseconds from now.
     pub wait_ms: u64,
 }
 
@@ -287,7 +300,8 @@ impl Guard {
             for (rule, held) in level.plan.limits.iter().zip(&level.meters) {
                 let need = rule.of_message(frame_bytes);
                 if need > 0 && rule.stops && !held.has(need, now) {
-                    let wait_ms = held.wait_ms(need, now);
+                    // Found out only where somebody asks: it is the meter's to say, behind its lock.
+                    let wait_ms = if level.plan.says_when() { held.wait_ms(need, now) } else { 0 };
                     held.stopped_one();
                     return self.stop(at, wait_ms, direction, now_ms);
                 }

@@ -381,14 +381,11 @@ fn shown(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use proto::snapshot::{
-        Application, Config, CredentialForm, Denial, KeyedLimit, LimitPolicy, Plan, Subscription, Topic,
-    };
+    use proto::snapshot::{Application, Config, Denial, KeyedLimit, LimitPolicy, Plan, Subscription, Topic};
 
     use super::*;
-    use crate::identity::{Proof, Word};
     use crate::record::{Direction, Record};
-    use crate::throttle::testing::{next_tables, tables};
+    use crate::throttle::testing::{self, next_tables, tables};
     use crate::throttle::{Meters, Verdict};
 
     fn ledger(meters: &Arc<Meters>, shard: u16) -> Rc<Ledger> {
@@ -417,18 +414,7 @@ mod tests {
     }
 
     fn grant(user: &str) -> Option<Arc<Grant>> {
-        Some(Arc::new(Grant {
-            form: CredentialForm::Basic,
-            proof: Proof::Password,
-            client: None,
-            application: Some("mobile".into()),
-            user: Some(user.into()),
-            environment: None,
-            scopes: Box::default(),
-            issued_s: 0,
-            expires_ms: u64::MAX,
-            word: Word::default(),
-        }))
+        Some(Arc::new(testing::grant("mobile", user)))
     }
 
     fn party(tables: &Tables, grant: Option<Arc<Grant>>, address: &str) -> Party {

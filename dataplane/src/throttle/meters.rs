@@ -205,24 +205,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use proto::snapshot::{Counted, OnLimit};
+    use proto::snapshot::Plan;
     use proto::throttle::{Share, Terms, Window, WindowUnit};
 
-    use super::super::guard::MadePlan;
     use super::*;
 
     const NOW: Now = Now { mono_ns: 1_000_000_000, wall_ms: 1_800_000_000_000 };
 
     fn plan(terms: Terms) -> Arc<Compiled> {
-        Arc::new(Compiled {
-            made: MadePlan::next(),
-            name: "p".into(),
-            limits: [Rule { unit: Unit::Messages, terms, stops: true }].into(),
-            direction: Counted::Both,
-            on_limit: OnLimit::default(),
-            warn_at: Box::default(),
-            sessions_max: 0,
-        })
+        let mut plan = Compiled::of(&Plan::new("p", Vec::new()));
+        plan.limits = [Rule { unit: Unit::Messages, terms, stops: true }].into();
+        Arc::new(plan)
     }
 
     fn id(scope: &Arc<Scope>, key: &str) -> LimitId {

@@ -11,7 +11,7 @@ use proto::snapshot::{
 };
 
 use super::denials::Denials;
-use super::guard::{Compiled, LevelKind, MadePlan, Rule};
+use super::guard::{Compiled, LevelKind};
 use super::meters::Scope;
 use crate::visitor::Who;
 
@@ -144,7 +144,7 @@ impl Paces {
         let pace = |rate: Option<Rate>, what: &str| {
             let burst = admission.connects_burst.map(|burst| Amount(burst.into()));
             let limit = Limit { rate: Some(rate?), burst, ..Limit::default() };
-            let plan = Arc::new(compile(&Plan::new(what, vec![limit])));
+            let plan = Arc::new(Compiled::of(&Plan::new(what, vec![limit])));
             let scope = Arc::new(Scope { kind: None, name: label.into(), plan: Arc::clone(&plan.name) });
             Some(Pace { plan, scope })
         };
@@ -166,25 +166,11 @@ fn plans(snapshot: &Snapshot, before: Option<&Limits>) -> HashMap<Box<str>, Arc<
     let mut plans = HashMap::with_capacity(built_in.len() + snapshot.plans().len());
     for plan in built_in.iter().chain(snapshot.plans()) {
         let held = before.and_then(|limits| limits.plans.get(plan.name.as_str()));
-        let compiled = compile(plan);
+        let compiled = Compiled::of(plan);
         let planned = held.filter(|held| *held.plan == compiled).cloned();
         plans.insert(plan.name.as_str().into(), planned.unwrap_or_else(|| Arc::new(Planned::new(compiled))));
     }
     plans
-}
-
-fn compile(plan: &Plan) -> Compiled {
-    let rule =
-        |limit: &proto::snapshot::Limit| Some(Rule { unit: limit.count, terms: limit.terms()?, stops: limit.stop });
-    Compiled {
-        made: MadePlan::next(),
-        name: plan.name.as_str().into(),
-        limits: plan.limits.iter().filter_map(rule).collect(),
-        direction: plan.direction,
-        on_limit: plan.on_limit.clone(),
-        warn_at: plan.warn_at.as_slice().into(),
-        sessions_max: plan.sessions_max,
-    }
 }
 
 impl Planned {

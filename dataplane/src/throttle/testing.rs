@@ -1,8 +1,9 @@
 //! What tests of limits begin with.
 
 use proto::control::message::Generation;
-use proto::snapshot::{Api, Config, Snapshot, Target};
+use proto::snapshot::{Api, Config, CredentialForm, Snapshot, Target};
 
+use crate::identity::{Grant, Proof, Word};
 use crate::tables::Tables;
 
 /// Tables of the API `chat:v1`, with what a test makes of the configuration.
@@ -17,4 +18,20 @@ pub(crate) fn next_tables(previous: Option<&Tables>, change: impl FnOnce(&mut Co
     change(&mut config);
     let snapshot = Snapshot::check(config).unwrap();
     Tables::build(Generation { source: "test".into(), number: 1 }, &snapshot, previous).unwrap()
+}
+
+/// What the password of a user of an application grants.
+pub(crate) fn grant(application: &str, user: &str) -> Grant {
+    Grant {
+        form: CredentialForm::Basic,
+        proof: Proof::Password,
+        client: None,
+        application: Some(application.into()),
+        user: Some(user.into()),
+        environment: None,
+        scopes: Box::default(),
+        issued_s: 0,
+        expires_ms: u64::MAX,
+        word: Word::default(),
+    }
 }

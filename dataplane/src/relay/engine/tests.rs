@@ -74,15 +74,7 @@ impl Stage {
         limits.send_budget = Size::from_bytes(self.send_budget);
         limits.max_frame = Size::from_bytes(0);
         limits.max_message = Size::from_bytes(0);
-        let birth = Birth {
-            limits: Arc::new(limits),
-            rsv1: false,
-            contexts: false,
-            guard: None,
-            fresh_mask: false,
-            expires_ms: u64::MAX,
-            now_ms: 1,
-        };
+        let birth = Birth::new(Arc::new(limits), 1);
         let resident = Resident {
             party: Box::default(),
             counters: self.record.shard(0).api("x", ""),

@@ -74,10 +74,10 @@ impl Session {
         }
         match guard.message(from.direction(), header.length, facts.now_ms) {
             // Without it the other side could not read what follows.
-            Verdict::Stop(Stopped { outcome: Outcome::Notify | Outcome::Drop, kind, at, wait_ms })
-                if header.rsv1 && self.contexts =>
+            Verdict::Stop(stopped)
+                if header.rsv1 && self.contexts && matches!(stopped.outcome, Outcome::Notify | Outcome::Drop) =>
             {
-                Verdict::Stop(Stopped { outcome: Outcome::Close, kind, at, wait_ms })
+                Verdict::Stop(Stopped { outcome: Outcome::Close, ..stopped })
             }
             verdict => verdict,
         }
@@ -116,14 +116,7 @@ impl Session {
         self.active_ms = facts.now_ms;
         let inbound = &mut self.inbound[from as usize];
         inbound.remaining -= bytes;
-        if inbound.remaining == 0 {
-            self.dropped_frame_end(from);
-        }
-    }
-
-    pub(super) fn dropped_frame_end(&mut self, from: Leg) {
-        let inbound = &mut self.inbound[from as usize];
-        if inbound.fin {
+        if inbound.remaining == 0 && inbound.fin {
             inbound.in_message = false;
             if let Some(guard) = &mut self.guard {
                 guard.set_drops(from.direction(), false);

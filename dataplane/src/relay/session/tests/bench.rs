@@ -38,15 +38,7 @@ impl Bench {
     pub fn with(change: impl FnOnce(&mut SessionOptions, &mut MessageLimits, &mut Birth)) -> Self {
         let mut options = SessionOptions::default();
         let mut limits = MessageLimits::default();
-        let mut birth = Birth {
-            limits: Arc::new(limits.clone()),
-            rsv1: false,
-            contexts: false,
-            guard: None,
-            fresh_mask: false,
-            expires_ms: u64::MAX,
-            now_ms: BEGIN_MS,
-        };
+        let mut birth = Birth::new(Arc::new(limits.clone()), BEGIN_MS);
         change(&mut options, &mut limits, &mut birth);
         birth.limits = Arc::new(limits);
         let record = Record::new(1, 10);

@@ -3,30 +3,21 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use proto::snapshot::{Counted, Limit, Notice, OnLimit, Outcome};
+use proto::snapshot::{Counted, Limit, Notice, OnLimit, Outcome, Plan};
 use proto::throttle::Meter;
 use proto::ws::Opcode;
 
 use super::bench::{BEGIN_MS, Bench, close, of, text};
 use crate::relay::session::{Leg, LegView};
-use crate::throttle::{Compiled, Guard, Held, Level, LevelKind, MadePlan, Metered, Rule, WallOffset};
+use crate::throttle::{Compiled, Guard, Held, Level, LevelKind, Metered, WallOffset};
 
 const WALL_MS: u64 = 1_795_305_600_000;
 
 /// A level with one limit.
 fn level(kind: LevelKind, limit: &str, change: impl FnOnce(&mut Compiled)) -> Level {
     let limit: Limit = serde_json::from_str(limit).unwrap();
-    let terms = limit.terms().unwrap();
-    let rule = Rule { unit: limit.count, terms, stops: limit.stop };
-    let mut plan = Compiled {
-        made: MadePlan::next(),
-        name: "AsyncGold".into(),
-        limits: [rule].into(),
-        direction: Counted::Both,
-        on_limit: OnLimit::default(),
-        warn_at: Box::default(),
-        sessions_max: 0,
-    };
+    let mut plan = Compiled::of(&Plan { warn_at: Vec::new(), ..Plan::new("AsyncGold", vec![limit]) });
+    let terms = plan.limits[0].terms;
     change(&mut plan);
     let held = Held::new(Arc::new(Metered::new(Meter::new(terms, wall().now(BEGIN_MS)))), (0, 1));
     Level { kind, name: kind.word().into(), plan: Arc::new(plan), meters: [Rc::new(held)].into() }
