@@ -8,7 +8,7 @@ use std::sync::Arc;
 use proto::snapshot::{Denial, DenialAction, Limit, OnLimit, Outcome, Plan, Quota};
 use proto::throttle::{Meter, Now, Window, WindowUnit};
 
-use super::guard::{Compiled, Guard, Level, LevelKind};
+use super::guard::{Compiled, Level, LevelKind};
 use super::held::{Held, Metered};
 use super::ledger::Ledger;
 use crate::identity::Grant;
@@ -63,8 +63,8 @@ impl Denials {
     }
 }
 
-/// What leaves every message out, as a denial wants it.
-pub fn drop_all(denial: &Denial, ledger: &Ledger) -> Option<Guard> {
+/// The level that leaves every message out, as a denial wants it.
+pub fn level(denial: &Denial, ledger: &Ledger) -> Level {
     let nothing = Limit { quota: Some(Quota { amount: 0, window: Window::one(WindowUnit::Year) }), ..Limit::default() };
     let on_limit = OnLimit { action: Outcome::Drop, ..OnLimit::default() };
     let plan = Compiled::of(&Plan { on_limit, warn_at: Vec::new(), ..Plan::new(&denial.name, vec![nothing]) });
@@ -72,8 +72,7 @@ pub fn drop_all(denial: &Denial, ledger: &Ledger) -> Option<Guard> {
     // It is never filled, so that its clocks do not matter.
     let meter = Meter::new(terms, Now { mono_ns: 0, wall_ms: 0 });
     let held = Rc::new(Held::new(Arc::new(Metered::new(meter)), ledger.place()));
-    let level = Level { kind: LevelKind::Denial, name, plan: Arc::new(plan), meters: [held].into() };
-    Guard::new(vec![level], Rc::clone(ledger.wall()))
+    Level { kind: LevelKind::Denial, name, plan: Arc::new(plan), meters: [held].into() }
 }
 
 #[cfg(test)]

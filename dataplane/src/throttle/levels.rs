@@ -4,12 +4,13 @@
 //! has put it, and the keys that it has made.
 
 use std::fmt::Write as _;
+use std::iter;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use proto::snapshot::{Admission, Digest, KeyPart};
+use proto::snapshot::{Admission, DenialAction, Digest, KeyPart};
 
 use super::denials;
 use super::guard::{Guard, Level, LevelKind};
@@ -48,6 +49,8 @@ pub struct Party {
     group: Option<(Arc<Policy>, Option<u16>)>,
     /// What it has made of the limits by keys that are for its API; none: the limit is not for it.
     keyed: Box<[Made]>,
+    /// How many leading bits of its address it shares a limit with, as the settings had it; none: it has a credential.
+    range_bits: Option<u8>,
 }
 
 /// A limit by a key, and the key.
@@ -80,7 +83,8 @@ impl Party {
         let keyed = for_api(limits, who.api).map(key).collect();
         let grant = identity.grant.clone();
         let topic = Some(Arc::clone(topic));
-        Self { grant, address: visitor.address, topic, group, keyed, ..Self::default() }
+        let range_bits = range_bits(tables, grant.as_deref(), visitor.address);
+        Self { grant, address: visitor.address, topic, group, keyed, range_bits, ..Self::default() }
     }
 
     /// The client's address.
@@ -95,6 +99,7 @@ impl Party {
         let grant = self.grant.clone();
         let who = Who { api, grant: grant.as_deref() };
         let limits = tables.limits();
+        self.range_bits = range_bits(tables, who.grant, self.address);
         let policy = self.topic.as_ref().and_then(|topic| policy_of(limits, who.api, topic));
         self.group = policy.map(|policy| match self.group.take() {
             Some((before, group)) if Arc::ptr_eq(&before, policy) || before.asks_the_same(policy) => {
@@ -122,6 +127,11 @@ impl Party {
         self.keyed = wanted().map(|keyed| (Arc::clone(keyed), key(keyed))).collect();
     }
 
+    /// What [`Party::has`] does not look at: two tables that differ in it give a session different keys.
+    fn followed(&self) -> (Option<(*const Policy, Option<u16>)>, Option<u8>) {
+        (self.group.as_ref().map(|(policy, group)| (Arc::as_ptr(policy), *group)), self.range_bits)
+    }
+
     /// What a session may send and receive under these tables, from now on; none: it is not limited.
     pub fn guard(&mut self, ledger: &Rc<Ledger>, tables: &Tables, api: &ApiEntry) -> Option<Guard> {
         let levels = self.levels(ledger, tables, api);
@@ -144,7 +154,7 @@ impl Party {
         levels
     }
 
-    /// Whether a session has these very levels.
+    /// Whether a session has these very levels, its keys being what they were.
     fn has(&self, tables: &Tables, api: &ApiEntry, levels: &[Level]) -> bool {
         let who = Who { api, grant: self.grant.as_deref() };
         let mut left = levels.iter();
@@ -245,23 +255,42 @@ pub enum Again {
     Denied,
 }
 
-/// Looks at a session's limits again. `levels` are those that it has.
-pub fn again(party: &mut Party, ledger: &Rc<Ledger>, tables: &Tables, api: &ApiEntry, levels: &[Level]) -> Again {
-    match tables.limits().denials().find(api, party.grant.as_deref(), party.address) {
-        Some(denial) if denial.action == proto::snapshot::DenialAction::Close => return Again::Denied,
+/// Looks at a session's limits again. `own` is its API as it was when the session began, `levels` are those that it has.
+pub fn again(party: &mut Party, ledger: &Rc<Ledger>, tables: &Tables, own: &ApiEntry, levels: &[Level]) -> Again {
+    let others = without_denial(levels);
+    // A denial needs no more of an API than its name, so that it also reaches those whose API is gone.
+    match tables.limits().denials().find(own, party.grant.as_deref(), party.address) {
+        Some(denial) if denial.action == DenialAction::Close => return Again::Denied,
         Some(denial) => {
-            let is_known = matches!(levels, [one] if one.kind == LevelKind::Denial && *one.name == *denial.name);
-            return if is_known { Again::Same } else { Again::Guard(denials::drop_all(denial, ledger)) };
+            let is_known = levels.len() > others.len() && *levels[0].name == *denial.name;
+            if is_known {
+                return Again::Same;
+            }
+            // What it had stays behind that: it is charged for what was let in, and has it again when the denial is lifted.
+            let levels = iter::once(denials::level(denial, ledger)).chain(others.iter().cloned()).collect();
+            return Again::Guard(Guard::new(levels, Rc::clone(ledger.wall())));
         }
         None => {}
     }
-    let before = party.group.as_ref().map(|(policy, group)| (Arc::as_ptr(policy), *group));
+    let Some(api) = tables.api_labelled(&own.label) else {
+        // Its API is gone: it has what it had until it is drained.
+        let is_same = others.len() == levels.len();
+        return if is_same { Again::Same } else { Again::Guard(Guard::new(others.to_vec(), Rc::clone(ledger.wall()))) };
+    };
+    let before = party.followed();
     party.follow(tables, api);
-    let group = party.group.as_ref().map(|(policy, group)| (Arc::as_ptr(policy), *group));
-    if before == group && party.has(tables, api, levels) {
+    if before == party.followed() && party.has(tables, api, levels) {
         return Again::Same;
     }
     Again::Guard(party.guard(ledger, tables, api))
+}
+
+/// The levels behind a denial that leaves every message out.
+fn without_denial(levels: &[Level]) -> &[Level] {
+    match levels {
+        [first, others @ ..] if first.kind == LevelKind::Denial => others,
+        all => all,
+    }
 }
 
 /// A user of an application, or, without a user, the application as one.
@@ -270,6 +299,13 @@ pub fn key_of_user(application: &str, grant: Option<&Grant>) -> Arc<str> {
         Some(user) => shown(&format!("{application}/{user}")).into(),
         None => application.into(),
     }
+}
+
+/// How many leading bits of an address make the key of those who have no credential; none: there is one, or no address.
+fn range_bits(tables: &Tables, grant: Option<&Grant>, address: Option<IpAddr>) -> Option<u8> {
+    let Admission { address_prefix_v4, address_prefix_v6, .. } = tables.settings().admission;
+    let address = address.filter(|_| grant.is_none())?;
+    Some(if address.is_ipv4() { address_prefix_v4 } else { address_prefix_v6 })
 }
 
 /// The range that an address is in, by so many leading bits.
@@ -381,7 +417,7 @@ fn shown(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use proto::snapshot::{Application, Config, Denial, KeyedLimit, LimitPolicy, Plan, Subscription, Topic};
+    use proto::snapshot::{Api, Application, Config, Denial, KeyedLimit, LimitPolicy, Plan, Subscription, Topic};
 
     use super::*;
     use crate::record::{Direction, Record};
@@ -547,6 +583,65 @@ mod tests {
         assert!(matches!(again(&mut alice, &ledger, &drops, api, guard.levels()), Again::Same));
         let lifted = again(&mut alice, &ledger, &before, before.api("chat", "v1").unwrap(), guard.levels());
         assert!(matches!(lifted, Again::Guard(Some(_))), "its limits are back");
+    }
+
+    #[test]
+    fn a_live_session_has_the_key_that_the_settings_make_of_its_address() {
+        let open = |bits: u8| {
+            move |config: &mut Config| {
+                limited(config);
+                config.apis[0].plan = String::new();
+                config.apis[0].unauthenticated_plan = "two".into();
+                config.settings.admission.address_prefix_v4 = bits;
+            }
+        };
+        let before = tables(open(32));
+        let after = next_tables(Some(&before), open(24));
+        let ledger = ledger(&Arc::default(), 0);
+        let mut nobody = party(&before, None, "10.0.0.1");
+        let mut alice = party(&before, grant("alice"), "10.0.0.1");
+        let levels = [&nobody, &alice].map(|party| party.levels(&ledger, &before, before.api("chat", "v1").unwrap()));
+        let api = after.api("chat", "v1").unwrap();
+        let found = again(&mut nobody, &ledger, &after, api, &levels[0]);
+        let Again::Guard(Some(guard)) = found else { panic!("it is in another range") };
+        assert_eq!(shown(&nobody, &ledger, &after), ["unauthenticated two 10.0.0.0/24"]);
+        assert!(matches!(again(&mut nobody, &ledger, &after, api, guard.levels()), Again::Same));
+        assert!(matches!(again(&mut alice, &ledger, &after, api, &levels[1]), Again::Same), "no key of hers has it");
+    }
+
+    #[test]
+    fn a_session_whose_api_is_gone_keeps_its_limits_and_is_still_denied() {
+        let before = tables(limited);
+        let gone = |denials: &str| {
+            let denials: Vec<Denial> = serde_json::from_str(denials).unwrap();
+            next_tables(Some(&before), |config| {
+                limited(config);
+                (config.plans, config.denials) = (config.plans.split_off(1), denials);
+                config.applications[0] = Application::new("mobile");
+                config.subscriptions.clear();
+                config.apis[0] = Api::new("other", "", "/other", config.apis[0].endpoints.production.take().unwrap());
+            })
+        };
+        let ledger = ledger(&Arc::default(), 0);
+        let mut alice = party(&before, grant("alice"), "10.0.0.1");
+        let own = Arc::clone(before.api("chat", "v1").unwrap());
+        let levels = alice.levels(&ledger, &before, &own);
+        let mut again = |tables: &Tables, levels: &[Level]| again(&mut alice, &ledger, tables, &own, levels);
+        assert!(matches!(again(&gone("[]"), &levels), Again::Same));
+        for whom in [r#""user": "alice""#, r#""application": "mobile""#, r#""addresses": ["10.0.0.0/8"]"#] {
+            let denied = |more: &str| gone(&format!(r#"[{{"name": "d", {whom}{more}}}]"#));
+            assert!(matches!(again(&denied(""), &levels), Again::Denied), "{whom}");
+            let drops = denied(r#", "action": "drop""#);
+            let Again::Guard(Some(mut guard)) = again(&drops, &levels) else { panic!("{whom}") };
+            let verdict = guard.message(Direction::ToUpstream, 0, 1);
+            assert!(matches!(verdict, Verdict::Stop(stopped) if stopped.kind == LevelKind::Denial));
+            assert!(matches!(again(&drops, guard.levels()), Again::Same));
+            let Again::Guard(Some(lifted)) = again(&gone("[]"), guard.levels()) else { panic!("{whom}") };
+            let meters = |levels: &[Level]| -> Vec<_> {
+                levels.iter().flat_map(|level| &level.meters).map(Rc::as_ptr).collect()
+            };
+            assert_eq!(meters(lifted.levels()), meters(&levels), "they are the very ones");
+        }
     }
 
     #[test]

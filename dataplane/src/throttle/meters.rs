@@ -170,9 +170,10 @@ impl Meters {
         self.keys.fetch_sub(before - left, Ordering::Relaxed);
     }
 
-    /// Shows the meters of one part. Nobody finds a meter there meanwhile.
+    /// Shows the meters of one part, as it is now: handshakes find meters there meanwhile, whatever is done with them.
     pub fn each(&self, piece: usize, mut show: impl FnMut(&LimitId, &Arc<Metered>)) {
-        lock(&self.pieces[piece % PIECES]).iter().for_each(|(id, metered)| show(id, metered));
+        let all: Vec<_> = lock(&self.pieces[piece % PIECES]).values().cloned().collect();
+        all.iter().filter_map(|metered| Some((metered.id()?, metered))).for_each(|(id, metered)| show(id, metered));
     }
 
     /// Leaves something to be said in the log.
@@ -252,6 +253,21 @@ mod tests {
         forget(Now { wall_ms: NOW.wall_ms + 1000, ..NOW });
         assert_eq!(meters.keys(), 1);
         assert!(Arc::ptr_eq(&held, &meters.find(&id(&scope, "held"), &plan, NOW)));
+    }
+
+    #[test]
+    fn a_meter_is_found_while_all_of_them_are_shown() {
+        let meters = Meters::default();
+        let plan = plan(Terms::Bucket { amount: 1, per_ns: 1_000_000_000, burst: 1 });
+        let held = meters.find(&id(&scope(), "a"), &plan, NOW);
+        let mut shown = 0;
+        for piece in 0..meters.pieces() {
+            meters.each(piece, |id, metered| {
+                shown += 1;
+                assert!(Arc::ptr_eq(metered, &held) && Arc::ptr_eq(metered, &meters.find(id, &plan, NOW)));
+            });
+        }
+        assert_eq!(shown, 1);
     }
 
     #[test]
