@@ -117,7 +117,7 @@ pub fn hand_over(shard: &Shard, downstream: Downstream, established: Established
     let handover = Handover { session, client, upstream, resident };
     let mut engine = shard.engine.borrow_mut();
     engine.begin(handover, now_ms);
-    shard.alarm.ring_if_earlier(engine.due_ms());
+    shard.alarm.ring_if_earlier(engine.wakes_ms());
 }
 
 /// What has changed between the route and now reached the live sessions, but not this one yet.

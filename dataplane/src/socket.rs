@@ -139,9 +139,7 @@ impl Socket {
 
     /// Whether the other end has ended its stream, or the connection; what it sent before that may still be there.
     pub fn is_hung_up(&self) -> bool {
-        let mut poll = libc::pollfd { fd: self.fd.get(), events: libc::POLLRDHUP, revents: 0 };
-        // SAFETY: `poll` is one pollfd, valid for the call; a timeout of 0 does not block.
-        unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
+        is_hung_up(self.fd.get())
     }
 
     /// Says that nothing more will be sent.
@@ -169,6 +167,13 @@ impl Drop for Socket {
             drop(unsafe { OwnedFd::from_raw_fd(self.fd.get()) });
         }
     }
+}
+
+/// Whether the other end has ended its stream, or the connection; what it sent before that may still be there.
+pub fn is_hung_up(fd: RawFd) -> bool {
+    let mut poll = libc::pollfd { fd, events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: `poll` is one pollfd, valid for the call; a timeout of 0 does not block.
+    unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
 }
 
 /// Receives without waiting. 0: the peer ended its stream.

@@ -16,8 +16,9 @@ pub mod plans;
 #[cfg(test)]
 pub(crate) mod testing;
 mod usage;
+mod waiting;
 
-pub use guard::{Compiled, Guard, Level, LevelKind, Rule, Stash, Stopped, Verdict, WallOffset};
+pub use guard::{Compiled, Drops, Guard, Level, LevelKind, Rule, Stopped, Verdict, WAIT_MS_MAX, WallOffset};
 pub use held::{Held, Metered, Reached};
 pub use keeper::Keeper;
 pub use ledger::{Ledger, TICK};
@@ -25,3 +26,4 @@ pub use levels::Party;
 pub use meters::{Event, LimitId, Meters, Scope};
 pub use plans::{Limits, Pace, Paces};
 pub use usage::usage;
+pub use waiting::{Patience, Rest, Stash, Waiting};

@@ -36,6 +36,8 @@ const ORDERS_MAX: u32 = 64;
 const SWEEP_EVERY: Duration = Duration::from_millis(20);
 /// And looked for at least this often.
 const SWEEP_AT_LEAST: Duration = Duration::from_secs(60);
+/// Those who wait for room are looked at at most this often: what flows into a limit is there to the millisecond.
+const LINE_EVERY: Duration = Duration::from_millis(1);
 
 /// Which of monoio's drivers runs a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -244,8 +246,8 @@ async fn turn(shard: Rc<Shard>, events: Socket, turnstile: Turnstile) {
             turnstile.pass().await;
             turns = 1;
         }
-        // A session may have begun its end, and with it a nearer deadline.
-        shard.alarm.ring_if_earlier(shard.engine.borrow().due_ms());
+        // A session may have begun its end, or to wait for room, and with it a nearer deadline.
+        shard.alarm.ring_if_earlier(shard.engine.borrow().wakes_ms());
         if turns >= TURNS_MAX {
             // Busy sessions may always have something ready; handshakes, orders and timers want their turn too.
             turnstile.pass().await;
@@ -261,10 +263,14 @@ async fn sweep(shard: Rc<Shard>) {
         Err(error) => return tracing::error!(%error, "sessions cannot be judged by the clock"),
     };
     loop {
-        let due_ms = shard.engine.borrow().due_ms();
-        let wait = Duration::from_millis(due_ms.saturating_sub(shard.now_ms())).clamp(SWEEP_EVERY, SWEEP_AT_LEAST);
+        let until = |due_ms: u64| Duration::from_millis(due_ms.saturating_sub(shard.now_ms()));
+        let sweep_in = until(shard.engine.borrow().due_ms()).clamp(SWEEP_EVERY, SWEEP_AT_LEAST);
+        let wait = until(shard.engine.borrow().line_due_ms()).clamp(LINE_EVERY, sweep_in);
         shard.alarm.sleep_until(shard.now_ms() + wait.as_millis() as u64, wait).await;
         let now_ms = shard.now_ms();
+        if shard.engine.borrow().line_due_ms() <= now_ms {
+            shard.engine.borrow_mut().resume_line(now_ms);
+        }
         if shard.engine.borrow().due_ms() <= now_ms {
             shard.engine.borrow_mut().sweep(now_ms);
         }

@@ -20,6 +20,8 @@ pub struct Engine {
     pub unseen_bytes: u64,
     /// How often something that waited was looked at again.
     pub resumed: u64,
+    /// Bytes of peers that had gone and of whom nothing passed for too long.
+    pub given_up: [u64; 2],
     splices: bool,
     counters: Arc<ApiCounters>,
     keys: Keys,
@@ -46,6 +48,7 @@ impl Engine {
             due_ms: now_ms,
             unseen_bytes: 0,
             resumed: 0,
+            given_up: [0; 2],
             splices,
             counters,
             keys,
@@ -98,38 +101,47 @@ impl Engine {
             Found::Bytes(bytes) => self.process(from, &bytes, sockets, now_ms),
             Found::End => {
                 self.wires[from as usize].ended = true;
-                self.end_of_stream(from, sockets, now_ms);
+                self.over(from, sockets, now_ms);
             }
             Found::Torn => self.lost(from, sockets, now_ms),
         }
     }
 
-    fn end_of_stream(&mut self, from: Leg, sockets: &mut [Socket; 2], now_ms: u64) {
-        if let Some(stash) = self.session.stash(from) {
-            stash.is_last = true;
-            return;
-        }
-        if self.wires[from as usize].broken {
-            self.with_facts(now_ms, |session, facts| session.lost(from, facts));
-        } else {
-            self.with_facts(now_ms, |session, facts| session.end_of_stream(from, facts));
-        }
+    /// Nothing more comes from this leg's peer. What it said before may wait: then it is over behind that.
+    fn over(&mut self, from: Leg, sockets: &mut [Socket; 2], now_ms: u64) {
+        let broken = self.wires[from as usize].broken;
+        self.with_facts(now_ms, |session, facts| match broken {
+            _ if session.outlives(from, true, facts) => {}
+            true => session.lost(from, facts),
+            false => session.end_of_stream(from, facts),
+        });
         self.drain(from.other(), sockets, now_ms);
     }
 
     /// What waited for room is looked at again when its time has come and the other side takes what passes of it.
     fn resume(&mut self, from: Leg, sockets: &mut [Socket; 2], now_ms: u64) {
-        if self.session.resumes_ms(from) > now_ms || !self.may_send(from.other()) {
+        if !self.session.keeps(from) || self.resumes_ms(from) > now_ms {
             return;
         }
-        let Some(mut stash) = self.session.resume(from) else { return };
-        self.resumed += 1;
-        self.walk(from, &mut stash.bytes, sockets, now_ms);
-        if let Some(again) = self.session.stash(from) {
-            again.is_last = stash.is_last;
-        } else if stash.is_last {
-            self.end_of_stream(from, sockets, now_ms);
+        if self.session.stash(from).is_some_and(|stash| stash.gives_up_ms() <= now_ms) {
+            self.given_up[from as usize] += self.session.forget_stash(from) as u64;
+            self.wires[from as usize].ended = true;
+            return self.over(from, sockets, now_ms);
         }
+        let Some(mut rest) = self.session.resume(from) else { return };
+        self.resumed += 1;
+        let passed = self.walk(from, &mut rest.bytes[rest.at..], sockets, now_ms);
+        rest.at += passed;
+        let is_last = self.session.stash(from).is_some_and(|stash| stash.is_last);
+        self.with_facts(now_ms, |session, facts| session.resumed(from, rest, passed > 0, facts));
+        if is_last && !self.session.keeps(from) {
+            self.over(from, sockets, now_ms);
+        }
+    }
+
+    fn resumes_ms(&mut self, from: Leg) -> u64 {
+        let room_ms = if self.may_send(from.other()) { self.session.resumes_ms(from) } else { u64::MAX };
+        room_ms.min(self.session.stash(from).map_or(u64::MAX, |stash| stash.gives_up_ms()))
     }
 
     /// Payload goes from the one socket to the other, and the session is told how much.
@@ -146,16 +158,17 @@ impl Engine {
         buffer.extend_from_slice(bytes);
         let held = self.session.take_held(from, &mut buffer[..CONTROL_FRAME_MAX]);
         assert!(held < CONTROL_FRAME_MAX, "what is held is less than the longest control frame");
-        self.walk(from, &mut buffer[CONTROL_FRAME_MAX - held..], sockets, now_ms);
+        let bytes = &mut buffer[CONTROL_FRAME_MAX - held..];
+        let taken = self.walk(from, bytes, sockets, now_ms);
+        if taken < bytes.len() {
+            self.session.keep(from, &bytes[taken..]);
+        }
     }
 
-    fn walk(&mut self, from: Leg, buffer: &mut [u8], sockets: &mut [Socket; 2], now_ms: u64) {
+    fn walk(&mut self, from: Leg, buffer: &mut [u8], sockets: &mut [Socket; 2], now_ms: u64) -> usize {
         let to = from.other();
         let mut at = 0;
-        while at < buffer.len() {
-            if self.session.waits(from) {
-                return self.session.keep(from, &buffer[at..]);
-            }
+        while at < buffer.len() && !self.session.waits(from) {
             let step = self.with_facts(now_ms, |session, facts| session.receive(from, &mut buffer[at..], facts));
             let is_progress = 0 < step.consumed || self.session.waits(from);
             assert!(is_progress && step.send <= step.consumed && step.consumed <= buffer.len() - at, "{step:?}");
@@ -165,6 +178,7 @@ impl Engine {
             self.drain(from, sockets, now_ms);
             at += step.consumed;
         }
+        at
     }
 
     /// Looks at the clock.
@@ -196,8 +210,8 @@ impl Engine {
     }
 
     fn lost(&mut self, leg: Leg, sockets: &mut [Socket; 2], now_ms: u64) {
-        self.with_facts(now_ms, |session, facts| session.lost(leg, facts));
-        self.drain(leg.other(), sockets, now_ms);
+        self.wires[leg as usize].ended = true;
+        self.broke(leg, sockets, now_ms);
     }
 
     fn drain(&mut self, to: Leg, sockets: &mut [Socket; 2], now_ms: u64) {
@@ -246,7 +260,7 @@ impl Engine {
         wire.broken = true;
         wire.backlog.clear();
         if wire.ended {
-            self.lost(leg, sockets, now_ms);
+            self.over(leg, sockets, now_ms);
         }
     }
 
@@ -282,10 +296,9 @@ impl Engine {
             }
         }
         for leg in Leg::BOTH {
-            if !self.session.keeps(leg) || !self.may_send(leg.other()) {
-                continue;
+            if self.session.keeps(leg) {
+                self.due_ms = self.due_ms.min(self.resumes_ms(leg).max(now_ms + 1));
             }
-            self.due_ms = self.due_ms.min(self.session.resumes_ms(leg).max(now_ms + 1));
         }
         if let Some(close_by_ms) = self.session.close_by_ms() {
             self.due_ms = self.due_ms.min(close_by_ms);
@@ -296,7 +309,7 @@ impl Engine {
         let wire = &mut self.wires[leg as usize];
         if !std::mem::replace(&mut wire.dropped, true) {
             wire.backlog.clear();
-            self.session.resume(leg);
+            self.session.forget_stash(leg);
             sockets[leg as usize].drop_by_gateway();
         }
     }

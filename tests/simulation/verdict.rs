@@ -210,7 +210,8 @@ impl<'a> Flow<'a> {
     fn check_that_nothing_is_missing(&self, ending: Ending, arrived: usize) {
         let listens = self.to.temper == Temper::Attentive && !self.to.vanished && !self.to.has_breached();
         let heard_out = matches!(ending.cause, Cause::Closed | Cause::Lost | Cause::Violation(_));
-        if !listens || !heard_out || ending.side != side(self.from.leg) {
+        let is_given_up = self.world.engine.given_up[self.from.leg as usize] > 0;
+        if !listens || !heard_out || is_given_up || ending.side != side(self.from.leg) {
             return;
         }
         let whole = self.expected.iter().filter(|(_, whole)| *whole).count();

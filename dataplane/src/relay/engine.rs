@@ -10,6 +10,7 @@
 //! The source's descriptor is awaited through monoio ([`Engine::descriptor`]); each wake runs one bounded
 //! [`Engine::turn`].
 
+mod line;
 mod readiness;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 
 use proto::ws::CloseCode;
 
+use self::line::Line;
 use super::pipes::Pool;
 use super::session::{CONTROL_FRAME_MAX, Facts, Leg, LegState, LegView, Session};
 use super::{EngineKind, Handover, Keys, Means, Resident};
@@ -62,6 +64,8 @@ pub struct Engine {
     scratch: Box<[u8]>,
     /// Legs that had more to read when their turn was over.
     unfinished: VecDeque<Key>,
+    /// Legs of which something waits for room.
+    line: Line,
     /// `None`: every byte is copied.
     pipes: Option<Pool>,
     keys: Keys,
@@ -126,6 +130,7 @@ impl Engine {
             buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
             scratch: Box::default(),
             unfinished: VecDeque::new(),
+            line: Line::default(),
             pipes: splice.then(Pool::new),
             keys,
             record,
@@ -149,6 +154,16 @@ impl Engine {
     /// When [`sweep`](Self::sweep) has something to do; `u64::MAX`: never.
     pub fn due_ms(&self) -> u64 {
         self.due_ms
+    }
+
+    /// When [`resume_line`](Self::resume_line) has something to do; `u64::MAX`: never.
+    pub fn line_due_ms(&self) -> u64 {
+        self.line.due_ms()
+    }
+
+    /// When one of them has.
+    pub fn wakes_ms(&self) -> u64 {
+        self.due_ms.min(self.line.due_ms())
     }
 
     /// Takes over a session whose handshakes are complete, with what has already come from both peers.
@@ -367,11 +382,11 @@ impl Engine {
         match end {
             None => {}
             Some(End::Closed) => entry.ended(from, self, now_ms),
-            Some(End::GivenUp(_)) => entry.gave_up(from, self, now_ms),
+            Some(End::GivenUp(_)) => entry.lost(from, self, now_ms),
             Some(End::Broken(alert)) => {
                 self.record.tls_broken();
                 entry.wire(from).say_goodbye(alert);
-                entry.gave_up(from, self, now_ms);
+                entry.lost(from, self, now_ms);
             }
         }
     }
@@ -384,20 +399,25 @@ impl Engine {
             let held = entry.session.take_held(from, &mut joint[..CONTROL_FRAME_MAX]);
             let (some, rest) = bytes.split_at_mut(bytes.len().min(CONTROL_FRAME_MAX));
             joint[CONTROL_FRAME_MAX..CONTROL_FRAME_MAX + some.len()].copy_from_slice(some);
-            self.walk(entry, from, &mut joint[CONTROL_FRAME_MAX - held..CONTROL_FRAME_MAX + some.len()], now_ms);
+            self.walk_and_keep(entry, from, &mut joint[CONTROL_FRAME_MAX - held..][..held + some.len()], now_ms);
             bytes = rest;
         }
-        self.walk(entry, from, bytes, now_ms);
+        self.walk_and_keep(entry, from, bytes, now_ms);
     }
 
-    fn walk(&mut self, entry: &mut Entry, from: Leg, bytes: &mut [u8], now_ms: u64) {
+    fn walk_and_keep(&mut self, entry: &mut Entry, from: Leg, bytes: &mut [u8], now_ms: u64) {
+        let taken = self.walk(entry, from, bytes, now_ms);
+        if taken < bytes.len() {
+            self.record.buffered((bytes.len() - taken) as u64);
+            entry.session.keep(from, &bytes[taken..]);
+        }
+    }
+
+    /// Lets the session look at bytes as far as they may pass. Returns how many of them: the rest waits for room.
+    fn walk(&mut self, entry: &mut Entry, from: Leg, bytes: &mut [u8], now_ms: u64) -> usize {
         let to = from.other();
         let mut at = 0;
-        while at < bytes.len() {
-            if entry.session.waits(from) {
-                self.record.buffered((bytes.len() - at) as u64);
-                return entry.session.keep(from, &bytes[at..]);
-            }
+        while at < bytes.len() && !entry.session.waits(from) {
             let step = entry.with_facts(self, now_ms, |session, facts| session.receive(from, &mut bytes[at..], facts));
             if step.send > 0 {
                 entry.send(to, &bytes[at..at + step.send], self, now_ms);
@@ -406,24 +426,7 @@ impl Engine {
             entry.drain(from, self, now_ms);
             at += step.consumed;
         }
-    }
-
-    /// Looks again at what waited for room, if its time has come and what passes of it would be taken.
-    fn resume(&mut self, entry: &mut Entry, key: Key, now_ms: u64) {
-        let leg = key.leg;
-        if entry.session.resumes_ms(leg) > now_ms || entry.wire(leg.other()).is_clogged() {
-            return;
-        }
-        let Some(mut stash) = entry.session.resume(leg) else { return };
-        self.record.unbuffered(stash.bytes.len() as u64);
-        self.walk(entry, leg, &mut stash.bytes, now_ms);
-        if let Some(again) = entry.session.stash(leg) {
-            again.is_last = stash.is_last;
-        } else if stash.is_last {
-            entry.ended(leg, self, now_ms);
-        } else if entry.may_read(leg) {
-            self.come_back(entry, key);
-        }
+        at
     }
 
     /// Judges every session whose time has come.
@@ -516,7 +519,7 @@ impl Engine {
                         }
                         engine.source.forget(key, wire);
                         engine.record.unbuffered(wire.give_up(engine.pipes.as_mut()));
-                        engine.record.unbuffered(entry.forget_stash(leg));
+                        engine.record.unbuffered(entry.session.forget_stash(leg) as u64);
                         // Whoever waited for this leg to take something waits no more.
                         engine.come_back(entry, key.of(leg.other()));
                     }
@@ -542,9 +545,10 @@ impl Engine {
                     ring.attend(Key { index, epoch, leg }, entry.wire(leg), blocked, credit);
                 }
             }
-            let close_by_ms = entry.session.close_by_ms().unwrap_or(u64::MAX);
-            let due_ms = Leg::BOTH.into_iter().fold(close_by_ms, |due_ms, leg| due_ms.min(entry.resumes_ms(leg)));
-            (entry.legs.iter().all(|wire| wire.fd.is_none()), due_ms)
+            for leg in Leg::BOTH {
+                engine.line.stand(entry, Key { index, epoch, leg });
+            }
+            (entry.legs.iter().all(|wire| wire.fd.is_none()), entry.session.close_by_ms().unwrap_or(u64::MAX))
         });
         match over {
             Some((true, _)) => self.end(index, now_ms),
@@ -568,9 +572,8 @@ impl Engine {
         for (leg, wire) in Leg::BOTH.into_iter().zip(&mut legs) {
             self.source.forget(Key { index, epoch, leg }, wire);
             self.record.unbuffered(wire.give_up(self.pipes.as_mut()));
-            let stash = session.resume(leg);
+            self.record.unbuffered(session.forget_stash(leg) as u64);
             session.refund(leg, now_ms);
-            self.record.unbuffered(stash.map_or(0, |stash| stash.bytes.len() as u64));
         }
         drop(legs);
         let ending = session.ending().expect("a session is over when its end has begun");
@@ -630,11 +633,6 @@ impl Entry {
         self.legs[leg as usize].raw()
     }
 
-    /// Forgets what waits of a leg that is given up. Returns how many bytes that was.
-    fn forget_stash(&mut self, leg: Leg) -> u64 {
-        self.session.resume(leg).map_or(0, |stash| stash.bytes.len() as u64)
-    }
-
     /// Whether neither leg is under TLS: only then a payload may pass unseen.
     fn is_plain(&self) -> bool {
         self.legs.iter().all(|wire| wire.tls.is_none())
@@ -644,12 +642,6 @@ impl Entry {
     fn is_blocked(&self, from: Leg) -> bool {
         let other = &self.legs[from.other() as usize];
         other.is_clogged() && other.fd.is_some() || self.session.keeps(from)
-    }
-
-    /// When what waits of a leg is looked at again; a leg that takes nothing says so itself when it does.
-    fn resumes_ms(&self, leg: Leg) -> u64 {
-        let other = &self.legs[leg.other() as usize];
-        if self.session.keeps(leg) && !other.is_clogged() { self.session.resumes_ms(leg) } else { u64::MAX }
     }
 
     /// Whether this leg has something that can be dealt with now.
@@ -678,29 +670,25 @@ impl Entry {
         let wire = self.wire(leg);
         wire.readable = false;
         wire.ended = true;
-        let broken = wire.broken;
-        if let Some(stash) = self.session.stash(leg) {
-            // What it said before has not been let through yet.
-            stash.is_last = true;
-            return;
-        }
-        self.with_facts(engine, now_ms, |session, facts| match broken {
-            true => session.lost(leg, facts),
-            false => session.end_of_stream(leg, facts),
-        });
-        self.drain(leg.other(), engine, now_ms);
+        self.over(leg, engine, now_ms);
     }
 
     /// Nothing can be said to the leg's peer any more, nor heard from it.
-    fn gave_up(&mut self, leg: Leg, engine: &mut Engine, now_ms: u64) {
+    fn lost(&mut self, leg: Leg, engine: &mut Engine, now_ms: u64) {
         let wire = self.wire(leg);
         wire.readable = false;
         wire.ended = true;
         self.broke(leg, engine, now_ms);
     }
 
-    fn lost(&mut self, leg: Leg, engine: &mut Engine, now_ms: u64) {
-        self.with_facts(engine, now_ms, |session, facts| session.lost(leg, facts));
+    /// Nothing more comes from the leg's peer. What it said before may wait to be let through: then it is over behind that.
+    fn over(&mut self, leg: Leg, engine: &mut Engine, now_ms: u64) {
+        let broken = self.wire(leg).broken;
+        self.with_facts(engine, now_ms, |session, facts| match broken {
+            _ if session.outlives(leg, true, facts) => {}
+            true => session.lost(leg, facts),
+            false => session.end_of_stream(leg, facts),
+        });
         self.drain(leg.other(), engine, now_ms);
     }
 
@@ -833,7 +821,7 @@ impl Entry {
         wire.broken = true;
         engine.record.unbuffered(wire.give_up(engine.pipes.as_mut()));
         if wire.ended {
-            self.lost(leg, engine, now_ms);
+            self.over(leg, engine, now_ms);
         }
     }
 

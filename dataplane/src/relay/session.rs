@@ -453,7 +453,12 @@ impl Session {
         self.check_data_frame(from, &header)?;
         let stopped = match self.ask(from, &header, facts) {
             Verdict::Pass => None,
-            Verdict::Stop(Stopped { outcome: Outcome::Delay, .. }) => return Ok(Start::Wait),
+            Verdict::Stop(Stopped { outcome: Outcome::Delay, kind, is_new, .. }) => {
+                if is_new {
+                    facts.counters.throttled(kind, Outcome::Delay);
+                }
+                return Ok(Start::Wait);
+            }
             Verdict::Stop(stopped) => Some(stopped),
         };
         self.data_frame(from, &header, facts);
@@ -787,6 +792,7 @@ impl Session {
         let (inside, inside_message) = (self.is_inside_frame(to.other()), self.is_inside_message(to.other()));
         let lost = self.inbound[to as usize].lost;
         let (wanted, is_noticed) = (self.has_output(to), to == Leg::Client && self.owes_notices());
+        let waits = self.keeps(to);
         let outbound = &mut self.outbound[to as usize];
         if !wanted || outbound.cut || inside || lost || outbound.close == CloseState::Sent {
             return None;
@@ -797,7 +803,11 @@ impl Session {
                 return Some(ControlFrame::new(Opcode::Pong, payload.as_bytes(), key(facts.keys)).into());
             }
             if std::mem::take(&mut outbound.ping_owed) {
-                let ping = Ping::after(outbound.ping, facts.keys, facts.now_ms);
+                let mut ping = Ping::after(outbound.ping, facts.keys, facts.now_ms);
+                if waits {
+                    // Its pong stands behind what waits.
+                    ping.forgive();
+                }
                 outbound.ping = Some(ping);
                 facts.counters.ping_sent(to.other().direction());
                 return Some(ControlFrame::new(Opcode::Ping, &ping.payload, key(facts.keys)).into());

@@ -13,12 +13,13 @@ use proto::throttle::{Now, Terms};
 use proto::ws::{CloseCode, FrameHeader, Opcode};
 
 use super::Held;
+use super::waiting::Waiting;
 use crate::record::Direction;
 
 /// Notices of one session that wait.
 const NOTICES_WAITING_MAX: usize = 128;
 /// For how long a message waits at most before it is looked at again: an operator may have given more.
-const WAIT_MS_MAX: u64 = 1000;
+pub const WAIT_MS_MAX: u64 = 1000;
 
 /// Milliseconds by which the wall clock is ahead of a worker's, read once a second for all of its sessions: a decision
 /// asks no clock.
@@ -180,21 +181,22 @@ pub struct Guard {
     stopped_in_a_row: u32,
     /// Notices that are not said yet: they wait for the end of a message, or for a client that does not read.
     notices: VecDeque<Box<[u8]>>,
-    /// When the next message of each direction is looked at again, which was too much so far.
-    waits_until_ms: [Option<u64>; 2],
-    /// What came behind it.
-    stashes: [Option<Box<Stash>>; 2],
-    /// The current message of each direction is left out.
-    drops: [bool; 2],
+    /// What waits of each direction.
+    waiting: [Waiting; 2],
+    /// What is left out of each direction.
+    drops: [Drops; 2],
 }
 
-/// Bytes that a peer sent and that are not let through yet.
-#[derive(Debug, Default)]
-pub struct Stash {
-    /// The bytes: from the start of a frame on.
-    pub bytes: Vec<u8>,
-    /// The peer ended its stream behind them.
-    pub is_last: bool,
+/// What is left out of one direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Drops {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The current message.
+    Message,
+    /// The current message, and all that follow.
+    Everything,
 }
 
 /// What becomes of a message.
@@ -217,6 +219,8 @@ pub struct Stopped {
     pub outcome: Outcome,
     /// When it is worth trying again, where that is waited for or said: milliseconds from now.
     pub wait_ms: u64,
+    /// It was not stopped before, and waited since.
+    pub is_new: bool,
 }
 
 impl Guard {
@@ -230,9 +234,8 @@ impl Guard {
             noticed_ms: 0,
             stopped_in_a_row: 0,
             notices: VecDeque::new(),
-            waits_until_ms: [None; 2],
-            stashes: [None, None],
-            drops: [false; 2],
+            waiting: Default::default(),
+            drops: Default::default(),
         })
     }
 
@@ -240,44 +243,36 @@ impl Guard {
     /// client is not forgotten.
     pub fn adopt(&mut self, other: Option<Box<Self>>) {
         self.levels = other.map(|other| other.levels).unwrap_or_default();
-        self.waits_until_ms.iter_mut().flatten().for_each(|until_ms| *until_ms = 0);
+        self.waiting.iter_mut().for_each(Waiting::hurry);
     }
 
-    /// When the next message of this direction is looked at again, if it waits: milliseconds on the worker's clock.
-    pub fn waits(&self, direction: Direction) -> Option<u64> {
-        self.waits_until_ms[direction.index()]
+    /// What waits of a direction.
+    pub fn waiting(&self, direction: Direction) -> &Waiting {
+        &self.waiting[direction.index()]
     }
 
-    /// What came behind a message that waits, itself first; made if there is nothing yet.
-    pub fn stash(&mut self, direction: Direction) -> &mut Stash {
-        self.stashes[direction.index()].get_or_insert_default()
-    }
-
-    /// The same, if there is anything.
-    pub fn kept(&mut self, direction: Direction) -> Option<&mut Stash> {
-        self.stashes[direction.index()].as_deref_mut()
-    }
-
-    /// Whether something waits, or did a moment ago.
-    pub fn keeps(&self, direction: Direction) -> bool {
-        self.stashes[direction.index()].is_some()
-    }
-
-    /// What waits is looked at again now: takes it.
-    pub fn resume(&mut self, direction: Direction) -> Option<Box<Stash>> {
-        self.waits_until_ms[direction.index()] = None;
-        self.stashes[direction.index()].take()
+    /// What waits of a direction.
+    pub fn waiting_mut(&mut self, direction: Direction) -> &mut Waiting {
+        &mut self.waiting[direction.index()]
     }
 
     /// Whether the current message of this direction is left out.
     #[inline]
     pub fn drops(&self, direction: Direction) -> bool {
-        self.drops[direction.index()]
+        self.drops[direction.index()] != Drops::Nothing
     }
 
-    /// It is, or there is none any more.
-    pub fn set_drops(&mut self, direction: Direction, drops: bool) {
-        self.drops[direction.index()] = drops;
+    /// The message that has begun is left out, or all of them from it on.
+    pub fn leave_out(&mut self, direction: Direction, what: Drops) {
+        self.drops[direction.index()] = what;
+    }
+
+    /// The message that was left out has ended.
+    pub fn message_ended(&mut self, direction: Direction) {
+        let drops = &mut self.drops[direction.index()];
+        if *drops == Drops::Message {
+            *drops = Drops::Nothing;
+        }
     }
 
     /// The session's levels.
@@ -302,8 +297,12 @@ impl Guard {
                 if need > 0 && rule.stops && !held.has(need, now) {
                     // Found out only where somebody asks: it is the meter's to say, behind its lock.
                     let wait_ms = if level.plan.says_when() { held.wait_ms(need, now) } else { 0 };
-                    held.stopped_one();
-                    return self.stop(at, wait_ms, direction, now_ms);
+                    let held = Rc::clone(held);
+                    let stopped = self.stop(at, wait_ms, direction, now_ms);
+                    if stopped.is_new {
+                        held.stopped_one();
+                    }
+                    return Verdict::Stop(stopped);
                 }
             }
         }
@@ -317,6 +316,7 @@ impl Guard {
         if is_counted {
             self.stopped_in_a_row = 0;
         }
+        self.waiting[direction.index()].end();
         Verdict::Pass
     }
 
@@ -343,19 +343,19 @@ impl Guard {
         }
     }
 
-    fn stop(&mut self, at: usize, wait_ms: u64, direction: Direction, now_ms: u64) -> Verdict {
+    fn stop(&mut self, at: usize, wait_ms: u64, direction: Direction, now_ms: u64) -> Stopped {
         let level = &self.levels[at];
-        let on_limit = &level.plan.on_limit;
-        let mut outcome = on_limit.action;
-        if outcome == Outcome::Delay {
-            self.waits_until_ms[direction.index()] = Some(now_ms.saturating_add(wait_ms.min(WAIT_MS_MAX)));
-        } else {
-            self.stopped_in_a_row = self.stopped_in_a_row.saturating_add(1);
-            if on_limit.close_after != 0 && self.stopped_in_a_row >= on_limit.close_after {
-                outcome = Outcome::Close;
-            }
+        let (kind, on_limit) = (level.kind, &level.plan.on_limit);
+        let waiting = &mut self.waiting[direction.index()];
+        if on_limit.action == Outcome::Delay {
+            let is_new = waiting.begin(now_ms.saturating_add(wait_ms.min(WAIT_MS_MAX)));
+            return Stopped { kind, at, outcome: Outcome::Delay, wait_ms, is_new };
         }
-        Verdict::Stop(Stopped { kind: level.kind, at, outcome, wait_ms })
+        waiting.end();
+        self.stopped_in_a_row = self.stopped_in_a_row.saturating_add(1);
+        let is_enough = on_limit.close_after != 0 && self.stopped_in_a_row >= on_limit.close_after;
+        let outcome = if is_enough { Outcome::Close } else { on_limit.action };
+        Stopped { kind, at, outcome, wait_ms, is_new: true }
     }
 
     /// With which code and reason the session is closed.

@@ -2,6 +2,8 @@
 //!
 //! What sessions make of the bytes is the session's tests' question; here it is whether the bytes arrive, whoever stalls.
 
+mod line;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -18,6 +20,7 @@ use crate::relay::session::Birth;
 use crate::relay::{LiveSession, Session};
 use crate::stream::Parts;
 use crate::tables::Tables;
+use crate::throttle::Guard;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const SOCKET_BYTES: usize = 128 * 1024;
@@ -62,19 +65,27 @@ impl Stage {
     }
 
     fn begin(&mut self) -> Ends {
+        self.begin_under(None)
+    }
+
+    fn begin_under(&mut self, guard: Option<Guard>) -> Ends {
         let (client, here) = pair();
         let (upstream, there) = pair();
-        self.begin_with(here, there);
+        self.begin_guarded(here, there, guard);
         Ends { client, upstream }
     }
 
     fn begin_with(&mut self, client: OwnedFd, upstream: OwnedFd) {
+        self.begin_guarded(client, upstream, None);
+    }
+
+    fn begin_guarded(&mut self, client: OwnedFd, upstream: OwnedFd, guard: Option<Guard>) {
         let api = Arc::clone(self.tables.api("x", "").unwrap());
         let mut limits = (*api.limits).clone();
         limits.send_budget = Size::from_bytes(self.send_budget);
         limits.max_frame = Size::from_bytes(0);
         limits.max_message = Size::from_bytes(0);
-        let birth = Birth::new(Arc::new(limits), 1);
+        let birth = Birth { guard: guard.map(Box::new), ..Birth::new(Arc::new(limits), 1) };
         let resident = Resident {
             party: Box::default(),
             counters: self.record.shard(0).api("x", ""),

@@ -11,7 +11,7 @@ use super::{Ending, Facts, Leg, LegView, Session};
 use crate::record::Cause;
 
 /// A closing handshake that makes progress may take this many close timeouts in all.
-const CLOSE_TIMEOUTS_MAX: u64 = 30;
+pub(super) const CLOSE_TIMEOUTS_MAX: u64 = 30;
 
 impl Session {
     /// When a closing session is dropped at the latest, unless it comes a step further.
@@ -67,6 +67,7 @@ impl Session {
             return u64::MAX;
         }
         let (interval_ms, timeout_ms, now_ms) = (pings.interval.as_ms(), pings.timeout.as_ms(), facts.now_ms);
+        let waits = self.keeps(leg);
         let inbound = &mut self.inbound[leg as usize];
         let outbound = &mut self.outbound[leg as usize];
         if view.unread || view.clogged {
@@ -76,6 +77,9 @@ impl Session {
             if let Some(ping) = &mut outbound.ping {
                 ping.forgive();
             }
+            // But who waits is pinged, perhaps for hours: TCP finds out whether it is still there.
+            let is_time = outbound.ping.is_none_or(|ping| now_ms >= ping.sent_ms() + interval_ms);
+            outbound.ping_owed = waits && !view.clogged && is_time;
             return now_ms + interval_ms;
         }
         if let Some(ping) = outbound.ping.as_mut().filter(|ping| ping.is_awaited()) {

@@ -3,11 +3,12 @@
 //! What is asked, and where, is the [`Guard`]'s; a session without one has nothing of this.
 
 use proto::snapshot::Outcome;
-use proto::ws::{FrameHeader, Opcode};
+use proto::ws::FrameHeader;
 
+use super::clock::CLOSE_TIMEOUTS_MAX;
 use super::{Facts, Leg, Session};
 use crate::record::Cause;
-use crate::throttle::{Guard, Stash, Stopped, Verdict};
+use crate::throttle::{Drops, Guard, Patience, Rest, Stash, Stopped, Verdict};
 
 impl Session {
     /// What may pass from the next message on; none: everything. What waits is looked at again at once.
@@ -26,51 +27,71 @@ impl Session {
     /// Whether the next message of this leg waits until there is room for it: until then its bytes are not given again,
     /// and no others.
     pub fn waits(&self, from: Leg) -> bool {
-        self.guard.as_ref().is_some_and(|guard| guard.waits(from.direction()).is_some())
+        self.guard.as_ref().is_some_and(|guard| guard.waiting(from.direction()).until_ms().is_some())
     }
 
     /// Keeps what comes behind a message that waits.
     pub fn keep(&mut self, from: Leg, bytes: &[u8]) {
         let guard = self.guard.as_mut().expect("nothing waits where nothing is limited");
-        guard.stash(from.direction()).bytes.extend_from_slice(bytes);
+        guard.waiting_mut(from.direction()).keep(bytes);
     }
 
     /// Whether something is kept because it waits.
     pub fn keeps(&self, from: Leg) -> bool {
-        self.guard.as_ref().is_some_and(|guard| guard.keeps(from.direction()))
+        self.guard.as_ref().is_some_and(|guard| guard.waiting(from.direction()).is_kept())
     }
 
-    /// What waits, if there is anything.
+    /// What is kept, if there is anything.
     pub fn stash(&mut self, from: Leg) -> Option<&mut Stash> {
-        self.guard.as_mut()?.kept(from.direction())
+        self.guard.as_mut()?.waiting_mut(from.direction()).stash()
     }
 
-    /// What waits is given again now: takes it.
-    pub fn resume(&mut self, from: Leg) -> Option<Box<Stash>> {
-        self.guard.as_mut()?.resume(from.direction())
+    /// Lends what is kept: it is given again now, and [`Session::resumed`] says what is left.
+    pub fn resume(&mut self, from: Leg) -> Option<Rest> {
+        self.guard.as_mut()?.waiting_mut(from.direction()).take()
     }
 
-    /// When what waits is to be given again; `u64::MAX`: nothing waits. A session that ends waits for nothing.
+    /// What is left of what was lent; `passed`: less than there was.
+    pub fn resumed(&mut self, from: Leg, rest: Rest, passed: bool, facts: &Facts<'_>) {
+        if let Some(guard) = &mut self.guard {
+            guard.waiting_mut(from.direction()).put_back(rest, passed, facts.now_ms, patience(facts));
+        }
+    }
+
+    /// The leg's peer says no more: what is kept of it is let through for a while yet. Whether there is anything; nothing
+    /// comes behind it if it `is_last`.
+    pub fn outlives(&mut self, from: Leg, is_last: bool, facts: &Facts<'_>) -> bool {
+        let Some(stash) = self.stash(from) else { return false };
+        stash.is_last |= is_last;
+        stash.has_gone(facts.now_ms, patience(facts));
+        true
+    }
+
+    /// Forgets what is kept. Returns how many bytes that was.
+    pub fn forget_stash(&mut self, from: Leg) -> usize {
+        self.guard.as_mut().map_or(0, |guard| guard.waiting_mut(from.direction()).forget())
+    }
+
+    /// When what waits is to be given again; `u64::MAX`: nothing waits. What goes nowhere does not wait.
     pub fn resumes_ms(&self, from: Leg) -> u64 {
-        match self.guard.as_ref().and_then(|guard| guard.waits(from.direction())) {
+        match self.guard.as_ref().and_then(|guard| guard.waiting(from.direction()).until_ms()) {
             None => u64::MAX,
-            Some(_) if self.ending.is_some() => 0,
+            Some(_) if self.discards(from) => 0,
             Some(until_ms) => until_ms,
         }
     }
 
     /// Whether a message may pass that begins with this frame; one that was let in goes on.
     pub(super) fn ask(&mut self, from: Leg, header: &FrameHeader, facts: &Facts<'_>) -> Verdict {
-        let inbound = &self.inbound[from as usize];
-        let Some(guard) = self.guard.as_mut().filter(|_| self.ending.is_none()) else { return Verdict::Pass };
-        match (header.opcode, inbound.in_message) {
-            (Opcode::Text | Opcode::Binary, false) => {}
-            (Opcode::Continuation, true) if !guard.drops(from.direction()) => {
-                guard.more(from.direction(), header.length, facts.now_ms);
-                return Verdict::Pass;
-            }
-            // A rule is broken, or it is left out already.
-            _ => return Verdict::Pass,
+        // What goes nowhere is not counted, and once all is left out nobody is asked.
+        if self.guard.is_none() || self.discards(from) || self.drops(from) {
+            return Verdict::Pass;
+        }
+        let in_message = self.inbound[from as usize].in_message;
+        let Some(guard) = &mut self.guard else { return Verdict::Pass };
+        if in_message {
+            guard.more(from.direction(), header.length, facts.now_ms);
+            return Verdict::Pass;
         }
         match guard.message(from.direction(), header.length, facts.now_ms) {
             // Without it the other side could not read what follows.
@@ -87,14 +108,17 @@ impl Session {
     pub(super) fn stop(&mut self, from: Leg, stopped: Stopped, facts: &Facts<'_>) {
         self.inbound[from as usize].checked = false;
         facts.counters.throttled(stopped.kind, stopped.outcome);
+        let is_ending = self.ending.is_some();
         let Some(guard) = &mut self.guard else { return };
-        guard.set_drops(from.direction(), true);
+        guard.leave_out(from.direction(), Drops::Message);
         match stopped.outcome {
             Outcome::Drop | Outcome::Delay => {}
             Outcome::Notify => {
                 let is_said = guard.owe_notice(&stopped, facts.now_ms);
                 facts.counters.notice(is_said);
             }
+            // A close is on its way, and nothing that comes behind is worth another.
+            Outcome::Close if is_ending => guard.leave_out(from.direction(), Drops::Everything),
             Outcome::Close => {
                 let (code, reason) = guard.farewell(&stopped);
                 let reason = reason.to_owned();
@@ -119,7 +143,7 @@ impl Session {
         if inbound.remaining == 0 && inbound.fin {
             inbound.in_message = false;
             if let Some(guard) = &mut self.guard {
-                guard.set_drops(from.direction(), false);
+                guard.message_ended(from.direction());
             }
         }
     }
@@ -143,4 +167,10 @@ impl Session {
     pub(super) fn owes_notices(&self) -> bool {
         self.guard.as_ref().is_some_and(|guard| guard.owes_notices())
     }
+}
+
+/// How long what a peer has said is let through after it has gone: as long as a closing handshake may take.
+fn patience(facts: &Facts<'_>) -> Patience {
+    let each_ms = facts.options.close_timeout.as_ms();
+    Patience { each_ms, all_ms: CLOSE_TIMEOUTS_MAX * each_ms }
 }

@@ -70,15 +70,16 @@ impl Bench {
         let mut buffer = vec![0; CONTROL_FRAME_MAX + bytes.len()];
         buffer[CONTROL_FRAME_MAX..].copy_from_slice(bytes);
         let held = self.session.take_held(from, &mut buffer[..CONTROL_FRAME_MAX]);
-        self.walk(from, &mut buffer[CONTROL_FRAME_MAX - held..]);
+        let bytes = &mut buffer[CONTROL_FRAME_MAX - held..];
+        let taken = self.walk(from, bytes);
+        if taken < bytes.len() {
+            self.session.keep(from, &bytes[taken..]);
+        }
     }
 
-    fn walk(&mut self, from: Leg, buffer: &mut [u8]) {
+    fn walk(&mut self, from: Leg, buffer: &mut [u8]) -> usize {
         let mut at = 0;
-        while at < buffer.len() {
-            if self.session.waits(from) {
-                return self.session.keep(from, &buffer[at..]);
-            }
+        while at < buffer.len() && !self.session.waits(from) {
             let step = self.facts(|session, facts| session.receive(from, &mut buffer[at..], facts));
             let is_progress = step.consumed > 0 || self.session.waits(from);
             assert!(step.send <= step.consumed && is_progress, "{step:?}");
@@ -86,14 +87,17 @@ impl Bench {
             self.drain();
             at += step.consumed;
         }
+        at
     }
 
     /// Looks again at what waits, as an engine does when its time has come. When that is again, from the beginning.
     pub fn resume(&mut self, from: Leg) -> Option<u64> {
         if self.session.resumes_ms(from) <= self.now_ms
-            && let Some(mut stash) = self.session.resume(from)
+            && let Some(mut rest) = self.session.resume(from)
         {
-            self.walk(from, &mut stash.bytes);
+            let passed = self.walk(from, &mut rest.bytes[rest.at..]);
+            rest.at += passed;
+            self.facts(|session, facts| session.resumed(from, rest, passed > 0, facts));
         }
         Some(self.session.resumes_ms(from)).filter(|at_ms| *at_ms != u64::MAX).map(|at_ms| at_ms - BEGIN_MS)
     }

@@ -200,8 +200,15 @@ fn who_waits_is_neither_idle_nor_dead() {
         bench.resume(Leg::Client);
     }
     assert!(bench.session.ending().is_none());
+    let pings = bench.saw(Leg::Client);
+    assert!(
+        pings.len() >= 100 && pings.iter().all(|word| word.starts_with("p")),
+        "it is pinged all the same: {pings:?}"
+    );
+    assert_eq!(bench.metric("framegate_throttled_messages_total", &["delay"]), 1.0, "it was counted once");
     bench.facts(|session, facts| session.close(proto::ws::CloseCode::RESTART, crate::record::Cause::Drain, "x", facts));
-    assert_eq!(bench.session.resumes_ms(Leg::Client), 0, "a session that ends waits for nothing");
+    bench.drain();
+    assert_eq!(bench.session.resumes_ms(Leg::Client), 0, "what goes nowhere waits for nothing");
 }
 
 #[test]
@@ -219,6 +226,49 @@ fn what_another_plan_lets_pass_passes_at_once() {
     bench.session.set_guard(None);
     bench.feed(Leg::Client, text(Leg::Client, "e"));
     bench.assert_saw(Leg::Upstream, &["text e"]);
+}
+
+#[test]
+fn every_message_that_waits_is_counted_once() {
+    let mut bench = two(|on_limit| on_limit.action = Outcome::Delay);
+    bench.feed(Leg::Client, text(Leg::Client, "x").repeat(5));
+    for _ in 0..40 {
+        bench.now_ms += 100;
+        bench.resume(Leg::Client);
+    }
+    assert_eq!(bench.saw(Leg::Upstream).len(), 5);
+    assert_eq!(
+        bench.metric("framegate_throttled_messages_total", &["level=\"subscription\"", "outcome=\"delay\""]),
+        3.0
+    );
+}
+
+#[test]
+fn what_is_said_behind_a_close_frame_of_the_other_side_is_limited_too() {
+    for action in [Outcome::Notify, Outcome::Drop, Outcome::Close, Outcome::Delay] {
+        let mut bench = two(|on_limit| on_limit.action = action);
+        bench.feed(Leg::Client, close(Leg::Client, 1000, "bye"));
+        bench.assert_saw(Leg::Upstream, &["close 1000 bye"]);
+        bench.feed(Leg::Upstream, text(Leg::Upstream, "x").repeat(50));
+        assert_eq!(bench.saw(Leg::Client).iter().filter(|word| *word == "text x").count(), 2, "{action:?}");
+        if action != Outcome::Delay {
+            bench.feed(Leg::Upstream, close(Leg::Upstream, 1000, "bye"));
+            bench.assert_saw(Leg::Client, &["close 1000 bye"]);
+        }
+        assert_eq!(bench.session.ending().unwrap().cause.word(), "closed");
+    }
+}
+
+#[test]
+fn what_goes_nowhere_is_not_counted() {
+    let api = level(LevelKind::Api, r#"{"quota": "10/day"}"#, |_| {});
+    let held = Rc::clone(&api.meters[0]);
+    let mut bench = guarded(vec![api]);
+    bench.feed(Leg::Client, text(Leg::Client, "x"));
+    bench.lose(Leg::Upstream);
+    bench.feed(Leg::Client, text(Leg::Client, "x").repeat(50));
+    held.give_back(wall().now(BEGIN_MS));
+    assert_eq!(held.meter().with(|meter| meter.usage(wall().now(BEGIN_MS))).used, 1);
 }
 
 #[test]
