@@ -253,10 +253,8 @@ impl Resident {
 
     /// The session has the limits of these tables from its next message on, and ends at once if it is denied.
     pub fn follow_limits(&mut self, ledger: &Rc<Ledger>, tables: &Tables, session: &mut Session, now_ms: u64) {
-        // One whose API is gone has what it had until it is drained.
-        let Some(api) = tables.api_labelled(&self.api.label) else { return };
         let levels = session.guard().map_or(&[][..], Guard::levels);
-        match levels::again(&mut self.party, ledger, tables, api, levels) {
+        match levels::again(&mut self.party, ledger, tables, &self.api, levels) {
             Again::Same => {}
             Again::Guard(guard) => session.set_guard(guard.map(Box::new)),
             Again::Denied => session.end_at(now_ms, Cause::Denied, CloseCode::POLICY),
