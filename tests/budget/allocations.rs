@@ -6,6 +6,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, AtomicUsize};
@@ -18,8 +19,8 @@ use dataplane::health::Health;
 use dataplane::record::{Log, LogTarget, LogThread, Record};
 use proto::control::message::Generation;
 use proto::snapshot::{
-    Api, ApiKey, Certificate, Config, CredentialForm, Issuer, Listener, ListenerTls, Mask, PeerPings, Pem, Snapshot,
-    Target, Upstream,
+    Api, ApiKey, Certificate, Config, CredentialForm, Issuer, Listener, ListenerTls, Mask, PeerPings, Pem, Plan,
+    Snapshot, Target, Upstream,
 };
 
 use serde_json::json;
@@ -187,7 +188,11 @@ impl DataPlane {
     }
 
     fn connect(&self, target: &str) -> Client {
-        Client::connect(self.port.address(), target)
+        self.ask(&Upgrade::to(target))
+    }
+
+    fn ask(&self, request: &Upgrade) -> Client {
+        Client::ask(self.port.address(), request)
     }
 
     /// A session under TLS.
@@ -244,9 +249,16 @@ fn config(ports: [&Port; 2], echo: &Echo, backend: &EchoBackend) -> Config {
     checked.session.validate_utf8 = true;
     checked.session.peer_pings = PeerPings::Answer;
     let mut fresh = Api::new("fresh", "", "/fresh", Target::Upstream("fresh".into()));
-    for api in [&mut checked, &mut fresh] {
+    // Whose messages count at three levels, and never are too much; and two where every message is.
+    let mut limited = Api::new("limited", "", "/limited", Target::Url(url(echo.url())));
+    limited.authentication.accept = vec![CredentialForm::ApiKey];
+    let mut dropping = Api::new("dropping", "", "/dropping", Target::Url(url(backend.url("/"))));
+    let noticing = Api::new("noticing", "", "/noticing", Target::Url(url(backend.url("/"))));
+    for api in [&mut checked, &mut fresh, &mut dropping] {
         api.limits.control_frames_per_second = 0;
     }
+    let apis_of_plans = [(limited, "of-api"), (dropping, "left-out"), (noticing, "noticed")];
+    let limited_apis = apis_of_plans.map(|(api, plan)| Api { plan: plan.into(), ..api });
     let [public, mut secure] = [("public", ports[0]), ("secure", ports[1])]
         .map(|(name, port)| Listener::new(name, port.address().to_string().parse().expect("an address")));
     let text = |path: &Path| Pem::new(std::fs::read_to_string(path).expect("a file"));
@@ -255,21 +267,39 @@ fn config(ports: [&Port; 2], echo: &Echo, backend: &EchoBackend) -> Config {
     let mut asking = Api::new("asking", "", "/asking", Target::Url(url(echo.url())));
     asking.authentication.accept = vec![CredentialForm::Bearer, CredentialForm::ApiKey];
     let read = |value| serde_json::from_value(value).expect("an entry of a configuration");
+    let subscription = |value| serde_json::from_value(value).expect("a subscription");
     let issuer: Issuer = serde_json::from_value(json!({
         "name": "budget", "issuer": ISSUER, "jwks": tokens::key_set(&[signer()]),
     }))
     .expect("an issuer");
-    let key: ApiKey = serde_json::from_value(json!({
-        "name": "budget", "application": "app", "sha256": people::sha256(KEY),
-    }))
-    .expect("a key");
+    let key = |name: &str, application: &str, key: &str| -> ApiKey {
+        let key = json!({ "name": name, "application": application, "sha256": people::sha256(key) });
+        serde_json::from_value(key).expect("a key")
+    };
+    let plenty = json!([{ "rate": "100000000/s", "burst": 1_000_000_000 }, { "quota": "1000000000000/day" }]);
+    let nothing = json!([{ "quota": "0/day" }]);
+    let plan = |name: &str, limits: &serde_json::Value, on_limit: serde_json::Value| -> Plan {
+        let plan = json!({ "name": name, "limits": limits, "on_limit": on_limit });
+        serde_json::from_value(plan).expect("a plan")
+    };
     Config {
         version: 1,
-        applications: vec![read(json!({ "name": "app", "clients": [{ "id": "app-client" }] }))],
-        subscriptions: vec![
-            serde_json::from_value(json!({ "application": "app", "api": "asking" })).expect("a subscription"),
+        plans: vec![
+            plan("of-application", &plenty, json!({})),
+            plan("of-subscription", &plenty, json!({})),
+            plan("of-api", &plenty, json!({})),
+            plan("left-out", &nothing, json!({ "action": "drop" })),
+            plan("noticed", &nothing, json!({ "notices": 1_000_000 })),
         ],
-        keys: vec![key],
+        applications: vec![
+            read(json!({ "name": "app", "clients": [{ "id": "app-client" }] })),
+            read(json!({ "name": "mobile", "plan": "of-application" })),
+        ],
+        subscriptions: vec![
+            subscription(json!({ "application": "app", "api": "asking" })),
+            subscription(json!({ "application": "mobile", "api": "limited", "plan": "of-subscription" })),
+        ],
+        keys: vec![key("budget", "app", KEY), key("limited", "mobile", LIMITED_KEY)],
         issuers: vec![issuer],
         certificates: vec![Certificate {
             name: "edge".into(),
@@ -279,13 +309,14 @@ fn config(ports: [&Port; 2], echo: &Echo, backend: &EchoBackend) -> Config {
         }],
         listeners: vec![public, secure],
         upstreams: vec![Upstream { mask: Mask::Fresh, ..Upstream::new("fresh", vec![url(backend.url("/"))]) }],
-        apis: vec![keep, plain, checked, fresh, asking],
+        apis: [keep, plain, checked, fresh, asking].into_iter().chain(limited_apis).collect(),
         ..Config::default()
     }
 }
 
 const ISSUER: &str = "https://issuer.test";
 const KEY: &str = "fgk_budget_Xb2mQ7";
+const LIMITED_KEY: &str = "fgk_budget_8sTz1c";
 
 fn signer() -> &'static Signer {
     static SIGNER: LazyLock<Signer> = LazyLock::new(|| Signer::new(Algorithm::EdDsa, "budget"));
@@ -299,6 +330,11 @@ fn requests_with_credentials() -> [(&'static str, Upgrade); 2] {
         ("a key", Upgrade::to("/asking").with("apikey", KEY)),
         ("a token that was seen before", Upgrade::to("/asking").with("Authorization", &format!("Bearer {token}"))),
     ]
+}
+
+/// A request for a session that counts at three levels: application, subscription, API.
+fn limited() -> Upgrade {
+    Upgrade::to("/limited").with("apikey", LIMITED_KEY)
 }
 
 /// Threads are found by their names, so there is one data plane at a time.
@@ -321,9 +357,18 @@ const MESSAGES: usize = 1000;
 const MESSAGES_BEFORE: usize = 200;
 
 fn a_frame_allocates_nothing(way: Way) {
+    frames_allocate_nothing(way, &Upgrade::to("/keep"));
+}
+
+/// Six limits are asked, and charged; leases are taken, and given back when a second has gone by.
+fn a_frame_under_three_levels_allocates_nothing(way: Way) {
+    frames_allocate_nothing(way, &limited());
+}
+
+fn frames_allocate_nothing(way: Way, request: &Upgrade) {
     on(way, |plane| {
         for (depth, size) in [(1, 64), (10, 64), (1, 1024), (1, 16 * 1024), (1, 64 * 1024), (1, 256 * 1024)] {
-            let mut client = plane.connect("/keep");
+            let mut client = plane.ask(request);
             let mut round = Round::new(depth, size);
             let mut play = |messages: usize| (0..messages / depth).for_each(|_| client.play(&mut round));
             play(MESSAGES_BEFORE);
@@ -333,6 +378,60 @@ fn a_frame_allocates_nothing(way: Way) {
             assert!(allocations <= most, "{allocations} in {MESSAGES} messages of {size} bytes, {depth} in flight");
         }
     });
+}
+
+/// What is left out is no more than a question.
+fn a_message_that_is_left_out_allocates_nothing(way: Way) {
+    on(way, |plane| {
+        for size in [64, SMALL_BYTES] {
+            let mut client = plane.connect("/dropping").into_stream();
+            let frame = Frame::binary(vec![7; size]);
+            let mut play = |messages: usize| {
+                for number in 0..messages {
+                    client.write_all(&frame.clone().masked(key_of(number)).encode()).expect("a frame is taken");
+                }
+                // What is heard next is the answer to this: of all that came before nothing came back.
+                client.write_all(&Frame::ping("now").masked(key_of(messages)).encode()).expect("a ping is taken");
+                hear(&mut client, &Frame::pong("now").encode());
+            };
+            play(MESSAGES_BEFORE);
+            let allocations = plane.allocations(|| play(MESSAGES));
+            println!("{way:?}: {allocations} in {MESSAGES} messages of {size} bytes that are left out");
+            assert_eq!(allocations, 0, "in {MESSAGES} messages of {size} bytes that are left out");
+        }
+    });
+}
+
+/// Allocations for a notice: its text, and the frame of that.
+const NOTICE_ALLOCATIONS_MAX: u64 = 2;
+
+fn a_notice_keeps_its_budget(way: Way) {
+    on(way, |plane| {
+        let mut client = plane.connect("/noticing").into_stream();
+        let frame = Frame::binary(vec![7; 64]);
+        let notice = Frame::text("Error code: 4003 reason: Websocket frame throttled out").encode();
+        let mut play = |messages: usize| {
+            for number in 0..messages {
+                client.write_all(&frame.clone().masked(key_of(number)).encode()).expect("a frame is taken");
+                hear(&mut client, &notice);
+            }
+        };
+        play(MESSAGES_BEFORE);
+        let allocations = plane.allocations(|| play(MESSAGES));
+        println!("{way:?}: {allocations} in {MESSAGES} notices");
+        assert!(allocations <= NOTICE_ALLOCATIONS_MAX * MESSAGES as u64, "{allocations} in {MESSAGES} notices");
+    });
+}
+
+/// A key that is not the one before.
+fn key_of(number: usize) -> [u8; 4] {
+    (2 * number as u32 + 1).to_be_bytes()
+}
+
+fn hear(client: &mut TcpStream, answer: &[u8]) {
+    let mut heard = vec![0; answer.len()];
+    client.read_exact(&mut heard).expect("an answer");
+    assert!(heard == answer, "another answer: {}", heard.escape_ascii());
 }
 
 /// Payload bytes of a message under TLS that is one record and comes whole.
@@ -402,13 +501,10 @@ fn a_frame_that_is_looked_at_keeps_its_budget(way: Way) {
                     Opcode::PING => Frame::pong("now").encode(),
                     _ => frame.encode(),
                 };
-                let mut heard = vec![0; answer.len()];
                 let mut play = |messages: usize| {
                     for number in 0..messages {
-                        let key = (2 * number as u32 + 1).to_be_bytes();
-                        client.write_all(&frame.clone().masked(key).encode()).expect("a frame is taken");
-                        client.read_exact(&mut heard).expect("an answer");
-                        assert!(heard == answer, "an answer was altered");
+                        client.write_all(&frame.clone().masked(key_of(number)).encode()).expect("a frame is taken");
+                        hear(&mut client, &answer);
                     }
                 };
                 play(MESSAGES_BEFORE);
@@ -465,7 +561,7 @@ fn a_credential_keeps_its_budget(way: Way) {
         for (what, request) in requests_with_credentials() {
             let mut journeys = |count: u64| {
                 for _ in 0..count {
-                    Client::ask(plane.port.address(), &request).play(&mut round);
+                    plane.ask(&request).play(&mut round);
                     plane.rest();
                 }
             };
@@ -475,7 +571,7 @@ fn a_credential_keeps_its_budget(way: Way) {
             let most = HANDSHAKE_ALLOCATIONS_MAX + CREDENTIAL_ALLOCATIONS_MAX;
             assert!(allocations <= most * JOURNEYS, "{allocations} in {JOURNEYS} handshakes with {what}");
             let each = plane.heap_of_idle(SESSIONS, IDLE_BYTES_MAX + CREDENTIAL_BYTES_MAX, || {
-                let mut client = Client::ask(plane.port.address(), &request);
+                let mut client = plane.ask(&request);
                 client.play(&mut round);
                 client
             });
@@ -497,8 +593,30 @@ fn an_idle_session_keeps_its_budget(way: Way) {
     });
 }
 
+/// What three levels of two limits each add to an idle session with a key: its guard, and by which meters it is counted.
+/// What its meters cost they cost once for each key, not for each session.
+const THREE_LEVELS_BYTES_MAX: i64 = 500;
+
+fn an_idle_session_under_three_levels_keeps_its_budget(way: Way) {
+    const SESSIONS: i64 = 100;
+    on(way, |plane| {
+        let mut round = Round::new(1, 1024);
+        let request = limited();
+        let each = plane.heap_of_idle(SESSIONS, IDLE_BYTES_MAX + CREDENTIAL_BYTES_MAX + THREE_LEVELS_BYTES_MAX, || {
+            let mut client = plane.ask(&request);
+            client.play(&mut round);
+            client
+        });
+        println!("{way:?}: {each} bytes on the heap for an idle session under three levels");
+    });
+}
+
 crate::on_every_way!(
     a_frame_allocates_nothing,
+    a_frame_under_three_levels_allocates_nothing,
+    a_message_that_is_left_out_allocates_nothing,
+    a_notice_keeps_its_budget,
+    an_idle_session_under_three_levels_keeps_its_budget,
     a_frame_that_is_looked_at_keeps_its_budget,
     a_handshake_keeps_its_budget_and_leaves_nothing,
     a_credential_keeps_its_budget,

@@ -3,12 +3,14 @@
 //! Without strace, or where it may not attach, it is skipped aloud; with STRANGERS=require, as in CI, that is a failure.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::Way;
 use crate::kit::gateway::{die_with_parent, send_signal};
-use crate::kit::{Gateway, Setup, Variant, aloud, until, until_some};
+use crate::kit::people::People;
+use crate::kit::{Frame, Gateway, Setup, Upgrade, Variant, aloud, until, until_some};
 use crate::load::client::Round;
 use crate::load::{Client, Echo};
 
@@ -165,14 +167,54 @@ fn waiting_budget(way: Way) -> Budget {
     }
 }
 
-/// A gateway of this kind that leads to an echo; `None`, said aloud, where it cannot be had.
+/// Of a message that is left out.
+fn left_out_budget(way: Way) -> Budget {
+    match way {
+        // The eventfd is told of the work and of what has come of it: where nothing is sent in between, some of the time the
+        // driver wakes for each.
+        Way::Uring => &[("io_uring_enter", 4.0), ("read", 2.0)],
+        Way::Readiness => &[("recvfrom", 1.0), ("epoll_wait", 1.0), ("io_uring_enter", 1.0)],
+        Way::ReadinessOnEpoll => {
+            &[("recvfrom", 1.0), ("epoll_wait", 2.5), ("poll", 2.5), ("read", 0.5), ("write", 0.5)]
+        }
+    }
+}
+
+/// Of a notice in the stead of a message: half of what goes there and back.
+fn notice_budget(way: Way) -> Vec<(&'static str, f64)> {
+    message_budget(way).iter().map(|(name, most)| (*name, most / 2.0)).collect()
+}
+
+/// A gateway of this kind that leads to an echo: without limits, and with three levels of them that are never reached; and to
+/// two where every message is too much. `None`, said aloud, where it cannot be had.
 fn start(way: Way) -> Option<Gateway> {
     way.choice()?;
-    let mut setup = Setup::new(Variant::Automatic).api_to("echo", &Echo::start(None).url(), "");
+    let echo = Echo::start(None).url();
+    let plenty = "{ limits: [{ rate: 100000000/s, burst: 1000000000 }, { quota: 1000000000000/day }] }";
+    let plans = ["of-application", "of-subscription", "of-api"].map(|name| plan(name, plenty));
+    let nothing = [("left-out", "action: drop"), ("noticed", "notices: 1000000")]
+        .map(|(name, on_limit)| plan(name, &format!("{{ limits: [{{ quota: 0/day }}], on_limit: {{ {on_limit} }} }}")));
+    let people = People::new()
+        .application("mobile", "plan: of-application")
+        .entry("subscriptions", "application: mobile, api: limited, plan: of-subscription".into())
+        .key("k", "mobile", KEY, "");
+    let mut setup = Setup::new(Variant::Automatic)
+        .people(people)
+        .document(&format!("plans: [{}]\n", [&plans[..], &nothing].concat().join(", ")))
+        .api_to("echo", &echo, "")
+        .api_to("limited", &echo, "plan: of-api, authentication: { accept: [api_key] }")
+        .api_to("dropping", &echo, "plan: left-out")
+        .api_to("noticing", &echo, "plan: noticed");
     for (name, value) in way.environment() {
         setup = setup.environment("dataplane", name, value);
     }
     Some(setup.start())
+}
+
+const KEY: &str = "key-of-mobile";
+
+fn plan(name: &str, members: &str) -> String {
+    members.replacen('{', &format!("{{ name: {name},"), 1)
 }
 
 /// Checks what `units` of work have cost.
@@ -196,9 +238,18 @@ fn check(what: &str, calls: &Calls, units: usize, budget: &[(&str, f64)], share:
 }
 
 fn a_message_keeps_its_budget_of_system_calls(way: Way) {
+    messages_keep_their_budget(way, &Upgrade::to("/echo"));
+}
+
+/// The very budget of one that nothing limits.
+fn a_message_under_three_levels_needs_no_more_system_calls(way: Way) {
+    messages_keep_their_budget(way, &Upgrade::to("/limited").with("apikey", KEY));
+}
+
+fn messages_keep_their_budget(way: Way, request: &Upgrade) {
     let Some(gateway) = start(way) else { return };
     for (depth, size) in [(1, 64), (20, 64), (1, BULK_BYTES), (1, LARGE_BYTES)] {
-        let mut client = Client::connect(gateway.address(), "/echo");
+        let mut client = Client::ask(gateway.address(), request);
         let mut round = Round::new(depth, size);
         let mut play = |messages: usize| (0..messages / depth).for_each(|_| client.play(&mut round));
         play(MESSAGES_BEFORE);
@@ -214,6 +265,53 @@ fn a_message_keeps_its_budget_of_system_calls(way: Way) {
         // Frames that come together are moved together.
         check(&what, &calls, MESSAGES, budget, 1.0 / depth as f64);
     }
+}
+
+/// Between two messages that nobody answers, so that each comes alone; not so that anything depends on it.
+const APART: Duration = Duration::from_micros(300);
+
+/// It is received, and that is all: nothing is sent to anybody.
+fn a_message_that_is_left_out_is_not_sent(way: Way) {
+    let Some(gateway) = start(way) else { return };
+    let mut client = Client::connect(gateway.address(), "/dropping").into_stream();
+    let mut play = |messages: usize| {
+        for number in 0..messages {
+            client.write_all(&Frame::binary(vec![7; 64]).masked(key_of(number)).encode()).expect("a frame is taken");
+            std::thread::sleep(APART);
+        }
+    };
+    let counted =
+        || gateway.metric("framegate_throttled_messages_total", &[("level", "api"), ("outcome", "drop")]) as usize;
+    play(MESSAGES_BEFORE);
+    until("what came first is left out", || counted() == MESSAGES_BEFORE);
+    let Some(strace) = Strace::attach(&gateway) else { return };
+    play(MESSAGES);
+    until("the rest is left out", || counted() == MESSAGES_BEFORE + MESSAGES);
+    let calls = strace.finish();
+    assert_eq!(calls.get("sendto"), None, "something was sent");
+    check(&format!("{way:?}, left out"), &calls, MESSAGES, left_out_budget(way), 1.0);
+}
+
+/// It is received, and the notice is sent.
+fn a_notice_keeps_its_budget_of_system_calls(way: Way) {
+    let Some(gateway) = start(way) else { return };
+    let mut client = Client::connect(gateway.address(), "/noticing").into_stream();
+    let mut heard = Frame::text("Error code: 4003 reason: Websocket frame throttled out").encode();
+    let mut play = |messages: usize| {
+        for number in 0..messages {
+            client.write_all(&Frame::binary(vec![7; 64]).masked(key_of(number)).encode()).expect("a frame is taken");
+            client.read_exact(&mut heard).expect("a notice");
+        }
+    };
+    play(MESSAGES_BEFORE);
+    let Some(strace) = Strace::attach(&gateway) else { return };
+    play(MESSAGES);
+    check(&format!("{way:?}, a notice"), &strace.finish(), MESSAGES, &notice_budget(way), 1.0);
+}
+
+/// A key that is not the one before.
+fn key_of(number: usize) -> [u8; 4] {
+    (2 * number as u32 + 1).to_be_bytes()
 }
 
 fn a_handshake_keeps_its_budget_of_system_calls(way: Way) {
@@ -256,6 +354,9 @@ fn idle_sessions_cost_no_system_calls(way: Way) {
 
 crate::on_every_way!(
     a_message_keeps_its_budget_of_system_calls,
+    a_message_under_three_levels_needs_no_more_system_calls,
+    a_message_that_is_left_out_is_not_sent,
+    a_notice_keeps_its_budget_of_system_calls,
     a_handshake_keeps_its_budget_of_system_calls,
     idle_sessions_cost_no_system_calls,
 );
