@@ -2,11 +2,12 @@
 //! exact across workers.
 
 mod admission;
+mod delay;
 mod exact;
 mod example;
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::kit::{Frame, Gateway, Opcode, Port, RawUpstream, Setup, Variant, on_every_variant, on_variants_in_clear};
 use crate::strangers::{converse, python};
@@ -15,7 +16,6 @@ on_every_variant!(
     what_is_too_much_is_left_out_and_the_client_is_told,
     what_is_dropped_leaves_no_trace_and_a_close_says_why,
     a_notice_never_stands_inside_a_message_of_a_busy_server,
-    what_waits_is_not_lost_and_nobody_is_taken_for_dead,
     another_plan_holds_from_the_next_message_on,
 );
 on_variants_in_clear!(what_passes_of_compressed_messages_still_inflates);
@@ -128,48 +128,6 @@ fn a_notice_never_stands_inside_a_message_of_a_busy_server(variant: Variant) {
     }
     chatter.join().expect("the client could write");
     drop(busy.join().expect("the server could write"));
-    gateway.probe();
-}
-
-fn what_waits_is_not_lost_and_nobody_is_taken_for_dead(variant: Variant) {
-    let plan = "limits: [{ rate: 100/s, burst: 10 }], on_limit: { action: delay }";
-    let pings = "session: { ping: { client: { interval: 150ms, timeout: 100ms }, upstream: { interval: 150ms, timeout: 100ms } } }";
-    let (mut gateway, upstream) = limited(variant, plan, pings);
-    let (client, mut backend) = gateway.session("/chat", &upstream);
-    const MESSAGES: usize = 160;
-    let begun = Instant::now();
-    let mut writer = client.second_end();
-    let sender = thread::spawn(move || {
-        for at in 0..MESSAGES {
-            writer.send_frame(&Frame::text(&format!("message {at}")));
-        }
-        writer
-    });
-    // The client answers no ping while its pongs stand behind what waits; the server answers its own.
-    for at in 0..MESSAGES {
-        let text = loop {
-            let frame = backend.frame();
-            if frame.opcode == Opcode::PING {
-                let pong = backend.dressed(&Frame::pong(frame.payload));
-                backend.send(&pong.encode());
-            } else {
-                break frame.payload;
-            }
-        };
-        assert_eq!(text, format!("message {at}").as_bytes());
-    }
-    let took = begun.elapsed();
-    let wanted = Duration::from_millis((MESSAGES as u64 - 10) * 10);
-    assert!(took >= wanted && took < wanted * 2, "{MESSAGES} messages took {took:?}, and should have {wanted:?}");
-    let mut writer = sender.join().expect("the client could write");
-    writer.send_frame(&Frame::close(1000, "bye"));
-    loop {
-        let frame = backend.frame();
-        if frame.opcode == Opcode::CLOSE {
-            break;
-        }
-    }
-    drop((client, writer));
     gateway.probe();
 }
 
