@@ -282,7 +282,10 @@ impl Guard {
 
     /// Whether messages may be left out on their way: then no compression context may span two of them.
     pub fn may_drop(&self) -> bool {
-        self.levels.iter().any(|level| matches!(level.plan.on_limit.action, Outcome::Notify | Outcome::Drop))
+        let may = |plan: &Compiled| {
+            matches!(plan.on_limit.action, Outcome::Notify | Outcome::Drop) && plan.limits.iter().any(|rule| rule.stops)
+        };
+        self.levels.iter().any(|level| may(&level.plan))
     }
 
     /// A message begins, with a frame of so many bytes of payload: whether it passes. If it does, it has been counted.

@@ -20,6 +20,8 @@ pub struct Stash {
     pub is_last: bool,
     /// The peer says no more: since when, and when what it said is given up, milliseconds on the worker's clock.
     gone: Option<Gone>,
+    /// When somebody looked last whether the peer has gone; 0: nobody has.
+    seen_ms: u64,
     /// Where it stands in the engine's line, and for when.
     pub place: Place,
 }
@@ -143,9 +145,14 @@ impl Stash {
         self.gone.get_or_insert(Gone { since_ms: now_ms, until_ms });
     }
 
-    /// Whether it is known that the peer says no more.
-    pub fn is_gone(&self) -> bool {
-        self.gone.is_some()
+    /// Whether it is time to look whether the peer has gone, which is not known: every so many milliseconds.
+    pub fn is_to_be_seen(&mut self, now_ms: u64, every_ms: u64) -> bool {
+        let is_time = now_ms.saturating_sub(self.seen_ms) >= every_ms;
+        let is_first = self.seen_ms == 0;
+        if is_time {
+            self.seen_ms = now_ms;
+        }
+        is_time && !is_first && self.gone.is_none()
     }
 
     /// When what is kept of a peer that has gone is given up; `u64::MAX`: it has not.
@@ -190,6 +197,7 @@ mod tests {
         waiting.keep(b"abcdef");
         let stash = waiting.stash().unwrap();
         assert_eq!(stash.gives_up_ms(), u64::MAX);
+        assert_eq!([50, 59, 60, 61, 70].map(|now_ms| stash.is_to_be_seen(now_ms, 10)), [false, false, true, false, true]);
         stash.has_gone(100, PATIENCE);
         stash.has_gone(105, PATIENCE);
         assert_eq!(stash.gives_up_ms(), 110);

@@ -128,12 +128,11 @@ impl Entry {
         self.session.stash(leg).map_or(u64::MAX, |stash| stash.gives_up_ms())
     }
 
-    /// Who waits long is not read, so nothing else would find out that it has gone. What it said before is let through for
-    /// as long as a closing handshake may take.
+    /// Who waits is not read, so nothing else would find out that it has gone. What it said before is let through for as
+    /// long as a closing handshake may take.
     fn look_for_its_end(&mut self, leg: Leg, engine: &mut Engine, now_ms: u64) {
-        let is_long = self.session.resumes_ms(leg) >= now_ms.saturating_add(WAIT_MS_MAX);
-        let is_known = self.session.stash(leg).is_none_or(|stash| stash.is_gone());
-        if is_long && !is_known && self.fd(leg).is_some_and(socket::is_hung_up) {
+        let is_time = self.session.stash(leg).is_some_and(|stash| stash.is_to_be_seen(now_ms, WAIT_MS_MAX));
+        if is_time && self.fd(leg).is_some_and(socket::is_hung_up) {
             self.with_facts(engine, now_ms, |session, facts| session.outlives(leg, false, facts));
         }
     }
