@@ -410,8 +410,8 @@ impl Message {
     }
 
     fn is_notice(&self) -> bool {
-        let says = |notice: &&[u8]| self.payload.starts_with(notice);
-        self.opcode == Opcode::Text && !self.rsv1 && self.whole && NOTICES.iter().any(|notice| says(&notice))
+        let is_text = self.opcode == Opcode::Text && !self.rsv1 && self.whole;
+        is_text && NOTICES.iter().any(|notice| self.payload.starts_with(notice))
     }
 }
 
