@@ -418,7 +418,7 @@ pub struct UsedRow {
     pub node: String,
     /// Its process id.
     pub pid: u32,
-    /// `application`, `subscription`, `api`, `topic`, `unauthenticated` or `keyed`.
+    /// `application`, `subscription`, `api`, `topic`, `unauthenticated`, `keyed` or `session`.
     pub level: String,
     /// The key, as people read it.
     pub key: String,

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::handshake::{Downstream, Request};
 use crate::identity::{Claims, Identity};
+use crate::record::SessionId;
 
 /// Whom something is for: conditions in the form in which they are asked.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub struct Visitor<'a> {
     pub address: Option<IpAddr>,
     /// The subject of its certificate, RFC 4514.
     pub certificate: Option<&'a str>,
+    /// What its session is called, if it comes to one.
+    pub session: SessionId,
 }
 
 impl<'a> Visitor<'a> {
@@ -49,6 +52,7 @@ impl<'a> Visitor<'a> {
             claims: identity.claims.as_deref(),
             address: downstream.seen.client.map(|client| client.ip().to_canonical()),
             certificate: downstream.tls.as_ref().and_then(|tls| tls.client.as_deref()).map(|one| &*one.subject),
+            session: downstream.seen.session,
         }
     }
 

@@ -9,7 +9,9 @@ mod example;
 use std::thread;
 use std::time::Duration;
 
-use crate::kit::{Frame, Gateway, Opcode, Port, RawUpstream, Setup, Variant, on_every_variant, on_variants_in_clear};
+use crate::kit::{
+    Frame, Gateway, Opcode, Port, RawUpstream, Setup, Variant, on_every_variant, on_variants_in_clear, until,
+};
 use crate::strangers::{converse, python};
 
 on_every_variant!(
@@ -17,6 +19,7 @@ on_every_variant!(
     what_is_dropped_leaves_no_trace_and_a_close_says_why,
     a_notice_never_stands_inside_a_message_of_a_busy_server,
     another_plan_holds_from_the_next_message_on,
+    each_session_has_a_count_of_its_own_where_its_key_says_so,
 );
 on_variants_in_clear!(what_passes_of_compressed_messages_still_inflates);
 
@@ -152,5 +155,32 @@ fn another_plan_holds_from_the_next_message_on(variant: Variant) {
     assert_eq!(gateway.apply(&none).code, 0);
     client.send_frame(&Frame::text("g"));
     backend.expect(Opcode::TEXT, b"g");
+    gateway.probe();
+}
+
+fn each_session_has_a_count_of_its_own_where_its_key_says_so(variant: Variant) {
+    let upstream = RawUpstream::listen();
+    let limits = "limits:\n  - { name: each, key: [session], plan: p }\n";
+    let plans = "plans:\n  - { name: p, limits: [{ quota: 3/day }] }\n";
+    let setup = Setup::new(variant).document(plans).document(limits);
+    let mut gateway = setup.api_to("chat", &upstream.url("/"), "").start();
+    let mut pairs: Vec<_> = (0..3).map(|_| gateway.session("/chat", &upstream)).collect();
+    for (client, backend) in &mut pairs {
+        for text in ["a", "b", "c"] {
+            client.send_frame(&Frame::text(text));
+            backend.expect(Opcode::TEXT, text.as_bytes());
+        }
+        client.send_frame(&Frame::text("d"));
+        client.expect(Opcode::TEXT, NOTICE.as_bytes());
+    }
+    let labels = [("api", "chat"), ("level", "session"), ("outcome", "notify")];
+    assert_eq!(gateway.metric("framegate_throttled_messages_total", &labels), 3.0);
+    let line = gateway.logged("open", "chat");
+    let session = line["session"].as_str().expect("a session");
+    let usage = gateway.verb("usage", &[]).stdout;
+    assert!(usage.contains(&format!("each: {session}")), "{usage}");
+    // A count of a session goes with it, though its day is not over.
+    drop(pairs);
+    until("it is forgotten", || gateway.metric("framegate_limit_keys", &[]) == 0.0);
     gateway.probe();
 }

@@ -16,7 +16,7 @@ use proto::snapshot::Environment;
 use crate::tls::{Facts, VERSIONS};
 
 /// Names a session in logs, metrics' exemplars and commands; written as 16 hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct SessionId(pub u64);
 
 impl fmt::Display for SessionId {

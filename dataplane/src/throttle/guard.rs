@@ -53,19 +53,22 @@ pub enum LevelKind {
     Unauthenticated,
     /// A limit by a key of the operator's own.
     Keyed,
+    /// One session: a limit by a key that has the session in it.
+    Session,
     /// Nothing passes: a denial that leaves messages out.
     Denial,
 }
 
 impl LevelKind {
     /// All of them, in the order of [`LevelKind::index`].
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Application,
         Self::Subscription,
         Self::Api,
         Self::Topic,
         Self::Unauthenticated,
         Self::Keyed,
+        Self::Session,
         Self::Denial,
     ];
 
@@ -83,6 +86,7 @@ impl LevelKind {
             Self::Topic => "topic",
             Self::Unauthenticated => "unauthenticated",
             Self::Keyed => "keyed",
+            Self::Session => "session",
             Self::Denial => "denial",
         }
     }

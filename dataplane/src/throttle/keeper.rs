@@ -194,7 +194,8 @@ pub(super) fn save(path: &Path, meters: &Meters, now: Now) -> io::Result<()> {
 }
 
 fn row(id: &LimitId, metered: &super::Metered, now: Now) -> Option<Row> {
-    let kind = id.scope.kind?;
+    // A session does not come again.
+    let kind = id.scope.kind.filter(|kind| *kind != LevelKind::Session)?;
     // As it stands now: a window may be over.
     let (terms, used) = metered.with(|meter| {
         let usage = meter.usage(now);

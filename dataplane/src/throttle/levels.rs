@@ -20,7 +20,7 @@ use super::meters::{LimitId, Scope};
 use super::plans::{Keyed, Limits, Planned, Policy, word};
 use crate::admit::seats::Seat;
 use crate::identity::{Grant, Identity};
-use crate::record::SECRET_NAMES;
+use crate::record::{SECRET_NAMES, SessionId};
 use crate::tables::{ApiEntry, Tables};
 use crate::visitor::Visitor;
 
@@ -44,6 +44,7 @@ pub struct Party {
     /// It is counted at its meters.
     counted: Counted,
     address: Option<IpAddr>,
+    session: SessionId,
     topic: Option<Arc<str>>,
     /// The policy of its API or topic, and the group that it is in; none: everybody else's.
     group: Option<(Arc<Policy>, Option<u16>)>,
@@ -63,12 +64,14 @@ struct Who<'a> {
     api: &'a ApiEntry,
     /// What its credential granted.
     grant: Option<&'a Grant>,
+    /// What it is called.
+    session: SessionId,
 }
 
 impl Party {
     /// Of a client whose request has been read.
     pub fn new(tables: &Tables, api: &ApiEntry, identity: &Identity, topic: &Arc<str>, visitor: &Visitor<'_>) -> Self {
-        let who = Who { api, grant: identity.grant.as_deref() };
+        let who = Who { api, grant: identity.grant.as_deref(), session: visitor.session };
         let limits = tables.limits();
         let policy = policy_of(limits, who.api, topic);
         let group = policy.map(|policy| {
@@ -84,7 +87,8 @@ impl Party {
         let grant = identity.grant.clone();
         let topic = Some(Arc::clone(topic));
         let range_bits = range_bits(tables, grant.as_deref(), visitor.address);
-        Self { grant, address: visitor.address, topic, group, keyed, range_bits, ..Self::default() }
+        let session = visitor.session;
+        Self { grant, address: visitor.address, session, topic, group, keyed, range_bits, ..Self::default() }
     }
 
     /// The client's address.
@@ -97,7 +101,7 @@ impl Party {
     /// that has begun, and a limit whose key or condition has more does not hold for it.
     fn follow(&mut self, tables: &Tables, api: &ApiEntry) {
         let grant = self.grant.clone();
-        let who = Who { api, grant: grant.as_deref() };
+        let who = Who { api, grant: grant.as_deref(), session: self.session };
         let limits = tables.limits();
         self.range_bits = range_bits(tables, who.grant, self.address);
         let policy = self.topic.as_ref().and_then(|topic| policy_of(limits, who.api, topic));
@@ -142,7 +146,7 @@ impl Party {
 
     /// The levels of a session's limits.
     pub fn levels(&self, ledger: &Rc<Ledger>, tables: &Tables, api: &ApiEntry) -> Vec<Level> {
-        let who = Who { api, grant: self.grant.as_deref() };
+        let who = Who { api, grant: self.grant.as_deref(), session: self.session };
         let mut levels = Vec::new();
         self.each(tables, who, |one| {
             let Chosen { kind, name, plan, .. } = one;
@@ -156,7 +160,7 @@ impl Party {
 
     /// Whether a session has these very levels, its keys being what they were.
     fn has(&self, tables: &Tables, api: &ApiEntry, levels: &[Level]) -> bool {
-        let who = Who { api, grant: self.grant.as_deref() };
+        let who = Who { api, grant: self.grant.as_deref(), session: self.session };
         let mut left = levels.iter();
         let mut is_same = true;
         self.each(tables, who, |one| {
@@ -199,7 +203,7 @@ impl Party {
         }
         for (keyed, key) in &self.keyed {
             let Some(key) = key else { continue };
-            pass((LevelKind::Keyed, &keyed.name, Some(&keyed.plan), Of::Key(key)));
+            pass((keyed.kind(), &keyed.name, Some(&keyed.plan), Of::Key(key)));
         }
     }
 
@@ -365,6 +369,7 @@ fn key_of(
             KeyPart::User => push(&mut text, who.grant?.user.as_deref()?, false),
             KeyPart::Application => text.push_str(who.grant?.application.as_deref()?),
             KeyPart::Api => text.push_str(&who.api.label),
+            KeyPart::Session => write!(text, "{}", who.session).expect("writing to a string does not fail"),
             KeyPart::Certificate => push(&mut text, visitor?.certificate?, false),
             KeyPart::Claim(name) => push(&mut text, &visitor?.claim(name)?, false),
             KeyPart::Header(name) => {

@@ -159,8 +159,11 @@ impl Meters {
     pub fn forget_idle(&self, piece: usize, now: Now) {
         let mut piece = lock(&self.pieces[piece % PIECES]);
         let before = piece.len();
-        // Who is the only one to have it has it for good while the piece is locked.
-        piece.retain(|_, metered| Arc::strong_count(metered) > 1 || !metered.with(|meter| meter.is_idle(now)));
+        // Who is the only one to have it has it for good while the piece is locked. A session does not come again.
+        let is_over = |id: &LimitId| id.scope.kind == Some(LevelKind::Session);
+        piece.retain(|id, metered| {
+            Arc::strong_count(metered) > 1 || !(is_over(id) || metered.with(|meter| meter.is_idle(now)))
+        });
         let left = piece.len();
         // What a crowd needed once is not kept for ever.
         if piece.capacity() > 64 && left < piece.capacity() / 4 {

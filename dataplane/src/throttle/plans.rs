@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use proto::snapshot::{
-    Admission, Amount, ConditionGroup, Conditions, KeyedLimit, Limit, LimitPolicy, Plan, Rate, SectionName, Snapshot,
+    Admission, Amount, ConditionGroup, Conditions, KeyPart, KeyedLimit, Limit, LimitPolicy, Plan, Rate, SectionName,
+    Snapshot,
 };
 
 use super::denials::Denials;
@@ -247,6 +248,11 @@ impl Keyed {
     /// Whether it is for an API version.
     pub fn is_for(&self, name: &str, label: &str) -> bool {
         self.written.apis.is_empty() || self.written.apis.iter().any(|api| api == name || api == label)
+    }
+
+    /// Which level it is of.
+    pub fn kind(&self) -> LevelKind {
+        if self.written.key.contains(&KeyPart::Session) { LevelKind::Session } else { LevelKind::Keyed }
     }
 
     /// Whether both give everybody the same key, whatever plans they have.

@@ -72,7 +72,7 @@ impl<'k> Key<'k> {
             LevelKind::Subscription => Self { application: first, api: rest, rest: "" },
             LevelKind::Api => Self { application: "", api: key, rest: "" },
             LevelKind::Topic => Self { application: "", api: first, rest: key },
-            LevelKind::Unauthenticated | LevelKind::Keyed | LevelKind::Denial => {
+            LevelKind::Unauthenticated | LevelKind::Keyed | LevelKind::Session | LevelKind::Denial => {
                 Self { application: "", api: "", rest: key }
             }
         }
@@ -92,7 +92,7 @@ impl<'k> Key<'k> {
             _ if key == OTHERS => ALL_OTHERS.into(),
             LevelKind::Application if !self.rest.is_empty() => format!("{} of {}", self.rest, self.application),
             LevelKind::Subscription => format!("{} at {}", self.application, self.api),
-            LevelKind::Keyed => format!("{}: {key}", id.scope.name),
+            LevelKind::Keyed | LevelKind::Session => format!("{}: {key}", id.scope.name),
             _ => key.into(),
         }
     }

@@ -197,7 +197,10 @@ mod tests {
         waiting.keep(b"abcdef");
         let stash = waiting.stash().unwrap();
         assert_eq!(stash.gives_up_ms(), u64::MAX);
-        assert_eq!([50, 59, 60, 61, 70].map(|now_ms| stash.is_to_be_seen(now_ms, 10)), [false, false, true, false, true]);
+        assert_eq!(
+            [50, 59, 60, 61, 70].map(|now_ms| stash.is_to_be_seen(now_ms, 10)),
+            [false, false, true, false, true]
+        );
         stash.has_gone(100, PATIENCE);
         stash.has_gone(105, PATIENCE);
         assert_eq!(stash.gives_up_ms(), 110);

@@ -246,7 +246,7 @@ pub struct Usage {
 /// What one key has used of one limit of its plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageRow {
-    /// `application`, `subscription`, `api`, `topic`, `unauthenticated` or `keyed`.
+    /// `application`, `subscription`, `api`, `topic`, `unauthenticated`, `keyed` or `session`.
     pub level: String,
     /// The key, as people read it: `alice of mobile`, `mobile at chat:v1`, `chat:v1`, `tenants: 203.0.113.0/24`.
     pub key: String,

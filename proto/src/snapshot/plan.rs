@@ -288,7 +288,7 @@ pub struct KeyedLimit {
 }
 
 /// Something of a handshake: `address`, `address/24` (and `/64` of IPv6), `address/24/56`, `header:NAME`, `query:NAME`,
-/// `claim:NAME`, `user`, `application`, `certificate` or `api`.
+/// `claim:NAME`, `user`, `application`, `certificate`, `api` or `session`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum KeyPart {
     /// The client's address, as far as so many leading bits of it.
@@ -312,6 +312,8 @@ pub enum KeyPart {
     Certificate,
     /// The API version.
     Api,
+    /// The session itself: each has a count of its own.
+    Session,
 }
 
 /// Whose messages do not pass, from now on, on live sessions too. All that is said must fit.
@@ -567,6 +569,7 @@ impl fmt::Display for KeyPart {
             Self::Application => f.write_str("application"),
             Self::Certificate => f.write_str("certificate"),
             Self::Api => f.write_str("api"),
+            Self::Session => f.write_str("session"),
         }
     }
 }
@@ -576,7 +579,7 @@ impl FromStr for KeyPart {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const FORM: &str = "a part of a key is address, address/24, address/24/56, header:NAME, query:NAME, claim:NAME, \
-            user, application, certificate or api";
+            user, application, certificate, api or session";
         if let Some((kind, name)) = text.split_once(':') {
             return match kind {
                 _ if name.is_empty() => Err(FORM),
@@ -591,6 +594,7 @@ impl FromStr for KeyPart {
             "application" => Self::Application,
             "certificate" => Self::Certificate,
             "api" => Self::Api,
+            "session" => Self::Session,
             "address" => Self::Address { v4: V4_PREFIX, v6: V6_PREFIX },
             _ => {
                 let bits = text.strip_prefix("address/").ok_or(FORM)?;
@@ -608,7 +612,7 @@ impl FromStr for KeyPart {
 super::text_form!(
     KeyPart,
     "framegate-key-part",
-    "address, address/24, address/24/56, header:NAME, query:NAME, claim:NAME, user, application, certificate or api."
+    "address, address/24, address/24/56, header:NAME, query:NAME, claim:NAME, user, application, certificate, api or session."
 );
 super::units::as_text!(
     Amount,
@@ -689,6 +693,7 @@ mod tests {
             "application",
             "certificate",
             "api",
+            "session",
         ] {
             assert_eq!(text.parse::<KeyPart>().unwrap().to_string(), text);
         }

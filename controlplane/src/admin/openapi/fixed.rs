@@ -107,7 +107,7 @@ fn usage() -> Value {
         "properties": {
             "node": string("The data plane's name: each counts for itself."),
             "pid": whole("Its process id."),
-            "level": { "enum": ["application", "subscription", "api", "topic", "unauthenticated", "keyed"] },
+            "level": { "enum": ["application", "subscription", "api", "topic", "unauthenticated", "keyed", "session"] },
             "key": string("Whose count it is, as people read it: `alice of mobile`, `mobile at chat:v1`."),
             "api": string("The API that the key has; empty: none."),
             "application": string("The application that the key has; empty: none."),
