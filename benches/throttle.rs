@@ -65,7 +65,9 @@ fn leases(criterion: &mut Criterion) {
         let ledger = Ledger::new(meters, (0, 4), Record::new(1, 1).shard(0));
         let scope =
             Arc::new(Scope { kind: Some(LevelKind::Api), name: LevelKind::Api.word().into(), plan: "gold".into() });
-        let held = ledger.held(&LimitId { scope, key: "chat:v1".into(), index: 0 }, &plan(&[terms]));
+        let plan = plan(&[terms]);
+        let rule = plan.ids().next().expect("it has one");
+        let held = ledger.held(&LimitId { scope, key: "chat:v1".into(), rule }, &plan);
         let now = ledger.now();
         // What was in hand is given back each time, so that each asks the shared meter for a lease.
         criterion.bench_function(name, |bencher| {
@@ -84,7 +86,8 @@ fn handshakes(criterion: &mut Criterion) {
     let plan = plan(&[quota]);
     let kind = LevelKind::Application;
     let scope = Arc::new(Scope { kind: Some(kind), name: kind.word().into(), plan: "gold".into() });
-    let id = |at: usize| LimitId { scope: Arc::clone(&scope), key: format!("mobile/user-{at}").into(), index: 0 };
+    let rule = plan.ids().next().expect("it has one");
+    let id = |at: usize| LimitId { scope: Arc::clone(&scope), key: format!("mobile/user-{at}").into(), rule };
     let before = resident_kib();
     (0..KEYS).for_each(|at| drop(meters.find(&id(at), &plan, ledger.now())));
     println!("{KEYS} keys: {} bytes each", (resident_kib() - before) * 1024 / KEYS);

@@ -91,7 +91,8 @@ const ALL: &str = "all";
 
 fn keep_pace(shard: &Shard, pace: &Pace, key: &str, downstream: &Downstream, refusal: Refusal) -> Result<(), Refusal> {
     let now = shard.ledger.now();
-    let id = LimitId { scope: Arc::clone(&pace.scope), key: key.into(), index: 0 };
+    let rule = pace.plan.ids().next().expect("a pace is a plan of one limit");
+    let id = LimitId { scope: Arc::clone(&pace.scope), key: key.into(), rule };
     shard.shared.meters.find(&id, &pace.plan, now).take(1, now).map_err(|wait_ns| {
         retry_after(shard, downstream, wait_ns.div_ceil(1_000_000_000).max(1));
         refusal

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::socket::Socket;
 
 /// A deadline on the worker's clock that others may move nearer while one task sleeps until it.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Alarm {
     rung: Cell<bool>,
     sleeper: RefCell<Option<Waker>>,

@@ -15,15 +15,17 @@ mod meters;
 pub mod plans;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod usage;
 mod waiting;
 
-pub use guard::{Compiled, Drops, Guard, Level, LevelKind, Rule, Stopped, Verdict, WAIT_MS_MAX, WallOffset};
+pub use guard::{Compiled, Drops, Guard, Level, LevelKind, Rule, RuleId, Stopped, Verdict, WAIT_MS_MAX, WallOffset};
 pub use held::{Held, Metered, Reached};
 pub use keeper::Keeper;
-pub use ledger::{Ledger, TICK};
+pub use ledger::Ledger;
 pub use levels::Party;
-pub use meters::{Event, LimitId, Meters, Scope};
+pub use meters::{Event, LimitId, Meters, News, Scope};
 pub use plans::{Limits, Pace, Paces};
 pub use usage::usage;
 pub use waiting::{Patience, Rest, Stash, Waiting};

@@ -161,7 +161,7 @@ async fn run(
     let [turnstile, for_orders] = turnstiles;
     monoio::spawn(turn(Rc::clone(&shard), events, turnstile));
     monoio::spawn(sweep(Rc::clone(&shard)));
-    monoio::spawn(keep_ledger(Rc::clone(&shard)));
+    monoio::spawn(keep_ledger(Rc::clone(&shard.ledger)));
     let _ = started.send(Ok(()));
     let mut doors = Doors::new(&shard);
     let mut taken = 0_u32;
@@ -283,11 +283,8 @@ async fn sweep(shard: Rc<Shard>) {
 }
 
 /// What this shard has in hand of limits, and does not use, goes back.
-async fn keep_ledger(shard: Rc<Shard>) {
-    loop {
-        let next = shard.ledger.tick();
-        monoio::time::sleep(next).await;
-    }
+async fn keep_ledger(ledger: Rc<Ledger>) {
+    ledger.keep().await;
 }
 
 /// Live sessions follow a change of the tables.

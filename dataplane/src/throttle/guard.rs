@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use proto::snapshot::{Counted, Limit, Notice, OnLimit, Outcome, Plan, Unit};
-use proto::throttle::{Now, Terms};
+use proto::throttle::{Answer, Now, Terms, Window};
 use proto::ws::{CloseCode, FrameHeader, Opcode};
 
 use super::Held;
@@ -127,12 +127,19 @@ impl Compiled {
         }
     }
 
-    /// Whether anybody asks when a message that is too much may be tried again.
-    fn says_when(&self) -> bool {
-        match (self.on_limit.action, &self.on_limit.notice) {
-            (Outcome::Delay, _) | (Outcome::Notify, Notice::Json | Notice::Text(_)) => true,
-            (Outcome::Notify, Notice::Wso2 | Notice::Wso2Short) | (Outcome::Drop | Outcome::Close, _) => false,
-        }
+    /// What tells its limits apart, in their order.
+    pub fn ids(&self) -> impl Iterator<Item = RuleId> {
+        self.limits.iter().enumerate().map(|(at, rule)| {
+            let same = self.limits[..at].iter().filter(|before| before.sort() == rule.sort()).count();
+            let (unit, window) = rule.sort();
+            // A plan has few limits: proto::limits says how many.
+            RuleId { unit, window, nth: u8::try_from(same).unwrap_or(u8::MAX) }
+        })
+    }
+
+    /// The limit of that name, if the plan has it.
+    pub fn rule(&self, id: RuleId) -> Option<&Rule> {
+        self.ids().zip(&self.limits).find_map(|(one, rule)| (one == id).then_some(rule))
     }
 }
 
@@ -159,6 +166,18 @@ pub struct Rule {
     pub terms: Terms,
     /// A message that is too much is stopped; else it passes, and is counted.
     pub stops: bool,
+}
+
+/// What tells the limits of one plan apart, wherever in it they stand: what was used follows a limit when others are put
+/// before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RuleId {
+    /// What is counted.
+    pub unit: Unit,
+    /// Over which windows; none: a bucket.
+    pub window: Option<Window>,
+    /// How many such limits stand before it.
+    pub nth: u8,
 }
 
 /// One level of a session's limits.
@@ -189,6 +208,8 @@ pub struct Guard {
     waiting: [Waiting; 2],
     /// What is left out of each direction.
     drops: [Drops; 2],
+    /// When the last bytes of each direction were counted.
+    counted_ms: [u64; 2],
 }
 
 /// What is left out of one direction.
@@ -221,7 +242,7 @@ pub struct Stopped {
     pub at: usize,
     /// What becomes of the message, and of the session.
     pub outcome: Outcome,
-    /// When it is worth trying again, where that is waited for or said: milliseconds from now.
+    /// When it is worth trying again: milliseconds from now.
     pub wait_ms: u64,
     /// It was not stopped before, and waited since.
     pub is_new: bool,
@@ -240,6 +261,7 @@ impl Guard {
             notices: VecDeque::new(),
             waiting: Default::default(),
             drops: Default::default(),
+            counted_ms: [0; 2],
         })
     }
 
@@ -295,58 +317,94 @@ impl Guard {
     /// A message begins, with a frame of so many bytes of payload: whether it passes. If it does, it has been counted.
     pub fn message(&mut self, direction: Direction, frame_bytes: u64, now_ms: u64) -> Verdict {
         let now = self.wall.now(now_ms);
-        for (at, level) in self.levels.iter().enumerate() {
-            if !level.counts(direction) {
-                continue;
+        if !self.asked(direction, frame_bytes).all(|(_, _, held, need)| held.answer(need, now) == Answer::Yes)
+            && let Some((at, wait_ms, held)) = self.tightest(direction, frame_bytes, now)
+        {
+            let stopped = self.stop(at, wait_ms, direction, now_ms);
+            if stopped.is_new {
+                held.stopped_one(now);
             }
-            for (rule, held) in level.plan.limits.iter().zip(&level.meters) {
-                let need = rule.of_message(frame_bytes);
-                if need > 0 && rule.stops && !held.has(need, now) {
-                    // Found out only where somebody asks: it is the meter's to say, behind its lock.
-                    let wait_ms = if level.plan.says_when() { held.wait_ms(need, now) } else { 0 };
-                    let held = Rc::clone(held);
-                    let stopped = self.stop(at, wait_ms, direction, now_ms);
-                    if stopped.is_new {
-                        held.stopped_one();
-                    }
-                    return Verdict::Stop(stopped);
-                }
-            }
+            return Verdict::Stop(stopped);
         }
         let mut is_counted = false;
         for level in self.levels.iter().filter(|level| level.counts(direction)) {
             is_counted = true;
             for (rule, held) in level.plan.limits.iter().zip(&level.meters) {
-                held.spend(rule.of_message(frame_bytes), now);
+                rule.spend(held, rule.of_message(frame_bytes), now);
             }
         }
         if is_counted {
             self.stopped_in_a_row = 0;
+            self.counted_ms[direction.index()] = now_ms;
         }
         self.waiting[direction.index()].end();
         Verdict::Pass
     }
 
+    /// Every limit that may stop a message, with its level's place and how much it is asked for.
+    #[inline]
+    fn asked(&self, direction: Direction, frame_bytes: u64) -> impl Iterator<Item = (usize, &Rule, &Rc<Held>, u64)> {
+        let levels = self.levels.iter().enumerate().filter(move |(_, level)| level.counts(direction));
+        levels.flat_map(move |(at, level)| {
+            let limits = level.plan.limits.iter().zip(&level.meters);
+            limits.filter_map(move |(rule, held)| {
+                let need = rule.of_message(frame_bytes);
+                // An empty message has bytes enough, unless nothing at all may pass.
+                let is_asked = rule.stops && (need > 0 || rule.terms.capacity() == 0);
+                is_asked.then_some((at, rule, held, need))
+            })
+        })
+    }
+
+    /// The level that lets a message through last, of those that stop it, in how many milliseconds, and by which of its
+    /// limits; none: all let it through, and have it in hand.
+    #[cold]
+    fn tightest(&self, direction: Direction, frame_bytes: u64, now: Now) -> Option<(usize, u64, Rc<Held>)> {
+        let asked = || self.asked(direction, frame_bytes);
+        // Where one is known to stop it, the others take nothing that would only lie there.
+        let mut is_stopped = asked().any(|(_, _, held, need)| held.answer(need, now) == Answer::No);
+        let mut tightest: Option<(usize, u64, &Rc<Held>)> = None;
+        for (at, rule, held, need) in asked() {
+            let wait_ns = match held.answer(need, now) {
+                Answer::Yes => 0,
+                Answer::Ask if !is_stopped && held.refill(need, now) => 0,
+                Answer::Ask | Answer::No => held.wait_ns(need, &rule.terms, now),
+            };
+            if wait_ns > 0 {
+                is_stopped = true;
+                let wait_ms = wait_ns.div_ceil(1_000_000);
+                if tightest.is_none_or(|(_, longest_ms, _)| wait_ms > longest_ms) {
+                    tightest = Some((at, wait_ms, held));
+                }
+            }
+        }
+        let (at, wait_ms, held) = tightest?;
+        asked().for_each(|(_, _, held, _)| held.give_back_ample(now));
+        Some((at, wait_ms, Rc::clone(held)))
+    }
+
     /// A message that was let in goes on with a frame of so many bytes of payload: what is not there is owed.
     pub fn more(&mut self, direction: Direction, frame_bytes: u64, now_ms: u64) {
         let now = self.wall.now(now_ms);
+        self.counted_ms[direction.index()] = now_ms;
         for level in self.levels.iter().filter(|level| level.counts(direction)) {
             for (rule, held) in level.plan.limits.iter().zip(&level.meters) {
                 match rule.unit {
                     Unit::Messages => {}
-                    Unit::Frames => held.spend(1, now),
-                    Unit::Bytes => held.spend(frame_bytes, now),
+                    Unit::Frames => rule.spend(held, 1, now),
+                    Unit::Bytes => rule.spend(held, frame_bytes, now),
                 }
             }
         }
     }
 
-    /// So many bytes that were counted will not come.
+    /// So many of the bytes that were counted last will not come.
     pub fn refund(&mut self, direction: Direction, bytes: u64, now_ms: u64) {
         let now = self.wall.now(now_ms);
+        let counted = self.wall.now(self.counted_ms[direction.index()]);
         for level in self.levels.iter().filter(|level| level.counts(direction)) {
             let of_bytes = level.plan.limits.iter().zip(&level.meters).filter(|(rule, _)| rule.unit == Unit::Bytes);
-            of_bytes.for_each(|(_, held)| held.refund(bytes, now));
+            of_bytes.for_each(|(_, held)| held.refund(bytes, counted.wall_ms, now));
         }
     }
 
@@ -440,6 +498,19 @@ impl Level {
 const THROTTLED_OUT: u16 = 4003;
 
 impl Rule {
+    fn sort(&self) -> (Unit, Option<Window>) {
+        (self.unit, self.terms.window())
+    }
+
+    #[inline]
+    fn spend(&self, held: &Held, tokens: u64, now: Now) {
+        if self.stops {
+            held.spend(tokens, now);
+        } else {
+            held.record(tokens, now);
+        }
+    }
+
     fn of_message(&self, frame_bytes: u64) -> u64 {
         match self.unit {
             Unit::Messages | Unit::Frames => 1,

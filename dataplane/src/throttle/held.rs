@@ -5,19 +5,24 @@ use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use proto::snapshot::Unit;
 use proto::throttle::{Answer, Meter, Now, Share, Terms};
 
 use super::guard::Compiled;
 use super::ledger::Ledger;
-use super::meters::LimitId;
+use super::meters::{LimitId, News};
+
+/// How often the log hears of a meter that goes on stopping messages.
+const TOLD_EVERY_NS: u64 = 60_000_000_000;
 
 /// The one meter of a key in this process, behind its lock: shards come here when what they have in hand is spent.
 #[derive(Debug)]
 pub struct Metered {
     state: Mutex<State>,
-    /// Messages that it stopped.
+    /// Messages that it stopped, and how many of them the log has heard of.
     stopped: AtomicU64,
+    told: AtomicU64,
+    /// When it heard of them last, on the clock of [`Now::mono_ns`]; 0: never.
+    told_ns: AtomicU64,
     /// Live sessions that hang on it.
     sessions: AtomicU32,
     /// Whose it is; none in a test, and for what nobody else shares.
@@ -29,7 +34,6 @@ struct State {
     meter: Meter,
     /// The plan that it is of, as far as that is known.
     plan: Option<Arc<Compiled>>,
-    unit: Unit,
     /// The window of which a warning was given, and at how many percent.
     warned: (u64, u8),
 }
@@ -48,13 +52,15 @@ pub struct Reached {
 impl Metered {
     /// A meter for all shards, of nobody in particular.
     pub fn new(meter: Meter) -> Self {
-        Self::of(None, meter, None, Unit::Messages)
+        Self::of(None, meter, None)
     }
 
-    pub(super) fn of(id: Option<LimitId>, meter: Meter, plan: Option<Arc<Compiled>>, unit: Unit) -> Self {
+    pub(super) fn of(id: Option<LimitId>, meter: Meter, plan: Option<Arc<Compiled>>) -> Self {
         Self {
-            state: Mutex::new(State { meter, plan, unit, warned: (0, 0) }),
+            state: Mutex::new(State { meter, plan, warned: (0, 0) }),
             stopped: AtomicU64::new(0),
+            told: AtomicU64::new(0),
+            told_ns: AtomicU64::new(0),
             sessions: AtomicU32::new(0),
             id,
         }
@@ -94,11 +100,6 @@ impl Metered {
         self.with_state(|state| state.plan.clone())
     }
 
-    /// What it counts.
-    pub fn unit(&self) -> Unit {
-        self.with_state(|state| state.unit)
-    }
-
     /// Live sessions that hang on it, and handshakes that may become one.
     pub fn sessions(&self) -> u32 {
         self.sessions.load(Ordering::Relaxed)
@@ -111,20 +112,14 @@ impl Metered {
 
     /// Follows a plan that may have changed. What was used stays used, as [`Meter::set`] has it.
     pub(super) fn follow(&self, plan: &Arc<Compiled>, now: Now) {
-        let Some(rule) = self.id.as_ref().and_then(|id| plan.limits.get(usize::from(id.index))) else { return };
+        let Some(rule) = self.id.as_ref().and_then(|id| plan.rule(id.rule)) else { return };
         self.with_state(|state| {
             // A handshake that began under older tables brings nothing back.
             if state.plan.as_ref().is_some_and(|held| held.made >= plan.made) {
                 return;
             }
             state.plan = Some(Arc::clone(plan));
-            if state.unit == rule.unit {
-                state.meter.set(rule.terms, now);
-            } else {
-                // So many bytes are not so many messages.
-                state.unit = rule.unit;
-                state.meter = Meter::new(rule.terms, now);
-            }
+            state.meter.set(rule.terms, now);
         });
     }
 }
@@ -184,7 +179,7 @@ pub struct Held {
 struct Home {
     ledger: Rc<Ledger>,
     me: Weak<Held>,
-    /// It is among those that the ledger looks at every second.
+    /// It is among those that the ledger looks at.
     is_listed: Cell<bool>,
 }
 
@@ -209,59 +204,104 @@ impl Held {
     /// Whether so many tokens, or as many as can be in hand at all, may be spent now.
     #[inline]
     pub fn has(&self, need: u64, now: Now) -> bool {
-        let answer = self.share.borrow().has(need, now);
-        match answer {
+        match self.answer(need, now) {
             Answer::Yes => true,
             Answer::No => false,
             Answer::Ask => self.refill(need, now),
         }
     }
 
+    /// What the shard knows of that by itself.
+    #[inline]
+    pub fn answer(&self, need: u64, now: Now) -> Answer {
+        self.share.borrow().has(need, now)
+    }
+
     /// Spends so many; what is not there is owed, and the meter is told at once.
     #[inline]
     pub fn spend(&self, tokens: u64, now: Now) {
-        let mut share = self.share.borrow_mut();
-        if share.spend(tokens, now) {
-            self.meter.with(|meter| share.give_back(meter, now));
+        if self.share.borrow_mut().spend(tokens, now) {
+            self.with(|share, meter| share.give_back(meter, now));
         }
     }
 
-    /// So many that were spent are not needed.
-    pub fn refund(&self, tokens: u64, now: Now) {
-        self.meter.with(|meter| meter.refund(tokens, now));
+    /// Counts so many of a limit that stops nothing.
+    #[inline]
+    pub fn record(&self, tokens: u64, now: Now) {
+        if tokens > 0 && self.answer(tokens, now) != Answer::Yes {
+            self.with(|share, meter| share.refill_beyond(meter, self.place.1, tokens, now));
+            self.was_asked(true);
+        }
+        self.spend(tokens, now);
     }
 
-    #[cold]
-    fn refill(&self, need: u64, now: Now) -> bool {
-        let mut share = self.share.borrow_mut();
-        let (is_there, reached) = self.meter.with_state(|state| {
-            let is_there = share.refill(&mut state.meter, self.place, need, now);
-            (is_there, state.reached())
+    /// So many that were spent, when the clock showed `spent_ms`, are not needed.
+    pub fn refund(&self, tokens: u64, spent_ms: u64, now: Now) {
+        self.with(|share, meter| {
+            // What is in hand and spent has no room for them.
+            share.give_back(meter, now);
+            meter.refund(tokens, spent_ms, now);
         });
-        if let Some(home) = &self.home {
-            home.ledger.refilled(is_there);
-            if !home.is_listed.replace(true) {
-                home.ledger.list(Weak::clone(&home.me));
-            }
-            if let Some(reached) = reached {
-                home.ledger.reached(&self.meter, reached);
-            }
-        }
+    }
+
+    /// Asks the meter for so many: whether they, or as many as can be in hand at all, may be spent now.
+    #[cold]
+    pub fn refill(&self, need: u64, now: Now) -> bool {
+        let is_there = self.with(|share, meter| share.refill(meter, self.place, need, now));
+        self.was_asked(is_there);
         is_there
     }
 
-    /// A message was too much for it, and was left out, or its session closed.
-    pub fn stopped_one(&self) {
-        if self.meter.stopped.fetch_add(1, Ordering::Relaxed) == 0
-            && let Some(home) = &self.home
-        {
-            home.ledger.first_stopped(&self.meter);
+    /// Does something that may use up more of the meter.
+    #[cold]
+    fn with<T>(&self, work: impl FnOnce(&mut Share, &mut Meter) -> T) -> T {
+        let mut share = self.share.borrow_mut();
+        let (outcome, reached) = self.meter.with_state(|state| (work(&mut share, &mut state.meter), state.reached()));
+        if let (Some(home), Some(reached)) = (&self.home, reached) {
+            home.ledger.tell(&self.meter, News::Reached(reached));
+        }
+        outcome
+    }
+
+    fn was_asked(&self, is_there: bool) {
+        let Some(home) = &self.home else { return };
+        home.ledger.refilled(is_there);
+        if is_there && !home.is_listed.replace(true) {
+            home.ledger.list(Weak::clone(&home.me));
         }
     }
 
-    /// When it may be worth asking again for so many: milliseconds from now, at least one.
-    pub fn wait_ms(&self, need: u64, now: Now) -> u64 {
-        self.meter.with(|meter| meter.wait_ns(need, now)).div_ceil(1_000_000).max(1)
+    /// A message was too much for it, and was left out, or its session closed.
+    pub fn stopped_one(&self, now: Now) {
+        let stopped = self.meter.stopped.fetch_add(1, Ordering::Relaxed) + 1;
+        let told_ns = self.meter.told_ns.load(Ordering::Relaxed);
+        if told_ns != 0 && now.mono_ns.saturating_sub(told_ns) < TOLD_EVERY_NS {
+            return;
+        }
+        let told =
+            self.meter.told_ns.compare_exchange(told_ns, now.mono_ns.max(1), Ordering::Relaxed, Ordering::Relaxed);
+        if let (Some(home), Ok(_)) = (&self.home, told) {
+            // Another shard may have stopped one more meanwhile: it is among the next.
+            let before = self.meter.told.swap(stopped, Ordering::Relaxed);
+            home.ledger.tell(&self.meter, News::Stopped(stopped.saturating_sub(before)));
+        }
+    }
+
+    /// When it may be worth asking again for so many: nanoseconds from now; 0: it is now. `terms` are the limit's. What the
+    /// meter said a moment ago is believed.
+    pub fn wait_ns(&self, need: u64, terms: &Terms, now: Now) -> u64 {
+        let mut share = self.share.borrow_mut();
+        match share.wait_ns(need, terms, now) {
+            Some(wait_ns) => wait_ns,
+            None => self.meter.with(|meter| share.look(meter, need, now)),
+        }
+    }
+
+    /// Gives back what was taken for a message that did not pass, where it is more than a shard usually has.
+    pub fn give_back_ample(&self, now: Now) {
+        if self.share.borrow().is_ample() {
+            self.give_back(now);
+        }
     }
 
     /// Gives back what is left, or pays what is owed.

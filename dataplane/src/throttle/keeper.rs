@@ -24,8 +24,8 @@ use proto::throttle::{Meter, Now, Terms};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::guard::LevelKind;
-use super::meters::{Event, LimitId, Meters, Scope};
+use super::guard::{LevelKind, RuleId};
+use super::meters::{Event, LimitId, Meters, News, Scope};
 use super::usage;
 use crate::health::Health;
 
@@ -42,7 +42,7 @@ const LINES_MAX: usize = 100;
 /// The shortest window that is worth a line, in milliseconds: shorter ones are over when a data plane is back.
 const WINDOW_MS_MIN: u64 = 60_001;
 /// The form of the file that this build writes and reads.
-const FORM: &str = "framegate limits 1";
+const FORM: &str = "framegate limits 2";
 
 /// The thread.
 pub struct Keeper {
@@ -58,9 +58,10 @@ struct Row {
     name: String,
     plan: String,
     key: String,
-    index: u8,
     count: Unit,
     quota: Quota,
+    /// How many limits of the plan that count the same over the same windows stand before it.
+    nth: u8,
     used: u64,
     start_ms: u64,
 }
@@ -160,12 +161,12 @@ fn say(event: &Event) {
     let Some(id) = event.of.id() else { return };
     let level = id.scope.kind.map_or("connects", LevelKind::word);
     let (plan, key) = (&*id.scope.plan, usage::shown(id));
-    match event.reached {
-        Some(reached) => {
+    match event.news {
+        News::Reached(reached) => {
             let (percent, used, amount) = (reached.percent, reached.used, reached.amount);
             tracing::warn!(level, plan, key, percent, used, amount, "a quota is used so far");
         }
-        None => tracing::info!(level, plan, key, "a limit stops messages"),
+        News::Stopped(count) => tracing::info!(level, plan, key, count, "a limit stops messages"),
     }
 }
 
@@ -209,9 +210,9 @@ fn row(id: &LimitId, metered: &super::Metered, now: Now) -> Option<Row> {
         name: String::from(&*id.scope.name),
         plan: String::from(&*id.scope.plan),
         key: String::from(&*id.key),
-        index: id.index,
-        count: metered.unit(),
+        count: id.rule.unit,
         quota: Quota { amount, window },
+        nth: id.rule.nth,
         used,
         start_ms,
     })
@@ -260,8 +261,8 @@ fn restore(row: &Row, meters: &Meters, now: Now) -> bool {
         return false;
     }
     let scope = Scope { kind: Some(kind), name: row.name.as_str().into(), plan: row.plan.as_str().into() };
-    let id = LimitId { scope: Arc::new(scope), key: row.key.as_str().into(), index: row.index };
-    meters.restore(id, meter, row.count);
+    let rule = RuleId { unit: row.count, window: Some(window), nth: row.nth };
+    meters.restore(LimitId { scope: Arc::new(scope), key: row.key.as_str().into(), rule }, meter);
     true
 }
 
@@ -298,7 +299,8 @@ mod tests {
         let scope =
             Arc::new(Scope { kind: Some(LevelKind::Subscription), name: "subscription".into(), plan: "p".into() });
         let meter = Meter::restored(Terms::Quota { amount: 10, window }, used, window.around(now.wall_ms).0, now);
-        meters.restore(LimitId { scope, key: "mobile/chat:v1".into(), index: 0 }, meter, Unit::Bytes);
+        let rule = RuleId { unit: Unit::Bytes, window: Some(window), nth: 0 };
+        meters.restore(LimitId { scope, key: "mobile/chat:v1".into(), rule }, meter);
         meters
     }
 
@@ -337,7 +339,7 @@ mod tests {
         save(&path, &before, before.now()).unwrap();
         let whole = fs::read_to_string(&path).unwrap();
         let cut = &whole[..whole.len() - 3];
-        for text in ["", "framegate limits 2\n", cut, &whole.replace("\"used\":7", "\"used\":1")] {
+        for text in ["", "framegate limits 1\n", cut, &whole.replace("\"used\":7", "\"used\":1")] {
             fs::write(&path, text).unwrap();
             let after = Meters::default();
             assert!(load(&path, &after).is_err(), "{text}");

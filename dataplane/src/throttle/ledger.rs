@@ -1,6 +1,6 @@
 //! What one shard has of the process's meters: each once, however many of its sessions hang on it.
 //!
-//! A lease that lies unused is given back after a second, and at once when the last session that needs it ends.
+//! A lease that lies unused is given back after a tenth of a second, and at once when the last session that needs it ends.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -11,14 +11,17 @@ use std::time::{Duration, Instant};
 use proto::throttle::Now;
 
 use super::guard::{Compiled, WallOffset};
-use super::held::{Held, Metered, Reached};
-use super::meters::{Event, LimitId, Meters};
+use super::held::{Held, Metered};
+use super::meters::{Event, LimitId, Meters, News};
+use crate::alarm::Alarm;
 use crate::record::ShardRecord;
 
-/// How often a shard looks for what it does not use.
-pub const TICK: Duration = Duration::from_secs(1);
+/// How often a shard looks for what it does not use, while it has something in hand.
+const TICK: Duration = Duration::from_millis(100);
+/// How often it looks at the clock of the wall at least.
+const IDLE_TICK: Duration = Duration::from_secs(1);
 /// How long a lease may lie unused.
-const UNUSED_NS: u64 = 1_000_000_000;
+const UNUSED_NS: u64 = 100_000_000;
 /// Leases looked at in one go, and how soon the next are where there are more.
 const LOOKED_AT_MAX: usize = 4096;
 const NEXT_GO: Duration = Duration::from_millis(20);
@@ -33,6 +36,8 @@ pub struct Ledger {
     held: RefCell<HashMap<LimitId, Weak<Held>>>,
     /// Those that had something in hand when they were looked at last, or took it since.
     out: RefCell<VecDeque<Weak<Held>>>,
+    /// Rings when something is in hand after nothing was.
+    alarm: Alarm,
     record: Arc<ShardRecord>,
 }
 
@@ -47,6 +52,7 @@ impl Ledger {
             wall: Rc::default(),
             held: RefCell::default(),
             out: RefCell::default(),
+            alarm: Alarm::default(),
             record,
         };
         ledger.look_at_clocks();
@@ -97,10 +103,17 @@ impl Ledger {
         held
     }
 
-    /// Looks at the clocks, and gives back what lies unused; says when to come again.
-    pub fn tick(&self) -> Duration {
-        self.look_at_clocks();
-        let now = self.now();
+    /// Looks at the clocks and gives back what lies unused, again and again.
+    pub async fn keep(&self) {
+        loop {
+            self.look_at_clocks();
+            let next = self.tick(self.now());
+            self.alarm.sleep_until(self.now_ms() + next.as_millis() as u64, next).await;
+        }
+    }
+
+    /// Gives back what lies unused; says when to come again.
+    pub fn tick(&self, now: Now) -> Duration {
         let listed = self.out.borrow().len();
         for _ in 0..listed.min(LOOKED_AT_MAX) {
             let Some(next) = self.out.borrow_mut().pop_front() else { break };
@@ -109,7 +122,11 @@ impl Ledger {
                 self.out.borrow_mut().push_back(next);
             }
         }
-        if listed > LOOKED_AT_MAX { NEXT_GO } else { TICK }
+        match self.out.borrow().len() {
+            _ if listed > LOOKED_AT_MAX => NEXT_GO,
+            0 => IDLE_TICK,
+            _ => TICK,
+        }
     }
 
     /// Gives back everything: the terms of meters may change.
@@ -141,7 +158,11 @@ impl Ledger {
     }
 
     pub(super) fn list(&self, held: Weak<Held>) {
-        self.out.borrow_mut().push_back(held);
+        let mut out = self.out.borrow_mut();
+        if out.is_empty() {
+            self.alarm.ring();
+        }
+        out.push_back(held);
     }
 
     pub(super) fn forget(&self, id: &LimitId) {
@@ -152,11 +173,7 @@ impl Ledger {
         self.record.lease_asked(is_there);
     }
 
-    pub(super) fn reached(&self, of: &Arc<Metered>, reached: Reached) {
-        self.meters.tell(Event { of: Arc::clone(of), reached: Some(reached) });
-    }
-
-    pub(super) fn first_stopped(&self, of: &Arc<Metered>) {
-        self.meters.tell(Event { of: Arc::clone(of), reached: None });
+    pub(super) fn tell(&self, of: &Arc<Metered>, news: News) {
+        self.meters.tell(Event { of: Arc::clone(of), news });
     }
 }

@@ -151,8 +151,8 @@ impl Party {
         self.each(tables, who, |one| {
             let Chosen { kind, name, plan, .. } = one;
             let (scope, key) = (one.scope(), self.key(tables, who, &one));
-            let meter = |index| ledger.held(&LimitId { scope: scope.clone(), key: key.clone(), index }, &plan.plan);
-            let meters = (0..plan.plan.limits.len() as u8).map(meter).collect();
+            let meter = |rule| ledger.held(&LimitId { scope: scope.clone(), key: key.clone(), rule }, &plan.plan);
+            let meters = plan.plan.ids().map(meter).collect();
             levels.push(Level { kind, name: Arc::clone(name), plan: Arc::clone(&plan.plan), meters });
         });
         levels

@@ -12,10 +12,9 @@ use std::time::Instant;
 
 use crossbeam::queue::ArrayQueue;
 use proto::limits::LIMIT_KEYS_MAX;
-use proto::snapshot::Unit;
 use proto::throttle::{Meter, Now};
 
-use super::guard::{Compiled, LevelKind, Rule};
+use super::guard::{Compiled, LevelKind, RuleId};
 use super::held::{Metered, Reached};
 
 /// Parts of the map that have a lock each: a handshake meets another in one of so many.
@@ -44,7 +43,7 @@ pub struct LimitId {
     /// Whom they hold for, as people read it.
     pub key: Arc<str>,
     /// Which limit of the plan.
-    pub index: u8,
+    pub rule: RuleId,
 }
 
 /// Something that an operator wants to read in the log.
@@ -52,8 +51,17 @@ pub struct LimitId {
 pub struct Event {
     /// Of which meter.
     pub of: Arc<Metered>,
-    /// Part of a quota that was reached; none: it stopped its first message.
-    pub reached: Option<Reached>,
+    /// What there is to tell.
+    pub news: News,
+}
+
+/// What an operator wants to read of a meter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// Part of a quota was reached.
+    Reached(Reached),
+    /// It stopped so many messages since that was told last.
+    Stopped(u64),
 }
 
 /// All meters of the process.
@@ -96,7 +104,7 @@ impl Meters {
     /// The meter of a limit of this plan, made if there is none. At the ceiling of keys, new ones share one: that may
     /// stop who would not have been stopped, and never lets pass more.
     pub fn find(&self, id: &LimitId, plan: &Arc<Compiled>, now: Now) -> Arc<Metered> {
-        let Rule { terms, unit, .. } = plan.limits[usize::from(id.index)];
+        let terms = plan.rule(id.rule).expect("a limit is looked for by a plan that has it").terms;
         let (metered, is_new) = self.piece_of(id, |piece| {
             if let Some(metered) = piece.get(id) {
                 return (Some(Arc::clone(metered)), false);
@@ -104,7 +112,7 @@ impl Meters {
             if *id.key != *OTHERS && self.keys.load(Ordering::Relaxed) >= self.keys_max {
                 return (None, false);
             }
-            let new = Arc::new(Metered::of(Some(id.clone()), Meter::new(terms, now), Some(Arc::clone(plan)), unit));
+            let new = Arc::new(Metered::of(Some(id.clone()), Meter::new(terms, now), Some(Arc::clone(plan))));
             piece.insert(id.clone(), Arc::clone(&new));
             self.keys.fetch_add(1, Ordering::Relaxed);
             (Some(new), true)
@@ -120,10 +128,10 @@ impl Meters {
     }
 
     /// A meter as it was before a restart.
-    pub fn restore(&self, id: LimitId, meter: Meter, unit: Unit) {
+    pub fn restore(&self, id: LimitId, meter: Meter) {
         self.piece_of(&id, |piece| {
             if self.keys.load(Ordering::Relaxed) < self.keys_max && !piece.contains_key(&id) {
-                piece.insert(id.clone(), Arc::new(Metered::of(Some(id.clone()), meter, None, unit)));
+                piece.insert(id.clone(), Arc::new(Metered::of(Some(id.clone()), meter, None)));
                 self.keys.fetch_add(1, Ordering::Relaxed);
             }
         });
@@ -209,10 +217,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use proto::snapshot::Plan;
+    use proto::snapshot::{Plan, Unit};
     use proto::throttle::{Share, Terms, Window, WindowUnit};
 
     use super::*;
+    use crate::throttle::Rule;
 
     const NOW: Now = Now { mono_ns: 1_000_000_000, wall_ms: 1_800_000_000_000 };
 
@@ -222,8 +231,8 @@ mod tests {
         Arc::new(plan)
     }
 
-    fn id(scope: &Arc<Scope>, key: &str) -> LimitId {
-        LimitId { scope: Arc::clone(scope), key: key.into(), index: 0 }
+    fn id(scope: &Arc<Scope>, key: &str, plan: &Compiled) -> LimitId {
+        LimitId { scope: Arc::clone(scope), key: key.into(), rule: plan.ids().next().unwrap() }
     }
 
     fn scope() -> Arc<Scope> {
@@ -245,24 +254,24 @@ mod tests {
         let meters = Meters::default();
         let plan = plan(Terms::Quota { amount: 5, window: Window::one(WindowUnit::Second) });
         let scope = scope();
-        let used = meters.find(&id(&scope, "used"), &plan, NOW);
+        let used = meters.find(&id(&scope, "used", &plan), &plan, NOW);
         assert!(take(&used, 3, NOW));
         drop(used);
-        let held = meters.find(&id(&scope, "held"), &plan, NOW);
-        drop(meters.find(&id(&scope, "idle"), &plan, NOW));
+        let held = meters.find(&id(&scope, "held", &plan), &plan, NOW);
+        drop(meters.find(&id(&scope, "idle", &plan), &plan, NOW));
         let forget = |now| (0..meters.pieces()).for_each(|piece| meters.forget_idle(piece, now));
         forget(NOW);
         assert_eq!(meters.keys(), 2);
         forget(Now { wall_ms: NOW.wall_ms + 1000, ..NOW });
         assert_eq!(meters.keys(), 1);
-        assert!(Arc::ptr_eq(&held, &meters.find(&id(&scope, "held"), &plan, NOW)));
+        assert!(Arc::ptr_eq(&held, &meters.find(&id(&scope, "held", &plan), &plan, NOW)));
     }
 
     #[test]
     fn a_meter_is_found_while_all_of_them_are_shown() {
         let meters = Meters::default();
         let plan = plan(Terms::Bucket { amount: 1, per_ns: 1_000_000_000, burst: 1 });
-        let held = meters.find(&id(&scope(), "a"), &plan, NOW);
+        let held = meters.find(&id(&scope(), "a", &plan), &plan, NOW);
         let mut shown = 0;
         for piece in 0..meters.pieces() {
             meters.each(piece, |id, metered| {
@@ -279,7 +288,7 @@ mod tests {
         let plan = plan(Terms::Bucket { amount: 1, per_ns: 1_000_000_000, burst: 1 });
         let scope = scope();
         let found: Vec<_> =
-            ["a", "b", "c", "d", "a"].iter().map(|key| meters.find(&id(&scope, key), &plan, NOW)).collect();
+            ["a", "b", "c", "d", "a"].iter().map(|key| meters.find(&id(&scope, key, &plan), &plan, NOW)).collect();
         assert!(Arc::ptr_eq(&found[0], &found[4]) && Arc::ptr_eq(&found[2], &found[3]));
         assert!(!Arc::ptr_eq(&found[1], &found[2]));
         assert_eq!((meters.keys(), meters.overflown()), (3, 2));
@@ -293,7 +302,7 @@ mod tests {
         let scope = scope();
         let begun = std::time::Instant::now();
         for key in 0..1_000_000 {
-            let found = meters.find(&id(&scope, &format!("mobile/user-{key}")), &plan, NOW);
+            let found = meters.find(&id(&scope, &format!("mobile/user-{key}"), &plan), &plan, NOW);
             assert!(key % 2 == 0 || take(&found, 1, NOW));
         }
         assert_eq!(meters.keys(), 1_000_000);

@@ -113,7 +113,7 @@ fn row(
         application: key.application.into(),
         plan: String::from(&*id.scope.plan),
         limit: written(terms),
-        count: metered.unit(),
+        count: id.rule.unit,
         amount: terms.capacity(),
         used: usage.used,
         left: usage.left,
@@ -142,7 +142,7 @@ mod tests {
     use proto::throttle::{Meter, Window, WindowUnit};
 
     use super::*;
-    use crate::throttle::Scope;
+    use crate::throttle::{RuleId, Scope};
 
     const NOW: Now = Now { mono_ns: 0, wall_ms: 1_800_000_000_000 };
 
@@ -153,7 +153,8 @@ mod tests {
             let scope = Arc::new(Scope { kind: Some(kind), name: "per-office".into(), plan: "gold".into() });
             let terms = Terms::Quota { amount: 10, window };
             let meter = Meter::restored(terms, used, window.around(NOW.wall_ms).0, NOW);
-            meters.restore(LimitId { scope, key: key.into(), index: 0 }, meter, Unit::Messages);
+            let rule = RuleId { unit: Unit::Messages, window: Some(window), nth: 0 };
+            meters.restore(LimitId { scope, key: key.into(), rule }, meter);
         }
         meters
     }

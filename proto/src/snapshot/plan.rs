@@ -92,7 +92,8 @@ pub struct Limit {
     #[serde(skip_serializing_if = "is_default")]
     #[schemars(with = "Rate")]
     pub rate: Option<Rate>,
-    /// What the bucket holds, and so how many may come at once. None: as many as flow in during a second, at least one.
+    /// What the bucket holds, and so how many may come at once. None: as many as flow in during a second, and at least one
+    /// unless the rate is 0.
     #[serde(skip_serializing_if = "is_default")]
     #[schemars(with = "Amount")]
     pub burst: Option<Amount>,
@@ -116,7 +117,9 @@ impl Limit {
     pub fn terms(&self) -> Option<Terms> {
         match (self.rate, self.quota) {
             (Some(rate), None) => {
-                let burst = self.burst.map_or_else(|| rate.in_a_second().max(1), |burst| burst.0);
+                // One at least, or a slow rate would let nothing pass; where none flow in, nothing shall.
+                let least = rate.amount.min(1);
+                let burst = self.burst.map_or_else(|| rate.in_a_second().max(least), |burst| burst.0);
                 let per_ns = rate.per.as_ms().saturating_mul(1_000_000);
                 Some(Terms::Bucket { amount: rate.amount, per_ns, burst })
             }

@@ -32,6 +32,22 @@ impl Terms {
             Self::Quota { amount, .. } => amount,
         }
     }
+
+    /// The windows, where it is a quota.
+    pub fn window(&self) -> Option<Window> {
+        match *self {
+            Self::Bucket { .. } => None,
+            Self::Quota { window, .. } => Some(window),
+        }
+    }
+
+    /// In how many nanoseconds so many more flow in; none of a quota does before its window ends.
+    pub(super) fn flow_ns(&self, tokens: u64) -> u64 {
+        match *self {
+            Self::Bucket { amount, per_ns, .. } if tokens > 0 => time_for(tokens_in_level(tokens, per_ns), amount),
+            _ => 0,
+        }
+    }
 }
 
 /// What is used of a limit, and what is left, in its own unit. What shards have in hand counts as used.
@@ -54,6 +70,9 @@ pub struct Usage {
 pub struct Meter {
     terms: Terms,
     count: Count,
+    /// Counts that came before this one: windows that are over, and other terms. A lease has it too, so that what is left
+    /// of one goes back to the count that it is of, or nowhere.
+    number: u64,
 }
 
 #[derive(Debug)]
@@ -79,10 +98,23 @@ enum Count {
 /// What a shard is told that asks for tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lease {
-    /// So many, until then: milliseconds since 1970.
-    Granted { tokens: u64, until_ms: u64 },
+    Granted(Loan),
     /// None; in so many nanoseconds it is worth asking again.
-    Dry { wait_ns: u64 },
+    Dry {
+        wait_ns: u64,
+    },
+}
+
+/// Tokens on lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Loan {
+    pub(super) tokens: u64,
+    /// They may be spent while the clock shows this or later: milliseconds since 1970.
+    pub(super) from_ms: u64,
+    /// And before this.
+    pub(super) until_ms: u64,
+    /// Of which count they are.
+    pub(super) number: u64,
 }
 
 impl Meter {
@@ -98,7 +130,7 @@ impl Meter {
                 Count::Quota { used: 0, start_ms, end_ms }
             }
         };
-        Self { terms, count }
+        Self { terms, count, number: 0 }
     }
 
     /// A window of which this much is used already, if it is still the same window.
@@ -118,7 +150,8 @@ impl Meter {
     }
 
     /// Other terms. Of a bucket what is in it stays in it, as far as there is room, and a full one is full; of a quota with
-    /// the same windows what was taken in this one stays taken. Leases that are out are kept by who has them.
+    /// the same windows what was taken in this one stays taken. Anything else is another count. Leases that are out are
+    /// kept by who has them.
     pub fn set(&mut self, terms: Terms, now: Now) {
         if terms == self.terms {
             return;
@@ -135,7 +168,7 @@ impl Meter {
                 *level = if is_full { tokens_in_level(burst, per_ns) } else { there * i128::from(per_ns.max(1)) };
             }
             (Count::Quota { .. }, Terms::Quota { window: old, .. }, Terms::Quota { window, .. }) if old == window => {}
-            _ => *self = Self::new(terms, now),
+            _ => *self = Self { number: self.number + 1, ..Self::new(terms, now) },
         }
         self.terms = terms;
         self.advance(now);
@@ -146,7 +179,7 @@ impl Meter {
         self.advance(now);
         match (&self.count, self.terms) {
             (Count::Bucket { level, .. }, Terms::Bucket { amount, per_ns, burst }) => {
-                let missing = tokens_in_level(burst, per_ns) - level;
+                let missing = tokens_in_level(burst, per_ns).saturating_sub(*level);
                 let used = missing.max(0).div_euclid(i128::from(per_ns.max(1)));
                 let resets_ms = match (missing.max(0), amount) {
                     (0, _) => now.wall_ms,
@@ -173,7 +206,7 @@ impl Meter {
         let need = need.min(self.terms.capacity()).max(1);
         match (&self.count, self.terms) {
             (Count::Bucket { level, .. }, Terms::Bucket { amount, per_ns, .. }) => {
-                time_for(tokens_in_level(need, per_ns) - *level, amount)
+                time_for(tokens_in_level(need, per_ns).saturating_sub(*level), amount)
             }
             (Count::Quota { used, end_ms, .. }, Terms::Quota { amount, .. }) => {
                 let is_there = amount.saturating_sub(*used) >= need;
@@ -205,11 +238,11 @@ impl Meter {
     }
 
     /// Tokens for a shard: at least `need` of them, or all there can be where that is less; at best `want`.
-    pub(super) fn lease(&mut self, shard: u16, shards: u16, need: u64, want: u64, now: Now) -> Lease {
+    pub(super) fn lease(&mut self, (shard, shards): (u16, u16), need: u64, want: u64, now: Now) -> Lease {
         self.advance(now);
         let need = need.min(self.terms.capacity()).max(1);
-        match (&mut self.count, self.terms) {
-            (Count::Bucket { level, out, turns, .. }, Terms::Bucket { amount, per_ns, burst }) => {
+        let tokens = match (&mut self.count, self.terms) {
+            (Count::Bucket { level, turns, .. }, Terms::Bucket { amount, per_ns, burst }) => {
                 let there = whole_tokens(*level, per_ns);
                 let is_turn = turns.as_mut().is_none_or(|turns| turns.is_turn_of(shard, now.mono_ns));
                 // Who waits and does not come for it shall not keep much from the others.
@@ -217,10 +250,10 @@ impl Meter {
                 if there < need || !(is_turn || is_ample) {
                     turns.get_or_insert_with(|| Box::new(Turns::new(shards))).told(shard, 0, now.mono_ns);
                     let asked = tokens_in_level(need, per_ns);
-                    let missing = if there < need { asked - *level } else { asked };
+                    let missing = if there < need { asked.saturating_sub(*level) } else { asked };
                     return Lease::Dry { wait_ns: time_for(missing, amount) };
                 }
-                let mut tokens = want.min(there / (2 * u64::from(shards.max(1)))).max(need);
+                let mut tokens = portion(there, shards, need, want);
                 if let Some(waiting) = turns {
                     if waiting.others_wait(shard, now.mono_ns) {
                         tokens = tokens.min(waiting.behind(shard)).max(need);
@@ -229,43 +262,65 @@ impl Meter {
                         *turns = None;
                     }
                 }
-                *level -= tokens_in_level(tokens, per_ns);
-                *out = out.saturating_add(tokens);
-                Lease::Granted { tokens, until_ms: u64::MAX }
+                tokens
             }
             (Count::Quota { used, end_ms, .. }, Terms::Quota { amount, .. }) => {
                 let there = amount.saturating_sub(*used);
                 if there < need {
                     return Lease::Dry { wait_ns: end_ms.saturating_sub(now.wall_ms).saturating_mul(1_000_000) };
                 }
-                let tokens = want.min(there / (2 * u64::from(shards.max(1)))).max(need);
-                *used = used.saturating_add(tokens);
-                Lease::Granted { tokens, until_ms: *end_ms }
+                portion(there, shards, need, want)
             }
-            _ => Lease::Dry { wait_ns: u64::MAX },
-        }
+            _ => return Lease::Dry { wait_ns: u64::MAX },
+        };
+        Lease::Granted(self.lend(tokens))
     }
 
-    /// Back from a shard: of what it was granted until then, this is left; below zero it owes. It spent the rest at the
+    /// Tokens for a shard where the limit stops nothing: as many as of one that does, and what is wanted where fewer are
+    /// left than are needed.
+    pub(super) fn lease_beyond(&mut self, shards: u16, need: u64, want: u64, now: Now) -> Loan {
+        self.advance(now);
+        let there = match (&self.count, self.terms) {
+            (Count::Bucket { level, .. }, Terms::Bucket { per_ns, .. }) => whole_tokens(*level, per_ns),
+            (Count::Quota { used, .. }, _) => self.terms.capacity().saturating_sub(*used),
+            (Count::Bucket { .. }, Terms::Quota { .. }) => 0,
+        };
+        let tokens = if there < need { want.max(need) } else { portion(there, shards, need, want) };
+        self.lend(tokens.min(LOAN_MAX))
+    }
+
+    fn lend(&mut self, tokens: u64) -> Loan {
+        let (from_ms, until_ms) = match (&mut self.count, self.terms) {
+            (Count::Bucket { level, out, .. }, Terms::Bucket { per_ns, .. }) => {
+                *level = level.saturating_sub(tokens_in_level(tokens, per_ns));
+                *out = out.saturating_add(tokens);
+                (0, u64::MAX)
+            }
+            (Count::Quota { used, start_ms, end_ms }, _) => {
+                *used = used.saturating_add(tokens);
+                (still_from_ms(*start_ms, *end_ms), *end_ms)
+            }
+            (Count::Bucket { .. }, Terms::Quota { .. }) => (0, 0),
+        };
+        Loan { tokens, from_ms, until_ms, number: self.number }
+    }
+
+    /// Back from a shard: of what it was granted of that count, this is left; below zero it owes. It spent the rest at the
     /// latest at `spent_ns`, and from then on what flowed in had room.
-    pub(super) fn settle(&mut self, granted: u64, left: i64, until_ms: u64, spent_ns: u64, now: Now) {
+    pub(super) fn settle(&mut self, number: u64, granted: u64, left: i64, spent_ns: u64, now: Now) {
         // While all of it still counts as out.
         self.advance(Now { mono_ns: spent_ns.min(now.mono_ns), ..now });
-        let is_of_this = match self.count {
-            Count::Bucket { .. } => until_ms == u64::MAX,
-            Count::Quota { end_ms, .. } => until_ms == end_ms,
-        };
         // What is left of a window that is over, or of other terms, is nothing; what is owed is owed.
-        let (granted, left) = if is_of_this { (granted, left) } else { (0, left.min(0)) };
+        let (granted, left) = if number == self.number { (granted, left) } else { (0, left.min(0)) };
         match (&mut self.count, self.terms) {
             (Count::Bucket { level, out, .. }, Terms::Bucket { per_ns, .. }) => {
                 let kept = left.max(0).unsigned_abs();
                 *out = out.saturating_sub(granted.saturating_sub(kept));
-                *level -= tokens_in_level(left.min(0).unsigned_abs(), per_ns);
+                *level = level.saturating_sub(tokens_in_level(left.min(0).unsigned_abs(), per_ns));
                 self.advance(now);
                 if let Count::Bucket { level, out, .. } = &mut self.count {
                     *out = out.saturating_sub(kept);
-                    *level += tokens_in_level(kept, per_ns);
+                    *level = level.saturating_add(tokens_in_level(kept, per_ns));
                 }
             }
             (Count::Quota { used, .. }, _) => *used = used.saturating_add_signed(left.saturating_neg()),
@@ -274,13 +329,16 @@ impl Meter {
         self.advance(now);
     }
 
-    /// So many tokens that were spent are not needed after all.
-    pub fn refund(&mut self, tokens: u64, now: Now) {
+    /// So many tokens that were spent are not needed after all. They were spent when the clock showed `spent_ms`: of a
+    /// window that is over nothing comes back.
+    pub fn refund(&mut self, tokens: u64, spent_ms: u64, now: Now) {
         self.advance(now);
         match (&mut self.count, self.terms) {
-            (Count::Bucket { level, .. }, Terms::Bucket { per_ns, .. }) => *level += tokens_in_level(tokens, per_ns),
-            (Count::Quota { used, .. }, _) => *used = used.saturating_sub(tokens),
-            (Count::Bucket { .. }, Terms::Quota { .. }) => {}
+            (Count::Bucket { level, .. }, Terms::Bucket { per_ns, .. }) => {
+                *level = level.saturating_add(tokens_in_level(tokens, per_ns));
+            }
+            (Count::Quota { used, start_ms, .. }, _) if spent_ms >= *start_ms => *used = used.saturating_sub(tokens),
+            _ => {}
         }
         self.advance(now);
     }
@@ -291,21 +349,33 @@ impl Meter {
             (Count::Bucket { level, at_ns, out, .. }, Terms::Bucket { amount, per_ns, burst }) => {
                 let elapsed_ns = now.mono_ns.saturating_sub(*at_ns);
                 *at_ns = now.mono_ns.max(*at_ns);
-                let brim = tokens_in_level(burst, per_ns) - tokens_in_level(*out, per_ns);
+                let brim = tokens_in_level(burst, per_ns).saturating_sub(tokens_in_level(*out, per_ns));
                 *level = level.saturating_add(i128::from(elapsed_ns).saturating_mul(i128::from(amount))).min(brim);
             }
-            (Count::Quota { used, start_ms, end_ms }, Terms::Quota { window, .. }) => {
-                // A clock that is put back a little does not give the same window twice; one that was far wrong does
-                // not close the gate until its time has come.
-                let length_ms = *end_ms - *start_ms;
-                if now.wall_ms >= *end_ms || now.wall_ms.saturating_add(length_ms) < *start_ms {
-                    (*start_ms, *end_ms) = window.around(now.wall_ms);
-                    *used = 0;
-                }
+            (Count::Quota { used, start_ms, end_ms }, Terms::Quota { window, .. })
+                if now.wall_ms >= *end_ms || now.wall_ms < still_from_ms(*start_ms, *end_ms) =>
+            {
+                (*start_ms, *end_ms) = window.around(now.wall_ms);
+                *used = 0;
+                self.number += 1;
             }
             _ => {}
         }
     }
+}
+
+/// The most tokens of one lease.
+const LOAN_MAX: u64 = i64::MAX.unsigned_abs();
+
+/// How many of those that are there a shard is granted: never so many that the others find nothing.
+fn portion(there: u64, shards: u16, need: u64, want: u64) -> u64 {
+    want.min(there / (2 * u64::from(shards.max(1)))).max(need).min(LOAN_MAX)
+}
+
+/// From when on a window is still the one that counts. A clock that is put back a little does not give the same window
+/// twice; one that was far wrong does not close the gate until its time has come.
+fn still_from_ms(start_ms: u64, end_ms: u64) -> u64 {
+    start_ms.saturating_sub(end_ms - start_ms)
 }
 
 /// A level is in tokens times `per_ns`, so that one nanosecond adds `amount` to it and nothing is rounded.
