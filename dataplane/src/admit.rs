@@ -3,7 +3,6 @@
 
 pub mod seats;
 
-use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
 use proto::http::Host;
@@ -11,12 +10,12 @@ use proto::snapshot::Admission;
 
 use crate::forwarding;
 use crate::handshake::{Downstream, Request};
-use crate::identity::{Fault, Grant, Identity};
+use crate::identity::{Fault, Identity};
 use crate::refusal::Refusal;
 use crate::route::{Place, Route};
 use crate::shard::Shard;
 use crate::tables::{ApiEntry, Tables};
-use crate::throttle::levels::{key_of_user, range_of};
+use crate::throttle::levels::{Crowd, range_of};
 use crate::throttle::{Guard, LimitId, Pace, Party};
 use crate::visitor::Visitor;
 use seats::{Row, RowKind, Seat};
@@ -105,13 +104,8 @@ fn retry_after(shard: &Shard, downstream: &Downstream, least_s: u64) {
 }
 
 /// A seat in every row in which its kind has a ceiling, or the first in which there is none.
-fn seats(
-    shard: &Shard,
-    tables: &Tables,
-    api: &ApiEntry,
-    grant: Option<&Grant>,
-    address: Option<IpAddr>,
-) -> Result<Vec<Seat>, Refusal> {
+fn seats(shard: &Shard, tables: &Tables, api: &ApiEntry, party: &Party) -> Result<Vec<Seat>, Refusal> {
+    let (grant, address) = (party.grant.as_deref(), party.address());
     let mut seats = Vec::new();
     let mut take = |max: u32, row: Row, refusal| {
         seats.push(shard.shared.seats.take(row, max).ok_or(refusal)?);
@@ -137,19 +131,15 @@ fn seats(
             take(admission.sessions_per_address_max, row, Refusal::SessionsOfAddress)?;
         }
     }
-    let Some(name) = application else { return Ok(seats) };
-    let max = |plan: &str| tables.limits().plan(plan).map_or(0, |plan| plan.plan.sessions_max);
-    let of_application = tables.snapshot().application(name).map_or(0, |one| max(&one.plan));
-    if of_application > 0 {
-        let row = Row { kind: RowKind::ApplicationPlan, api: Arc::clone(&EVERYWHERE), key: key_of_user(name, grant) };
-        take(of_application, row, Refusal::SessionsOfPlan)?;
-    }
-    let of_subscription = tables.snapshot().subscription(name, &api.label).map_or(0, |one| max(&one.plan));
-    if of_subscription > 0 {
-        let row = Row { kind: RowKind::SubscriptionPlan, api: Arc::clone(&api.label), key: name.into() };
-        take(of_subscription, row, Refusal::SessionsOfPlan)?;
-    }
-    Ok(seats)
+    let mut outcome = Ok(());
+    party.crowds(tables, api, |crowd, max| {
+        let Crowd { scope, key } = crowd;
+        if let (Ok(()), Some(kind)) = (outcome, scope.kind) {
+            let label = Arc::clone(&scope.name);
+            outcome = take(max, Row { kind: RowKind::Plan(kind), api: label, key }, Refusal::SessionsOfPlan);
+        }
+    });
+    outcome.map(|()| seats)
 }
 
 /// Checks where it comes from and whether it is denied, gives it its seats, and finds its limits.
@@ -169,10 +159,9 @@ pub fn connection(
         downstream.seen.because(format!("the denial {}", denial.name));
         return Err(Refusal::Denied);
     }
-    let seats = seats(shard, tables, &route.api, identity.grant.as_deref(), visitor.address)
-        .inspect_err(|_| retry_after(shard, downstream, SEAT_RETRY_S))?;
     let mut party = Box::new(Party::new(tables, &route.api, &identity, &route.topic, &visitor));
-    party.seats = seats.into();
+    let seats = seats(shard, tables, &route.api, &party);
+    party.seats = seats.inspect_err(|_| retry_after(shard, downstream, SEAT_RETRY_S))?.into();
     let guard = party.guard(&shard.ledger, tables, &route.api).map(Box::new);
     Ok(Permit { identity, party, guard })
 }

@@ -88,7 +88,7 @@ pub enum Refusal {
     SessionsOfApplication,
     /// So has the client's range of addresses.
     SessionsOfAddress,
-    /// There are as many sessions as the application's plan, or the subscription's, allows.
+    /// There are as many sessions as one of the plans allows.
     SessionsOfPlan,
     /// Handshakes come too fast.
     Connects,

@@ -262,13 +262,14 @@ impl Resident {
     }
 
     /// The session is over: counts and writes it down.
-    fn ended(self, ending: Ending, from_client: Totals, from_upstream: Totals, now_ms: u64) {
+    fn ended(self, session: &Session, ending: Ending, now_ms: u64) {
         let duration = Duration::from_millis(now_ms.saturating_sub(self.began_ms));
         self.counters.session_closed(ending.code.0, ending.side, duration);
         let Some(record) = self.record else { return };
         let mut messages = [0; 2];
         let mut bytes = [0; 2];
-        for (direction, totals) in [(Direction::ToUpstream, from_client), (Direction::ToClient, from_upstream)] {
+        for (direction, leg) in [(Direction::ToUpstream, Leg::Client), (Direction::ToClient, Leg::Upstream)] {
+            let totals = session.totals(leg);
             messages[direction.index()] = totals.messages;
             bytes[direction.index()] = totals.bytes;
         }
@@ -278,6 +279,7 @@ impl Resident {
             duration,
             messages,
             bytes,
+            throttled: session.throttled(),
             code: ending.code.0,
             side: ending.side,
             cause: ending.cause,

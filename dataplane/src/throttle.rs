@@ -20,7 +20,9 @@ mod tests;
 mod usage;
 mod waiting;
 
-pub use guard::{Compiled, Drops, Guard, Level, LevelKind, Rule, RuleId, Stopped, Verdict, WAIT_MS_MAX, WallOffset};
+pub use guard::{
+    Compiled, Drops, Guard, Level, LevelKind, Rule, RuleId, Stopped, Throttled, Verdict, WAIT_MS_MAX, WallOffset,
+};
 pub use held::{Held, Metered, Reached};
 pub use keeper::Keeper;
 pub use ledger::Ledger;

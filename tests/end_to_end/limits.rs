@@ -2,15 +2,21 @@
 //! exact across workers.
 
 mod admission;
+mod changes;
 mod delay;
+mod denials;
 mod exact;
 mod example;
+mod restarts;
+mod told;
+mod usage;
 
 use std::thread;
 use std::time::Duration;
 
 use crate::kit::{
-    Frame, Gateway, Opcode, Port, RawUpstream, Setup, Variant, on_every_variant, on_variants_in_clear, until,
+    Frame, Gateway, Opcode, Peer, Port, RawUpstream, Setup, Upgrade, Variant, on_every_variant, on_variants_in_clear,
+    until,
 };
 use crate::strangers::{converse, python};
 
@@ -46,6 +52,54 @@ fn limited(variant: Variant, plan: &str, members: &str) -> (Gateway, RawUpstream
     let comma = if members.is_empty() { "" } else { ", " };
     let setup = Setup::new(variant).document(&format!("plans:\n  - {{ name: p, {plan} }}\n"));
     (setup.api_to("chat", &upstream.url("/"), &format!("plan: p{comma}{members}")).start(), upstream)
+}
+
+/// A session of somebody whose request has these fields besides.
+#[track_caller]
+fn session_with(gateway: &Gateway, upstream: &RawUpstream, target: &str, fields: &[(&str, &str)]) -> (Peer, Peer) {
+    let mut client = gateway.connect();
+    client.send(&fields.iter().fold(Upgrade::to(target), |request, (name, value)| request.with(name, value)).encode());
+    let mut backend = upstream.accept();
+    backend.agree();
+    client.upgraded();
+    (client, backend)
+}
+
+/// So many messages to and fro, which all pass.
+#[track_caller]
+fn passes((client, backend): &mut (Peer, Peer), messages: usize) {
+    for at in 0..messages {
+        let text = at.to_string();
+        let (from, to) = if at % 2 == 0 { (&mut *client, &mut *backend) } else { (&mut *backend, &mut *client) };
+        from.send_frame(&Frame::text(&text));
+        to.expect(Opcode::TEXT, text.as_bytes());
+    }
+}
+
+/// One more of either side does not; the client reads a notice that begins like this.
+#[track_caller]
+fn is_stopped((client, backend): &mut (Peer, Peer), notice: &str) {
+    for is_clients in [true, false] {
+        let sender = if is_clients { &mut *client } else { &mut *backend };
+        sender.send_frame(&Frame::text("one more"));
+        let (opcode, payload) = client.message();
+        let text = String::from_utf8_lossy(&payload).into_owned();
+        assert!(opcode == Opcode::TEXT && text.starts_with(notice), "{text:?} is not {notice:?}");
+    }
+}
+
+/// A verb that says yes.
+#[track_caller]
+fn done(gateway: &Gateway, words: &[&str]) {
+    let outcome = gateway.verb(words[0], &words[1..]);
+    assert_eq!(outcome.code, 0, "{words:?}: {outcome:?}");
+}
+
+/// Another configuration, which is taken.
+#[track_caller]
+fn applied(gateway: &Gateway, yaml: &str) {
+    let outcome = gateway.apply(yaml);
+    assert_eq!(outcome.code, 0, "{outcome:?}\n{yaml}");
 }
 
 fn what_is_too_much_is_left_out_and_the_client_is_told(variant: Variant) {
@@ -86,6 +140,12 @@ fn what_is_dropped_leaves_no_trace_and_a_close_says_why(variant: Variant) {
     assert_eq!(backend.expect_close(4029), "slower");
     let line = gateway.logged("close", "chat");
     assert_eq!((line["reason"].as_str(), line["side"].as_str()), (Some("throttled"), Some("gateway")), "{line}");
+    assert_eq!((line["messages_to_upstream"].as_u64(), line["messages_throttled"].as_u64()), (Some(2), Some(4)));
+    assert_eq!(line["throttled_by"], "api");
+    // Of a session of which nothing was left out nothing is said.
+    gateway.probe();
+    let line = gateway.logged("close", "probe");
+    assert!(line.get("messages_throttled").is_none() && line.get("throttled_by").is_none(), "{line}");
     gateway.probe();
 }
 

@@ -6,6 +6,8 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::throttle::LevelKind;
+
 /// Parts of the map that have a lock each.
 const PIECES: usize = 64;
 
@@ -14,7 +16,7 @@ const PIECES: usize = 64;
 pub struct Row {
     /// What is counted.
     pub kind: RowKind,
-    /// Where: an API version's label; empty: at the whole gateway.
+    /// Where: an API version's label; empty: at the whole gateway. Of a plan: at which level.
     pub api: Arc<str>,
     /// Of whom.
     pub key: Arc<str>,
@@ -31,10 +33,8 @@ pub enum RowKind {
     Application,
     /// By range of addresses.
     Address,
-    /// By user of an application, where its plan says so.
-    ApplicationPlan,
-    /// By application at an API, where the subscription's plan says so.
-    SubscriptionPlan,
+    /// By who shares the count of a plan, where the plan says so.
+    Plan(LevelKind),
 }
 
 /// All that are counted, in the whole process.

@@ -12,6 +12,7 @@ use serde::ser::{SerializeMap, Serializer};
 use super::session::{Name, SessionRecord, Text, push_bounded, without_port};
 use super::{Cause, Direction, Side};
 use crate::refusal::Refusal;
+use crate::throttle::Throttled;
 
 /// One line.
 #[derive(Debug, Clone)]
@@ -37,6 +38,8 @@ pub struct Closed {
     pub messages: [u64; 2],
     /// Payload bytes of data frames, by [`Direction::index`].
     pub bytes: [u64; 2],
+    /// Messages that were left out because they were too much.
+    pub throttled: Throttled,
     /// The close code: 1005 for a close frame without one, 1006 where there was none.
     pub code: u16,
     /// Who ended it.
@@ -199,6 +202,10 @@ fn how<M: SerializeMap>(map: &mut M, closed: &Closed) -> Result<(), M::Error> {
     map.serialize_entry("messages_to_client", &closed.messages[down])?;
     map.serialize_entry("bytes_to_upstream", &closed.bytes[up])?;
     map.serialize_entry("bytes_to_client", &closed.bytes[down])?;
+    if let Throttled { messages: 1.., by: Some(level) } = closed.throttled {
+        map.serialize_entry("messages_throttled", &closed.throttled.messages)?;
+        map.serialize_entry("throttled_by", level.word())?;
+    }
     map.serialize_entry("code", &closed.code)?;
     map.serialize_entry("side", closed.side.word())?;
     map.serialize_entry("reason", closed.cause.word())?;
@@ -226,6 +233,8 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use proto::ws::Violation;
+
+    use crate::throttle::LevelKind;
 
     use super::super::session::tests::{facts, parts};
     use super::super::{Names, Peer, SessionParts};
@@ -263,6 +272,7 @@ mod tests {
             duration: Duration::from_millis(60_877),
             messages: [3, 4],
             bytes: [300, 400],
+            throttled: Throttled::default(),
             code: 1002,
             side: Side::Client,
             cause: Cause::Violation(Violation::Unmasked),
@@ -363,6 +373,7 @@ mod tests {
             duration: Duration::ZERO,
             messages: [0; 2],
             bytes: [0; 2],
+            throttled: Throttled { messages: 1, by: Some(LevelKind::Keyed) },
             code: 1000,
             side: Side::Client,
             cause: Cause::Closed,

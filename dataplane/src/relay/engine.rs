@@ -577,7 +577,7 @@ impl Engine {
         }
         drop(legs);
         let ending = session.ending().expect("a session is over when its end has begun");
-        resident.ended(ending, session.totals(Leg::Client), session.totals(Leg::Upstream), now_ms);
+        resident.ended(&session, ending, now_ms);
     }
 
     /// Runs `work` with the entry taken out of its place, so that the engine's other parts can be used beside it.

@@ -210,6 +210,16 @@ pub struct Guard {
     drops: [Drops; 2],
     /// When the last bytes of each direction were counted.
     counted_ms: [u64; 2],
+    throttled: Throttled,
+}
+
+/// What a session was not let say, for its closing line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Throttled {
+    /// Messages of both sides that were left out.
+    pub messages: u64,
+    /// The level that stopped the last of them.
+    pub by: Option<LevelKind>,
 }
 
 /// What is left out of one direction.
@@ -262,6 +272,7 @@ impl Guard {
             waiting: Default::default(),
             drops: Default::default(),
             counted_ms: [0; 2],
+            throttled: Throttled::default(),
         })
     }
 
@@ -299,6 +310,17 @@ impl Guard {
         if *drops == Drops::Message {
             *drops = Drops::Nothing;
         }
+    }
+
+    /// A message was left out.
+    pub fn left_out(&mut self, stopped: &Stopped) {
+        self.throttled.messages += 1;
+        self.throttled.by = Some(stopped.kind);
+    }
+
+    /// What was left out so far, whichever levels there were.
+    pub fn throttled(&self) -> Throttled {
+        self.throttled
     }
 
     /// The session's levels.

@@ -148,7 +148,7 @@ impl Party {
     pub fn levels(&self, ledger: &Rc<Ledger>, tables: &Tables, api: &ApiEntry) -> Vec<Level> {
         let who = Who { api, grant: self.grant.as_deref(), session: self.session };
         let mut levels = Vec::new();
-        self.each(tables, who, |one| {
+        self.each_that_limits(tables, who, |one| {
             let Chosen { kind, name, plan, .. } = one;
             let (scope, key) = (one.scope(), self.key(tables, who, &one));
             let meter = |rule| ledger.held(&LimitId { scope: scope.clone(), key: key.clone(), rule }, &plan.plan);
@@ -163,7 +163,7 @@ impl Party {
         let who = Who { api, grant: self.grant.as_deref(), session: self.session };
         let mut left = levels.iter();
         let mut is_same = true;
-        self.each(tables, who, |one| {
+        self.each_that_limits(tables, who, |one| {
             is_same &= left.next().is_some_and(|level| {
                 level.kind == one.kind && Arc::ptr_eq(&level.name, one.name) && Arc::ptr_eq(&level.plan, &one.plan.plan)
             });
@@ -171,11 +171,31 @@ impl Party {
         is_same && left.next().is_none()
     }
 
-    /// Shows what is chosen for a session, in the order in which it is asked.
+    /// Shows who its session is counted as, at each level whose plan has room for only so many sessions, and for how many.
+    pub fn crowds(&self, tables: &Tables, api: &ApiEntry, mut show: impl FnMut(Crowd, u32)) {
+        let who = Who { api, grant: self.grant.as_deref(), session: self.session };
+        self.each(tables, who, |one| {
+            let max = one.plan.plan.sessions_max;
+            if max > 0 {
+                show(Crowd { scope: one.scope(), key: self.key(tables, who, &one) }, max);
+            }
+        });
+    }
+
+    /// Shows what is chosen for a session and limits its messages, in the order in which it is asked.
+    fn each_that_limits<'t>(&'t self, tables: &'t Tables, who: Who<'t>, mut show: impl FnMut(Chosen<'t>)) {
+        self.each(tables, who, |one| {
+            if !one.plan.plan.limits.is_empty() {
+                show(one);
+            }
+        });
+    }
+
+    /// Shows what is chosen for a session.
     fn each<'t>(&'t self, tables: &'t Tables, who: Who<'t>, mut show: impl FnMut(Chosen<'t>)) {
         let limits = tables.limits();
         let mut level = |kind, name: &'t Arc<str>, plan: Option<&'t Arc<Planned>>, of: Of<'t>| {
-            if let Some(plan) = plan.filter(|plan| !plan.plan.limits.is_empty()) {
+            if let Some(plan) = plan {
                 show(Chosen { kind, name, plan, of });
             }
         };
@@ -219,6 +239,15 @@ impl Party {
             _ => Arc::clone(&who.api.label),
         }
     }
+}
+
+/// All who share the count of a plan at a level.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Crowd {
+    /// Which plan, and at which level.
+    pub scope: Arc<Scope>,
+    /// Who they are.
+    pub key: Arc<str>,
 }
 
 /// A limit that is chosen for a session.
@@ -298,7 +327,7 @@ fn without_denial(levels: &[Level]) -> &[Level] {
 }
 
 /// A user of an application, or, without a user, the application as one.
-pub fn key_of_user(application: &str, grant: Option<&Grant>) -> Arc<str> {
+fn key_of_user(application: &str, grant: Option<&Grant>) -> Arc<str> {
     match grant.and_then(|grant| grant.user.as_deref()) {
         Some(user) => shown(&format!("{application}/{user}")).into(),
         None => application.into(),

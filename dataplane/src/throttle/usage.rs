@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use proto::control::message::{Usage, UsageAsked, UsageRow};
 use proto::limits::USAGE_ROWS_MAX;
-use proto::snapshot::{Duration, Quota, Rate};
+use proto::snapshot::{Duration, Quota, Rate, Unit};
 use proto::throttle::{Now, Terms};
 
 use super::guard::LevelKind;
@@ -112,7 +112,7 @@ fn row(
         api: key.api.into(),
         application: key.application.into(),
         plan: String::from(&*id.scope.plan),
-        limit: written(terms),
+        limit: written(terms, id.rule.unit),
         count: id.rule.unit,
         amount: terms.capacity(),
         used: usage.used,
@@ -123,11 +123,17 @@ fn row(
     }
 }
 
-/// As an operator writes it.
-pub(super) fn written(terms: Terms) -> String {
-    match terms {
-        Terms::Bucket { amount, per_ns, .. } => Rate { amount, per: Duration::from_ms(per_ns / 1_000_000) }.to_string(),
-        Terms::Quota { amount, window } => Quota { amount, window }.to_string(),
+/// As an operator writes it: only bytes are counted in MiB.
+fn written(terms: Terms, unit: Unit) -> String {
+    let (amount, text) = match terms {
+        Terms::Bucket { amount, per_ns, .. } => {
+            (amount, Rate { amount, per: Duration::from_ms(per_ns / 1_000_000) }.to_string())
+        }
+        Terms::Quota { amount, window } => (amount, Quota { amount, window }.to_string()),
+    };
+    match (unit, text.split_once('/')) {
+        (Unit::Messages | Unit::Frames, Some((_, per))) => format!("{amount}/{per}"),
+        _ => text,
     }
 }
 
@@ -190,6 +196,19 @@ mod tests {
         let first = &usage(&meters, &UsageAsked::default(), NOW).rows[0];
         assert_eq!((&*first.level, &*first.plan, &*first.limit), ("api", "gold", "10/day"));
         assert_eq!((first.used, first.left, first.amount), (12, 0, 10));
+    }
+
+    #[test]
+    fn a_limit_is_written_in_units_of_bytes_only_where_bytes_are_counted() {
+        let quota = Terms::Quota { amount: 2 << 20, window: Window::one(WindowUnit::Day) };
+        let bucket = Terms::Bucket { amount: 1 << 20, per_ns: 1_000_000_000, burst: 5 };
+        for (unit, of_quota, of_bucket) in [
+            (Unit::Messages, "2097152/day", "1048576/s"),
+            (Unit::Frames, "2097152/day", "1048576/s"),
+            (Unit::Bytes, "2MiB/day", "1MiB/s"),
+        ] {
+            assert_eq!((&*written(quota, unit), &*written(bucket, unit)), (of_quota, of_bucket));
+        }
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub struct Plan {
     /// At which part of a quota a warning is logged, in percent.
     #[serde(default = "warn_at", skip_serializing_if = "is_warn_at")]
     pub warn_at: Vec<u8>,
-    /// Live sessions of whoever has the plan, at most; 0: any number.
+    /// Live sessions of all who share a count of the plan, at whichever level has it, at most; 0: any number.
     #[serde(default, skip_serializing_if = "is_default")]
     pub sessions_max: u32,
 }

@@ -1,10 +1,16 @@
 //! examples/limits.yaml at work: the levels of WSO2 API Manager, one after the other, each side's messages added up.
 
-use super::NOTICE;
+use std::time::{Duration, Instant};
+
+use super::{NOTICE, applied, is_stopped, passes, session_with};
 use crate::kit::people::People;
 use crate::kit::{Frame, Gateway, Opcode, Peer, RawUpstream, Setup, Upgrade, Variant, on_both_drivers, until};
 
-on_both_drivers!(the_levels_of_the_example_stop_what_they_say_and_charge_nothing_elsewhere);
+on_both_drivers!(
+    the_levels_of_the_example_stop_what_they_say_and_charge_nothing_elsewhere,
+    bandwidth_in_the_example_is_of_what_servers_send_and_nothing_is_lost,
+    a_trial_in_the_example_ends_for_who_will_not_hear,
+);
 
 const EXAMPLE: &str = include_str!("../../../examples/limits.yaml");
 /// What the API has room for in the test, and what it says then.
@@ -36,41 +42,6 @@ fn document(gateway: &Gateway, upstream: &RawUpstream) -> String {
     yaml + &people.yaml()
 }
 
-fn session(gateway: &Gateway, upstream: &RawUpstream, target: &str, key: &str) -> (Peer, Peer) {
-    let mut client = gateway.connect();
-    client.send(&Upgrade::to(target).with("apikey", key).encode());
-    let mut backend = upstream.accept();
-    backend.agree();
-    client.upgraded();
-    (client, backend)
-}
-
-/// So many messages to and fro, which all pass.
-fn passes((client, backend): &mut (Peer, Peer), messages: usize) {
-    for at in 0..messages {
-        let text = at.to_string();
-        if at % 2 == 0 {
-            client.send_frame(&Frame::text(&text));
-            backend.expect(Opcode::TEXT, text.as_bytes());
-        } else {
-            backend.send_frame(&Frame::text(&text));
-            client.expect(Opcode::TEXT, text.as_bytes());
-        }
-    }
-}
-
-/// One more of either side does not; the client reads a notice that begins like this.
-#[track_caller]
-fn is_stopped((client, backend): &mut (Peer, Peer), notice: &str) {
-    for is_clients in [true, false] {
-        let sender = if is_clients { &mut *client } else { &mut *backend };
-        sender.send_frame(&Frame::text("one more"));
-        let (opcode, payload) = client.message();
-        let text = String::from_utf8_lossy(&payload).into_owned();
-        assert!(opcode == Opcode::TEXT && text.starts_with(notice), "{text}");
-    }
-}
-
 fn the_levels_of_the_example_stop_what_they_say_and_charge_nothing_elsewhere(variant: Variant) {
     let upstream = RawUpstream::listen();
     let mut gateway = Setup::new(variant).workers(1).start();
@@ -78,7 +49,7 @@ fn the_levels_of_the_example_stop_what_they_say_and_charge_nothing_elsewhere(var
     assert_eq!(outcome.code, 0, "{outcome:?}");
 
     // Application level: one user of an application has 20, whichever side says them, on whichever session.
-    let open = |key: &str| session(&gateway, &upstream, "/stock/v1", &format!("{key}-key"));
+    let open = |key: &str| session_with(&gateway, &upstream, "/stock/v1", &[("apikey", &format!("{key}-key"))]);
     let mut alice = open("alice");
     passes(&mut alice, 20);
     is_stopped(&mut alice, NOTICE);
@@ -138,5 +109,120 @@ fn the_levels_of_the_example_stop_what_they_say_and_charge_nothing_elsewhere(var
     assert_eq!(client.expect_close(1008), "not from here");
     assert_eq!(backend.expect_close(1008), "not from here");
     gateway.apply(&gateway.setup().yaml());
+    gateway.probe();
+}
+
+/// The example with a bandwidth that a test can wait for: 20 KiB at once, and 64 KiB in a second.
+fn narrow(gateway: &Gateway, upstream: &RawUpstream) -> String {
+    let whole = "rate: 10MiB/s, burst: 20MiB";
+    let yaml = document(gateway, upstream);
+    assert!(yaml.contains(whole));
+    yaml.replace(whole, "rate: 64KiB/s, burst: 20KiB")
+}
+
+const KIB: usize = 1024;
+/// What 64 KiB take on that: 20 are there at once.
+const TAKES: Duration = Duration::from_millis(44 * 1000 / 64);
+
+/// So many messages of 8 KiB, as fast as the socket takes them.
+fn sends(backend: &mut Peer, messages: usize) {
+    (0..messages).for_each(|at| backend.send_frame(&Frame::binary(vec![at as u8; 8 * KIB])));
+}
+
+/// All of them come, in their order.
+#[track_caller]
+fn hears(client: &mut Peer, messages: usize) {
+    for at in 0..messages {
+        assert_eq!(client.message(), (Opcode::BINARY, vec![at as u8; 8 * KIB]));
+    }
+}
+
+fn bandwidth_in_the_example_is_of_what_servers_send_and_nothing_is_lost(variant: Variant) {
+    let upstream = RawUpstream::listen();
+    let mut gateway = Setup::new(variant).workers(1).start();
+    applied(&gateway, &narrow(&gateway, &upstream));
+
+    // Topic by topic: what the server sends at this one.
+    let (mut client, mut backend) = gateway.session("/prices/live/ACME", &upstream);
+    let begun = Instant::now();
+    sends(&mut backend, 8);
+    // What the client sends is not of it, and does not wait.
+    client.send_frame(&Frame::binary(vec![0; 64 * KIB]));
+    assert_eq!(backend.message().1.len(), 64 * KIB);
+    assert!(begun.elapsed() < TAKES, "{:?}", begun.elapsed());
+    hears(&mut client, 8);
+    let took = begun.elapsed();
+    assert!(took >= TAKES && took < TAKES * 3, "{took:?}, and not {TAKES:?}");
+    drop((client, backend));
+
+    // By a key: all of one tenant in one network together, and no other tenant.
+    let open = |tenant: &str, key: &str| {
+        let own = [("apikey", key), ("X-Tenant", tenant)];
+        session_with(&gateway, &upstream, "/stock/v1", if tenant.is_empty() { &own[..1] } else { &own })
+    };
+    let (mut one, mut another) = (open("acme", "alice-key"), open("acme", "bob-key"));
+    let (mut other, mut nobody) = (open("umbrella", "alice-key"), open("", "bob-key"));
+    let begun = Instant::now();
+    sends(&mut one.1, 4);
+    sends(&mut another.1, 4);
+    sends(&mut other.1, 2);
+    sends(&mut nobody.1, 6);
+    hears(&mut other.0, 2);
+    hears(&mut nobody.0, 6);
+    assert!(begun.elapsed() < TAKES, "who is not of the tenant waits for nothing: {:?}", begun.elapsed());
+    hears(&mut one.0, 4);
+    hears(&mut another.0, 4);
+    let took = begun.elapsed();
+    assert!(took >= TAKES && took < TAKES * 3, "{took:?}, and not {TAKES:?}");
+    let usage = gateway.verb("usage", &["--plan", "Stream", "--json"]).json();
+    let rows = usage["rows"].as_array().expect("rows");
+    for key in ["tenant-network: acme 127.0.0.0/24", "tenant-network: umbrella 127.0.0.0/24"] {
+        let row = rows.iter().find(|row| row["key"] == key).unwrap_or_else(|| panic!("{key}: {usage}"));
+        assert_eq!(
+            (&row["level"], &row["limit"], &row["count"]),
+            (&"keyed".into(), &"65536/s".into(), &"bytes".into())
+        );
+    }
+    applied(&gateway, &gateway.setup().yaml());
+    gateway.probe();
+}
+
+fn a_trial_in_the_example_ends_for_who_will_not_hear(variant: Variant) {
+    let upstream = RawUpstream::listen();
+    let mut gateway = Setup::new(variant).workers(1).start();
+    let frames = "{ count: frames, rate: 10/s }";
+    let yaml = document(&gateway, &upstream);
+    assert!(yaml.contains(frames));
+    applied(&gateway, &yaml.replace(frames, "{ count: frames, rate: 1/h, burst: 10 }"));
+    // Nobody asks for a credential here: each address has a trial, whatever its sessions are.
+    let mut first = gateway.session("/prices/x", &upstream);
+    passes(&mut first, 6);
+    let mut second = gateway.session("/prices/y", &upstream);
+    // Ten frames, of which a message may have several.
+    let (client, backend) = &mut second;
+    client.send_frame(&Frame::text("t").unfinished());
+    client.send_frame(&Frame::continuation("w").unfinished());
+    client.send_frame(&Frame::continuation("o"));
+    assert_eq!(backend.message(), (Opcode::TEXT, b"two".to_vec()));
+    passes(&mut first, 1);
+    const NOTICE: &str = "unauthenticated limit of Trial: try again in ";
+    for _ in 0..4 {
+        is_stopped(&mut second, NOTICE);
+    }
+    is_stopped(&mut first, NOTICE);
+    let (client, backend) = &mut second;
+    backend.send_frame(&Frame::text("the ninth"));
+    let (_, text) = client.message();
+    let text = String::from_utf8(text).expect("UTF-8");
+    let wait = text.strip_prefix(NOTICE).and_then(|rest| rest.strip_suffix(" ms")).expect("a notice");
+    assert!((3_500_000..=3_600_000).contains(&wait.parse().expect("milliseconds")), "{text}");
+    client.send_frame(&Frame::text("the tenth"));
+    assert_eq!(client.expect_close(4003), "too many messages");
+    assert_eq!(backend.expect_close(4003), "too many messages");
+    let line = gateway.logged("close", "prices");
+    assert_eq!((&line["messages_throttled"], &line["throttled_by"]), (&10.into(), &"unauthenticated".into()), "{line}");
+    // The other session of that address goes on, and is told.
+    is_stopped(&mut first, NOTICE);
+    applied(&gateway, &gateway.setup().yaml());
     gateway.probe();
 }

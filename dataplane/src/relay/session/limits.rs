@@ -8,7 +8,7 @@ use proto::ws::FrameHeader;
 use super::clock::CLOSE_TIMEOUTS_MAX;
 use super::{Facts, Leg, Session};
 use crate::record::Cause;
-use crate::throttle::{Drops, Guard, Patience, Rest, Stash, Stopped, Verdict};
+use crate::throttle::{Drops, Guard, Patience, Rest, Stash, Stopped, Throttled, Verdict};
 
 impl Session {
     /// What may pass from the next message on; none: everything. What waits is looked at again at once.
@@ -22,6 +22,11 @@ impl Session {
     /// What may pass.
     pub fn guard(&self) -> Option<&Guard> {
         self.guard.as_deref()
+    }
+
+    /// What was left out so far because it was too much.
+    pub fn throttled(&self) -> Throttled {
+        self.guard.as_ref().map(|guard| guard.throttled()).unwrap_or_default()
     }
 
     /// Whether the next message of this leg waits until there is room for it: until then its bytes are not given again,
@@ -111,6 +116,7 @@ impl Session {
         let is_ending = self.ending.is_some();
         let Some(guard) = &mut self.guard else { return };
         guard.leave_out(from.direction(), Drops::Message);
+        guard.left_out(&stopped);
         match stopped.outcome {
             Outcome::Drop | Outcome::Delay => {}
             Outcome::Notify => {
