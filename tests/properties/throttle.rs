@@ -3,6 +3,10 @@
 //!
 //! Time is virtual. Each shard may be late: it acts on a time that it read some while ago.
 
+mod levels;
+mod plain;
+mod terms;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -247,6 +251,20 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn shards_that_saturate_a_bucket_have_equal_parts_however_much_each_wants(
+        seed: u64, weights in prop::collection::vec(1_u64..=9, 2..=64), each in 20_u64..=100, burst_ms in 20_u64..1000,
+    ) {
+        let shards = weights.len() as u64;
+        let amount = shards * each;
+        // Each comes every few milliseconds: who stays away for long does not saturate anything.
+        saturate(&Saturated { amount, burst: (amount * burst_ms / 1000).max(2), seconds: 3, seed }, &weights, 400 * shards);
+    }
+}
+
 /// Shards that all want more than their part: each has the same within a tenth, once the burst is gone.
 #[test]
 fn shards_that_saturate_a_bucket_have_equal_parts() {
@@ -258,32 +276,45 @@ fn shards_that_saturate_a_bucket_have_equal_parts() {
         (7, 3000, 3000, [2, 3]),
         (16, 5000, 1000, [1, 4]),
     ] {
-        let mut world = World::new(bucket(amount, SECOND_NS, burst), shards);
-        let mut draws = Draws(7);
+        let weights: Vec<u64> = weights.into_iter().cycle().take(shards).collect();
         // Even the rarest comes three times as often as its part flows in.
-        let polls = amount * 3 * weights[1] * 2;
-        let pause_ns = (SECOND_NS / polls).max(1);
-        let mut burst_is_gone = None;
-        while world.mono_ns < 5 * SECOND_NS {
-            world.mono_ns += draws.below(pause_ns * 2);
-            let shard = draws.below(shards as u64) as usize;
-            let weight = weights[shard % 2];
-            for _ in 0..weight {
-                if !world.message(shard, 1, 0) && burst_is_gone.is_none() && world.mono_ns > SECOND_NS / 10 {
-                    burst_is_gone = Some(world.by_shard());
-                }
+        saturate(&Saturated { amount, burst, seconds: 5, seed: 7 }, &weights, amount * 3 * weights[1] * 2);
+    }
+}
+
+/// A bucket of which more is wanted than there is.
+struct Saturated {
+    amount: u64,
+    burst: u64,
+    seconds: u64,
+    seed: u64,
+}
+
+/// Shards come so many times a second in all, at random, each with as many messages as its weight says.
+fn saturate(&Saturated { amount, burst, seconds, seed }: &Saturated, weights: &[u64], polls: u64) {
+    let shards = weights.len();
+    let mut world = World::new(bucket(amount, SECOND_NS, burst), shards);
+    let mut draws = Draws(seed);
+    let pause_ns = (SECOND_NS / polls).max(1);
+    let mut burst_is_gone = None;
+    while world.mono_ns < seconds * SECOND_NS {
+        world.mono_ns += draws.below(pause_ns * 2);
+        let shard = draws.below(shards as u64) as usize;
+        for _ in 0..weights[shard] {
+            if !world.message(shard, 1, 0) && burst_is_gone.is_none() && world.mono_ns > SECOND_NS / 10 {
+                burst_is_gone = Some(world.by_shard());
             }
         }
-        let before = burst_is_gone.expect("the bucket ran dry");
-        let parts: Vec<u64> = world.by_shard().iter().zip(before).map(|(all, before)| all - before).collect();
-        let mean = parts.iter().sum::<u64>() as f64 / shards as f64;
-        for (shard, part) in parts.iter().enumerate() {
-            let off = (*part as f64 - mean).abs() / mean;
-            assert!(off <= 0.1, "{shards} shards, {weights:?}: shard {shard} had {part}, the mean is {mean:.0}");
-        }
-        let most = burst + amount * world.mono_ns / SECOND_NS;
-        assert!(world.total() <= most && world.total() * 100 >= most * 99, "{} of {most}", world.total());
     }
+    let before = burst_is_gone.expect("the bucket ran dry");
+    let parts: Vec<u64> = world.by_shard().iter().zip(before).map(|(all, before)| all - before).collect();
+    let mean = parts.iter().sum::<u64>() as f64 / shards as f64;
+    for (shard, part) in parts.iter().enumerate() {
+        let off = (*part as f64 - mean).abs() / mean;
+        assert!(off <= 0.1, "{shards} shards, {weights:?}: shard {shard} had {part}, the mean is {mean:.0}");
+    }
+    let most = burst + amount * world.mono_ns / SECOND_NS;
+    assert!(world.total() <= most && world.total() * 100 >= most * 99, "{} of {most}", world.total());
 }
 
 #[test]

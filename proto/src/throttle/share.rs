@@ -190,6 +190,11 @@ impl Share {
         self.left > 0 && self.left.unsigned_abs() > self.chunk
     }
 
+    /// Tokens that it may still spend.
+    pub fn in_hand(&self) -> u64 {
+        self.left.max(0).unsigned_abs()
+    }
+
     /// Of which of the meter's counts its tokens are.
     pub fn number(&self) -> u64 {
         self.number
