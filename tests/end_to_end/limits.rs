@@ -7,6 +7,7 @@ mod delay;
 mod denials;
 mod exact;
 mod example;
+mod policies;
 mod restarts;
 mod told;
 mod usage;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::session_with;
 use crate::kit::people::People;
-use crate::kit::{Gateway, Peer, Port, RawUpstream, Setup, Upgrade, Variant, on_both_drivers, until};
+use crate::kit::{Gateway, Peer, Port, RawUpstream, Setup, Upgrade, Variant, on_both_drivers, on_variant, until};
 
 on_both_drivers!(
     there_are_so_many_sessions_everywhere_and_at_one_api,
@@ -14,10 +14,11 @@ on_both_drivers!(
     a_range_of_addresses_has_so_many_sessions,
     whoever_does_not_get_in_leaves_no_place_taken,
     an_endpoint_that_is_full_is_not_dialled,
-    handshakes_come_as_fast_as_they_may_and_no_faster,
     one_address_that_comes_too_fast_takes_nothing_from_the_others,
     a_crowd_that_is_sent_away_does_not_come_back_all_at_once,
 );
+// It takes a while, and is not the drivers'.
+on_variant!(automatic_pace, Automatic, handshakes_come_as_fast_as_they_may_and_no_faster);
 
 /// A client that is refused: status, the refusal's word as the metrics have it, and for how many seconds.
 #[track_caller]

@@ -10,7 +10,7 @@ use crate::kit::{Frame, Gateway, Opcode, Peer, RawUpstream, Setup, Variant, alou
 
 on_both_drivers!(
     sixty_four_saturating_connections_have_what_the_plan_says_and_no_more,
-    a_message_that_trips_half_way_is_finished_and_what_it_owes_is_paid_first,
+    what_a_message_owes_is_paid_before_the_next_one_passes,
     both_directions_add_up_and_fragments_count_once,
 );
 
@@ -156,38 +156,39 @@ fn sixty_four_saturating_connections_have_what_the_plan_says_and_no_more(variant
 }
 
 /// A thousand bytes a second, a thousand at once; one message of three thousand owes two seconds, on every session and in
-/// both directions.
-fn a_message_that_trips_half_way_is_finished_and_what_it_owes_is_paid_first(variant: Variant) {
+/// both directions: one that trips half-way, and one whose only frame is larger than the bucket.
+fn what_a_message_owes_is_paid_before_the_next_one_passes(variant: Variant) {
     let plan = "limits: [{ count: bytes, rate: 1000/s, burst: 1000 }], on_limit: { action: drop }";
-    let (mut gateway, upstream) = limited(variant, plan, "");
-    let (mut client, mut backend) = gateway.session("/chat", &upstream);
-    let (mut other, mut its_backend) = gateway.session("/chat", &upstream);
-    let begun = Instant::now();
-    for (fin, opcode, bytes) in
-        [(false, Opcode::BINARY, 500), (false, Opcode::CONTINUATION, 1500), (true, Opcode::CONTINUATION, 1000)]
-    {
-        client.send_frame(&Frame { fin, ..Frame::new(opcode, vec![b'x'; bytes]) });
-    }
-    assert_eq!(backend.message(), (Opcode::BINARY, vec![b'x'; 3000]), "what has begun is finished");
-    // Whoever asks meanwhile is left out, at no cost.
-    let first = |heard: &mut Peer| heard.hear_within(Duration::from_millis(1)).then(|| heard.frame().payload);
-    let (asked, heard) = loop {
-        assert!(begun.elapsed() < Duration::from_secs(6), "what is owed is paid at some time");
-        client.send_frame(&Frame::text("c"));
-        backend.send_frame(&Frame::text("b"));
-        other.send_frame(&Frame::text("o"));
-        its_backend.send_frame(&Frame::text("i"));
-        let heard = [&mut backend, &mut client, &mut its_backend, &mut other].into_iter().find_map(first);
-        if let Some(heard) = heard {
-            break (begun.elapsed(), heard);
+    for frames in [&[500, 1500, 1000][..], &[3000]] {
+        let (mut gateway, upstream) = limited(variant, plan, "");
+        let (mut client, mut backend) = gateway.session("/chat", &upstream);
+        let (mut other, mut its_backend) = gateway.session("/chat", &upstream);
+        let begun = Instant::now();
+        for (at, bytes) in frames.iter().enumerate() {
+            let opcode = if at == 0 { Opcode::BINARY } else { Opcode::CONTINUATION };
+            client.send_frame(&Frame { fin: at + 1 == frames.len(), ..Frame::new(opcode, vec![b'x'; *bytes]) });
         }
-        thread::sleep(Duration::from_millis(10));
-    };
-    assert_eq!(heard.len(), 1);
-    // Full at the beginning, and 2001 bytes missing for the next one.
-    let owed = Duration::from_millis(2001);
-    assert!(asked >= owed && asked < owed + Duration::from_secs(1), "paid after {asked:?}");
-    gateway.probe();
+        assert_eq!(backend.message(), (Opcode::BINARY, vec![b'x'; 3000]), "what has begun is finished");
+        // Whoever asks meanwhile is left out, at no cost.
+        let first = |heard: &mut Peer| heard.hear_within(Duration::from_millis(1)).then(|| heard.frame().payload);
+        let (paid, heard) = loop {
+            assert!(begun.elapsed() < Duration::from_secs(6), "what is owed is paid at some time");
+            client.send_frame(&Frame::text("c"));
+            backend.send_frame(&Frame::text("b"));
+            other.send_frame(&Frame::text("o"));
+            its_backend.send_frame(&Frame::text("i"));
+            let heard = [&mut backend, &mut client, &mut its_backend, &mut other].into_iter().find_map(first);
+            if let Some(heard) = heard {
+                break (begun.elapsed(), heard);
+            }
+            thread::sleep(Duration::from_millis(10));
+        };
+        assert_eq!(heard.len(), 1);
+        // Full at the beginning, and 2001 bytes missing for the next one.
+        let owed = Duration::from_millis(2001);
+        assert!(paid >= owed && paid < owed + Duration::from_secs(1), "{frames:?} are paid after {paid:?}");
+        gateway.probe();
+    }
 }
 
 fn both_directions_add_up_and_fragments_count_once(variant: Variant) {

@@ -4,13 +4,14 @@
 use std::time::{Duration, Instant};
 
 use super::{NOTICE, is_stopped, passes};
-use crate::kit::{Gateway, Opcode, RawUpstream, Setup, Variant, on_both_drivers, until, until_some};
+use crate::kit::{Gateway, Opcode, RawUpstream, Setup, Variant, on_both_drivers, on_variant, until, until_some};
 
 on_both_drivers!(
     what_is_used_is_there_to_the_last_message_after_a_stop,
-    a_data_plane_that_is_killed_forgets_the_last_seconds_at_most,
     a_damaged_file_counts_for_nothing_and_that_is_said,
 );
+// It takes a while, and is not the drivers'.
+on_variant!(automatic_kill, Automatic, a_data_plane_that_is_killed_forgets_the_last_seconds_at_most);
 
 const WORKERS: usize = 4;
 

@@ -1,0 +1,134 @@
+//! Whose plan is which: policies that choose by who comes, and limits by keys that a handshake makes.
+
+use serde_json::json;
+
+use super::session_with;
+use crate::kit::people::People;
+use crate::kit::tokens::{Algorithm, Signer, Token, key_set};
+use crate::kit::{Frame, Gateway, Opcode, Peer, Port, RawUpstream, Setup, Upgrade, Variant, on_both_drivers};
+
+on_both_drivers!(
+    the_first_group_that_fits_decides_and_has_one_count,
+    a_limit_by_a_key_counts_for_each_key_and_not_for_who_lacks_a_part,
+);
+
+const ISSUER: &str = "https://issuer.test";
+const ACCEPT: &str = "authentication: { accept: [bearer], require_subscription: false }";
+
+/// Plans of one to four messages whose notices are their names.
+const PLANS: &str = r#"plans:
+  - { name: rest, limits: [{ quota: 1/year }], on_limit: { notice: { text: "{level} {plan}" } } }
+  - { name: office, limits: [{ quota: 2/year }], on_limit: { notice: { text: "{level} {plan}" } } }
+  - { name: trial, limits: [{ quota: 3/year }], on_limit: { notice: { text: "{level} {plan}" } } }
+  - { name: gold, limits: [{ quota: 4/year }], on_limit: { notice: { text: "{level} {plan}" } } }
+"#;
+
+/// Says messages until one does not pass: how many did, and what the client was told.
+fn says_until_stopped((client, backend): &mut (Peer, Peer)) -> (usize, String) {
+    for passed in 0..10 {
+        client.send_frame(&Frame::text("x"));
+        client.send_frame(&Frame::ping(""));
+        // The ping is behind the message, whether that passed or not.
+        let (mut has_passed, mut is_behind) = (false, false);
+        while !is_behind {
+            let frame = backend.frame();
+            has_passed |= frame.opcode == Opcode::TEXT;
+            is_behind = frame.opcode == Opcode::PING;
+        }
+        if !has_passed {
+            return (passed, String::from_utf8(client.message().1).expect("UTF-8"));
+        }
+    }
+    (10, String::new())
+}
+
+fn the_first_group_that_fits_decides_and_has_one_count(variant: Variant) {
+    let (upstream, door, signer) = (RawUpstream::listen(), Port::free(), Signer::new(Algorithm::EdDsa, "k1"));
+    let policy = r#"limit_policies:
+  - name: by-origin
+    groups:
+      - when:
+          - { addresses: [192.0.2.0/24, 203.0.113.7] }
+          - { headers: [{ name: User-Agent, values: ["*bot*"] }], not: true }
+        plan: office
+      - { when: [{ queries: [{ name: trial }] }], plan: trial }
+      - { when: [{ claims: [{ name: account.tier, values: [gold] }] }], plan: gold }
+    plan: rest
+"#;
+    let mut gateway = Setup::new(variant)
+        .another_listener(&format!("name: far, bind: \"{}\", proxy_protocol_from: [127.0.0.0/8]", door.address()))
+        .people(People::new().issuer("test", ISSUER, &key_set(&[&signer]), ""))
+        .document(&format!("{PLANS}{policy}"))
+        .api_to("news", &upstream.url("/"), &format!("{ACCEPT}, limit_policy: by-origin"))
+        .start();
+    let open = |address: &str, agent: &str, query: &str, tier: &str| {
+        let token = Token::of(ISSUER).claim("sub", "alice").claim("account", json!({ "tier": tier })).sign(&signer);
+        let mut client = Peer::connect(door.address());
+        client.send(format!("PROXY TCP4 {address} 198.51.100.1 40001 443\r\n").as_bytes());
+        let request = Upgrade::to(&format!("/news{query}")).with("Authorization", &format!("Bearer {token}"));
+        let request = if agent.is_empty() { request } else { request.with("User-Agent", agent) };
+        client.send(&request.encode());
+        let mut backend = upstream.accept();
+        backend.agree();
+        client.upgraded();
+        (client, backend)
+    };
+    for (address, agent, query, tier, expected) in [
+        ("192.0.2.9", "Mozilla/5.0", "?trial", "gold", (2, "api office")),
+        // Everybody in a group shares its count.
+        ("203.0.113.7", "", "", "", (0, "api office")),
+        ("192.0.2.9", "a bot of theirs", "", "silver", (1, "api rest")),
+        ("203.0.113.8", "", "", "", (0, "api rest")),
+        ("203.0.113.8", "", "?trial=1", "gold", (3, "api trial")),
+        ("203.0.113.8", "", "?trials=1", "gold", (4, "api gold")),
+        ("192.0.2.9", "bot", "", "gold", (0, "api gold")),
+        ("10.0.0.1", "", "?a=b&trial=", "", (0, "api trial")),
+    ] {
+        let (passed, told) = says_until_stopped(&mut open(address, agent, query, tier));
+        assert_eq!((passed, told.as_str()), expected, "{address} {agent} {query} {tier}");
+    }
+    gateway.probe();
+}
+
+fn a_limit_by_a_key_counts_for_each_key_and_not_for_who_lacks_a_part(variant: Variant) {
+    let (upstream, signer) = (RawUpstream::listen(), Signer::new(Algorithm::EdDsa, "k1"));
+    let limit = "limits:\n  - { name: per-org, key: [\"claim:org.id\", \"query:room\", api, user], plan: office, \
+                 apis: [news, \"chat:v1\"], when: [{ headers: [{ name: X-Mode, values: [free] }] }] }\n";
+    let chat = |version: &str| {
+        format!(
+            "name: chat, version: {version}, context: /chat, endpoints: {{ production: {{ url: \"{}\" }} }}, {ACCEPT}",
+            upstream.url("/")
+        )
+    };
+    let mut gateway = Setup::new(variant)
+        .people(People::new().issuer("test", ISSUER, &key_set(&[&signer]), ""))
+        .document(&format!("{PLANS}{limit}"))
+        .api_to("news", &upstream.url("/"), ACCEPT)
+        .api(&chat("v1"))
+        .api(&chat("v2"))
+        .start();
+    let open = |gateway: &Gateway, target: &str, user: &str, org: serde_json::Value, mode: &str| {
+        let token = Token::of(ISSUER).claim("sub", user).claim("org", org).sign(&signer);
+        session_with(gateway, &upstream, target, &[("Authorization", &format!("Bearer {token}")), ("X-Mode", mode)])
+    };
+    let acme = || json!({ "id": "acme" });
+    let (limited, free) = ((2, "per-org office"), (10, ""));
+    for (target, user, org, mode, expected) in [
+        ("/news?room=1", "alice", acme(), "free", limited),
+        ("/news?room=1", "alice", acme(), "free", (0, "per-org office")),
+        // Each part tells one count from another.
+        ("/news?room=2", "alice", acme(), "free", limited),
+        ("/news?room=1", "bob", acme(), "free", limited),
+        ("/news?room=1", "alice", json!({ "id": "umbrella" }), "free", limited),
+        ("/chat/v1?room=1", "alice", acme(), "free", limited),
+        // Who lacks one, is elsewhere, or is not meant, is not limited.
+        ("/news?room=1", "alice", json!({ "name": "acme" }), "free", free),
+        ("/news", "alice", acme(), "free", free),
+        ("/chat/v2?room=1", "alice", acme(), "free", free),
+        ("/news?room=1", "alice", acme(), "paid", free),
+    ] {
+        let (passed, told) = says_until_stopped(&mut open(&gateway, target, user, org.clone(), mode));
+        assert_eq!((passed, told.as_str()), expected, "{target} {user} {org} {mode}");
+    }
+    gateway.probe();
+}
