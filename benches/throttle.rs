@@ -1,7 +1,15 @@
 //! What limits cost on one shard: a decision while there is something in hand, a lease when there is not, and finding a
 //! session's meters among a million.
 //!
-//! `cargo bench --bench throttle`
+//! `cargo bench --bench throttle`. Criterion's figures are wall time. Under them stand the bars, in time of this thread's CPU,
+//! which others of the machine lengthen less; and a decision in instructions, which nobody lengthens: more than the ceiling
+//! fails the bench.
+
+#[expect(dead_code, reason = "the load of the other benches uses more of it")]
+#[path = "load/machine.rs"]
+mod machine;
+#[path = "load/steps.rs"]
+mod steps;
 
 use std::cell::Cell;
 use std::hint::black_box;
@@ -18,6 +26,14 @@ use proto::throttle::{Meter, Now, Terms, Window, WindowUnit};
 
 const KEYS: usize = 1_000_000;
 const WALL_MS: u64 = 1_800_000_000_000;
+/// The bars: nanoseconds of a decision at three levels, and of a lease.
+const DECISION_NS_MAX: f64 = 10.0;
+const LEASE_NS_MAX: f64 = 200.0;
+/// Instructions of a decision at three levels, in a release build.
+const DECISION_INSTRUCTIONS_MAX: f64 = 150.0;
+/// Rounds of which the middle one counts, and how often something is done in each.
+const ROUNDS: usize = 31;
+const TURNS: u64 = 1_000_000;
 
 fn plan(terms: &[Terms]) -> Arc<Compiled> {
     let mut plan = Compiled::of(&Plan::new("gold", Vec::new()));
@@ -38,7 +54,8 @@ fn now(now_ms: u64) -> Now {
 /// Plenty, so that a decision mostly finds something in hand: a lease is some millions.
 const PLENTY: u64 = 1 << 50;
 
-fn decisions(criterion: &mut Criterion) {
+/// Three levels of which there is always something in hand.
+fn warm_guard() -> Guard {
     let bucket = Terms::Bucket { amount: PLENTY, per_ns: 1_000_000_000, burst: PLENTY };
     let quota = Terms::Quota { amount: PLENTY, window: Window::one(WindowUnit::Day) };
     let levels = vec![
@@ -48,34 +65,44 @@ fn decisions(criterion: &mut Criterion) {
     ];
     let wall = Rc::new(WallOffset::default());
     wall.set(0, WALL_MS);
-    let mut guard = Guard::new(levels, wall).expect("it is limited");
-    criterion.bench_function("decision/three_levels", |bencher| {
-        bencher.iter(|| {
-            let verdict = guard.message(black_box(Direction::ToUpstream), black_box(64), black_box(1));
-            assert_eq!(verdict, Verdict::Pass);
-        });
-    });
+    Guard::new(levels, wall).expect("it is limited")
 }
 
-fn leases(criterion: &mut Criterion) {
+fn decide(guard: &mut Guard) {
+    let verdict = guard.message(black_box(Direction::ToUpstream), black_box(64), black_box(1));
+    assert_eq!(verdict, Verdict::Pass);
+}
+
+fn decisions(criterion: &mut Criterion) {
+    let mut guard = warm_guard();
+    criterion.bench_function("decision/three_levels", |bencher| bencher.iter(|| decide(&mut guard)));
+}
+
+/// A bucket and a quota with plenty, as a shard has them.
+fn plenty() -> [(&'static str, Rc<Ledger>, Rc<Held>); 2] {
     let bucket = Terms::Bucket { amount: PLENTY, per_ns: 1_000_000_000, burst: PLENTY };
     let quota = Terms::Quota { amount: PLENTY, window: Window::one(WindowUnit::Day) };
-    for (name, terms) in [("lease/bucket", bucket), ("lease/quota", quota)] {
-        let meters = Arc::new(Meters::default());
-        let ledger = Ledger::new(meters, (0, 4), Record::new(1, 1).shard(0));
+    [("bucket", bucket), ("quota", quota)].map(|(name, terms)| {
+        let ledger = Ledger::new(Arc::default(), (0, 4), Record::new(1, 1).shard(0));
         let scope =
             Arc::new(Scope { kind: Some(LevelKind::Api), name: LevelKind::Api.word().into(), plan: "gold".into() });
         let plan = plan(&[terms]);
         let rule = plan.ids().next().expect("it has one");
         let held = ledger.held(&LimitId { scope, key: "chat:v1".into(), rule }, &plan);
+        (name, ledger, held)
+    })
+}
+
+/// What was in hand is given back each time, so that each asks the shared meter for a lease.
+fn lease(held: &Held, now: Now) {
+    assert!(held.has(black_box(1), now));
+    held.give_back(now);
+}
+
+fn leases(criterion: &mut Criterion) {
+    for (name, ledger, held) in plenty() {
         let now = ledger.now();
-        // What was in hand is given back each time, so that each asks the shared meter for a lease.
-        criterion.bench_function(name, |bencher| {
-            bencher.iter(|| {
-                assert!(held.has(black_box(1), now));
-                held.give_back(now);
-            });
-        });
+        criterion.bench_function(&format!("lease/{name}"), |bencher| bencher.iter(|| lease(&held, now)));
     }
 }
 
@@ -107,5 +134,42 @@ fn resident_kib() -> usize {
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
-criterion_group!(benches, decisions, leases, handshakes);
+/// Says which bars hold, and fails where instructions, which are the same every time, are too many.
+fn bars(_: &mut Criterion) {
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    println!("\n{}", machine::describe());
+    println!("nanoseconds of CPU, the least, the median and the most of {ROUNDS} rounds of {TURNS}");
+    let mut guard = warm_guard();
+    say("decision at three levels", DECISION_NS_MAX, || decide(&mut guard));
+    for (name, ledger, held) in plenty() {
+        let now = ledger.now();
+        say(&format!("lease of a {name}, and back"), LEASE_NS_MAX, || lease(&held, now));
+    }
+    let Some(instructions) = steps::of(|turns| (0..turns).for_each(|_| decide(&mut guard))) else {
+        return println!("instructions are not counted here: this process may not trace its child");
+    };
+    let verdict = if instructions <= DECISION_INSTRUCTIONS_MAX { "holds" } else { "falls short" };
+    println!(
+        "decision at three levels: {instructions:.1} instructions (ceiling {DECISION_INSTRUCTIONS_MAX}: {verdict})"
+    );
+    assert!(instructions <= DECISION_INSTRUCTIONS_MAX, "a decision takes {instructions:.1} instructions");
+}
+
+fn say(what: &str, ns_max: f64, mut work: impl FnMut()) {
+    let mut rounds: Vec<f64> = (0..ROUNDS)
+        .map(|_| {
+            let before = machine::thread_cpu_time();
+            (0..TURNS).for_each(|_| work());
+            (machine::thread_cpu_time() - before).as_secs_f64() * 1e9 / TURNS as f64
+        })
+        .collect();
+    rounds.sort_by(f64::total_cmp);
+    let [least, median, most] = [0, ROUNDS / 2, ROUNDS - 1].map(|at| rounds[at]);
+    let verdict = if median <= ns_max { "holds" } else { "falls short" };
+    println!("{what:<28} {least:>6.1} {median:>6.1} {most:>6.1}  (bar {ns_max}: {verdict})");
+}
+
+criterion_group!(benches, decisions, leases, handshakes, bars);
 criterion_main!(benches);

@@ -267,6 +267,31 @@ fn messages_keep_their_budget(way: Way, request: &Upgrade) {
     }
 }
 
+/// Of so many questions that messages ask of limits, one may go to the counts that all workers share, behind their locks:
+/// the rest is answered from what the worker has in hand. That is what it spends in some milliseconds, so it depends on how
+/// fast the machine is.
+const QUESTIONS_FOR_A_LEASE: u64 = 100;
+
+fn limits_are_asked_in_hand(way: Way) {
+    const LIMITS: u64 = 6;
+    const DEPTH: usize = 20;
+    let Some(gateway) = start(way) else { return };
+    let mut client = Client::ask(gateway.address(), &Upgrade::to("/limited").with("apikey", KEY));
+    let mut round = Round::new(DEPTH, 64);
+    let mut play = |messages: usize| (0..messages).for_each(|_| client.play(&mut round));
+    let leases = || {
+        let leases = ["granted", "refused"]
+            .map(|outcome| gateway.metric("framegate_limit_leases_total", &[("outcome", outcome)]) as u64);
+        leases.iter().sum::<u64>()
+    };
+    play(MESSAGES_BEFORE);
+    let before = leases();
+    play(MESSAGES);
+    let (asked, questions) = (leases() - before, 2 * LIMITS * (DEPTH * MESSAGES) as u64);
+    println!("{way:?}: {asked} leases for {questions} questions");
+    assert!(asked <= questions / QUESTIONS_FOR_A_LEASE, "{asked} leases for {questions} questions");
+}
+
 /// Between two messages that nobody answers, so that each comes alone; not so that anything depends on it.
 const APART: Duration = Duration::from_micros(300);
 
@@ -355,6 +380,7 @@ fn idle_sessions_cost_no_system_calls(way: Way) {
 crate::on_every_way!(
     a_message_keeps_its_budget_of_system_calls,
     a_message_under_three_levels_needs_no_more_system_calls,
+    limits_are_asked_in_hand,
     a_message_that_is_left_out_is_not_sent,
     a_notice_keeps_its_budget_of_system_calls,
     a_handshake_keeps_its_budget_of_system_calls,

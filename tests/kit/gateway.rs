@@ -28,6 +28,7 @@ pub const FRAMEGATE: &str = env!("CARGO_BIN_EXE_framegate");
 #[derive(Debug)]
 pub struct Setup {
     variant: Variant,
+    program: Option<PathBuf>,
     flags: Vec<String>,
     workers: usize,
     cpus: Option<String>,
@@ -59,6 +60,7 @@ impl Setup {
     pub fn new(variant: Variant) -> Self {
         let mut setup = Self {
             variant,
+            program: None,
             flags: Vec::new(),
             workers: 1,
             cpus: None,
@@ -94,6 +96,12 @@ impl Setup {
     /// The variant that it is on.
     pub fn variant(&self) -> Variant {
         self.variant
+    }
+
+    /// Another executable than the one of this build.
+    pub fn program_at(mut self, path: &Path) -> Self {
+        self.program = Some(path.into());
+        self
     }
 
     /// More flags of the data plane.
@@ -227,7 +235,11 @@ impl Setup {
     }
 
     fn program(&self) -> PathBuf {
-        if self.user.is_some() { self.directory().join("framegate") } else { FRAMEGATE.into() }
+        match &self.program {
+            _ if self.user.is_some() => self.directory().join("framegate"),
+            Some(program) => program.clone(),
+            None => FRAMEGATE.into(),
+        }
     }
 
     /// The backend of the API `probe`, as an endpoint of a configuration.
