@@ -161,7 +161,7 @@ pub fn connection(
     }
     let mut party = Box::new(Party::new(tables, &route.api, &identity, &route.topic, &visitor));
     let seats = seats(shard, tables, &route.api, &party);
-    party.seats = seats.inspect_err(|_| retry_after(shard, downstream, SEAT_RETRY_S))?.into();
+    party.sit(seats.inspect_err(|_| retry_after(shard, downstream, SEAT_RETRY_S))?);
     let guard = party.guard(&shard.ledger, tables, &route.api).map(Box::new);
     Ok(Permit { identity, party, guard })
 }

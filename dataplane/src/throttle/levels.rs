@@ -39,20 +39,28 @@ const SECRET_HEADERS: [&str; 4] = ["authorization", "proxy-authorization", "cook
 pub struct Party {
     /// What its credential granted; none where the API is open.
     pub grant: Option<Arc<Grant>>,
-    /// Its places among those who are counted.
-    pub seats: Box<[Seat]>,
-    /// It is counted at its meters.
-    counted: Counted,
     address: Option<IpAddr>,
     session: SessionId,
     topic: Option<Arc<str>>,
-    /// The policy of its API or topic, and the group that it is in; none: everybody else's.
-    group: Option<(Arc<Policy>, Option<u16>)>,
-    /// What it has made of the limits by keys that are for its API; none: the limit is not for it.
-    keyed: Box<[Made]>,
     /// How many leading bits of its address it shares a limit with, as the settings had it; none: it has a credential.
     range_bits: Option<u8>,
+    /// What only those have whom something limits.
+    bonds: Option<Box<Bonds>>,
 }
+
+#[derive(Debug, Default)]
+struct Bonds {
+    /// Its places among those who are counted.
+    seats: Box<[Seat]>,
+    /// It is counted at its meters.
+    counted: Counted,
+    /// The policy of its API or topic, and the group that it is in; none: everybody else's.
+    group: Option<InGroup>,
+    /// What it has made of the limits by keys that are for its API; none: the limit is not for it.
+    keyed: Box<[Made]>,
+}
+
+type InGroup = (Arc<Policy>, Option<u16>);
 
 /// A limit by a key, and the key.
 type Made = (Arc<Keyed>, Option<Arc<str>>);
@@ -88,7 +96,31 @@ impl Party {
         let topic = Some(Arc::clone(topic));
         let range_bits = range_bits(tables, grant.as_deref(), visitor.address);
         let session = visitor.session;
-        Self { grant, address: visitor.address, session, topic, group, keyed, range_bits, ..Self::default() }
+        let mut party = Self { grant, address: visitor.address, session, topic, range_bits, bonds: None };
+        party.bind(group, keyed);
+        party
+    }
+
+    /// Its places among those who are counted, for as long as it lives.
+    pub fn sit(&mut self, seats: Vec<Seat>) {
+        if !seats.is_empty() {
+            self.bonds.get_or_insert_default().seats = seats.into();
+        }
+    }
+
+    fn bind(&mut self, group: Option<InGroup>, keyed: Box<[Made]>) {
+        if self.bonds.is_some() || group.is_some() || !keyed.is_empty() {
+            let bonds = self.bonds.get_or_insert_default();
+            (bonds.group, bonds.keyed) = (group, keyed);
+        }
+    }
+
+    fn group(&self) -> Option<&InGroup> {
+        self.bonds.as_ref()?.group.as_ref()
+    }
+
+    fn keyed(&self) -> &[Made] {
+        self.bonds.as_ref().map_or(&[], |bonds| &bonds.keyed)
     }
 
     /// The client's address.
@@ -105,9 +137,9 @@ impl Party {
         let limits = tables.limits();
         self.range_bits = range_bits(tables, who.grant, self.address);
         let policy = self.topic.as_ref().and_then(|topic| policy_of(limits, who.api, topic));
-        self.group = policy.map(|policy| match self.group.take() {
-            Some((before, group)) if Arc::ptr_eq(&before, policy) || before.asks_the_same(policy) => {
-                (Arc::clone(policy), group)
+        let group = policy.map(|policy| match self.group() {
+            Some((before, group)) if Arc::ptr_eq(before, policy) || before.asks_the_same(policy) => {
+                (Arc::clone(policy), *group)
             }
             _ => {
                 let address = self.address;
@@ -115,32 +147,34 @@ impl Party {
                 (Arc::clone(policy), position(policy, is_in))
             }
         });
-        let is_same = |(held, _): &(Arc<Keyed>, _), keyed: &Arc<Keyed>| Arc::ptr_eq(held, keyed);
-        let wanted = || for_api(limits, who.api);
-        if self.keyed.len() == wanted().count() && self.keyed.iter().zip(wanted()).all(|(held, one)| is_same(held, one))
-        {
-            return;
-        }
-        let key = |keyed: &Arc<Keyed>| match self.keyed.iter().find(|(held, _)| held.asks_the_same(keyed)) {
+        let known = |keyed: &Arc<Keyed>| {
+            let is_it = |(held, _): &&Made| Arc::ptr_eq(held, keyed) || held.asks_the_same(keyed);
+            self.keyed().iter().find(is_it)
+        };
+        let key = |keyed: &Arc<Keyed>| match known(keyed) {
             Some((_, key)) => key.clone(),
             None => {
                 let is_meant = keyed.when.iter().all(|one| one.is_at(self.address).unwrap_or(false));
                 is_meant.then(|| key_of(tables, keyed, who, self.address, None)).flatten()
             }
         };
-        self.keyed = wanted().map(|keyed| (Arc::clone(keyed), key(keyed))).collect();
+        let keyed = for_api(limits, who.api).map(|keyed| (Arc::clone(keyed), key(keyed))).collect();
+        self.bind(group, keyed);
     }
 
     /// What [`Party::has`] does not look at: two tables that differ in it give a session different keys.
     fn followed(&self) -> (Option<(*const Policy, Option<u16>)>, Option<u8>) {
-        (self.group.as_ref().map(|(policy, group)| (Arc::as_ptr(policy), *group)), self.range_bits)
+        (self.group().map(|(policy, group)| (Arc::as_ptr(policy), *group)), self.range_bits)
     }
 
     /// What a session may send and receive under these tables, from now on; none: it is not limited.
     pub fn guard(&mut self, ledger: &Rc<Ledger>, tables: &Tables, api: &ApiEntry) -> Option<Guard> {
         let levels = self.levels(ledger, tables, api);
         let meters = levels.iter().flat_map(|level| &level.meters);
-        self.counted = Counted::at(meters.map(|held| Arc::clone(held.meter())));
+        let counted = Counted::at(meters.map(|held| Arc::clone(held.meter())));
+        if self.bonds.is_some() || !levels.is_empty() {
+            self.bonds.get_or_insert_default().counted = counted;
+        }
         Guard::new(levels, Rc::clone(ledger.wall()))
     }
 
@@ -215,13 +249,13 @@ impl Party {
         if let Some(topic) = &self.topic {
             let (kind, name) = plan_name(who.api, topic);
             pass(plain(kind, limits.plan(name)));
-            if let Some((policy, group)) = &self.group {
+            if let Some((policy, group)) = self.group() {
                 let plan = group.and_then(|at| policy.groups.get(usize::from(at))).map(|group| &group.plan);
                 let plan = if group.is_some() { plan } else { policy.rest.as_ref() };
                 pass((kind, word(kind), plan, Of::Group(policy, *group)));
             }
         }
-        for (keyed, key) in &self.keyed {
+        for (keyed, key) in self.keyed() {
             let Some(key) = key else { continue };
             pass((keyed.kind(), &keyed.name, Some(&keyed.plan), Of::Key(key)));
         }
