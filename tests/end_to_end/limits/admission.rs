@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::session_with;
 use crate::kit::people::People;
-use crate::kit::{Gateway, Peer, Port, RawUpstream, Setup, Upgrade, Variant, on_both_drivers, on_variant, until};
+use crate::kit::{
+    EchoBackend, Gateway, Peer, Port, RawUpstream, Setup, Upgrade, Variant, on_both_drivers, on_variant, until,
+};
 
 on_both_drivers!(
     there_are_so_many_sessions_everywhere_and_at_one_api,
@@ -14,6 +16,7 @@ on_both_drivers!(
     a_range_of_addresses_has_so_many_sessions,
     whoever_does_not_get_in_leaves_no_place_taken,
     an_endpoint_that_is_full_is_not_dialled,
+    ceilings_hold_to_the_last_place_when_everybody_comes_at_once,
     one_address_that_comes_too_fast_takes_nothing_from_the_others,
     a_crowd_that_is_sent_away_does_not_come_back_all_at_once,
 );
@@ -457,4 +460,38 @@ fn a_crowd_that_is_sent_away_does_not_come_back_all_at_once(variant: Variant) {
     let busiest = different.iter().map(|one| seconds.iter().filter(|other| other == one).count()).max();
     assert!(different.len() >= 8 && busiest.is_some_and(|busiest| busiest <= 50), "{seconds:?}");
     gateway.probe();
+}
+
+fn ceilings_hold_to_the_last_place_when_everybody_comes_at_once(variant: Variant) {
+    const ROOM: usize = 20;
+    let backend = EchoBackend::start();
+    for (admission, group, is_free_again) in [
+        ("sessions_max: 20", "", true),
+        ("sessions_per_address_max: 20", "", true),
+        ("", "sessions_per_endpoint_max: 20, ", true),
+        ("connects: 1/h, connects_burst: 20", "", false),
+    ] {
+        let endpoint = format!("name: group, {group}endpoints: [{{ url: \"{}\" }}]", backend.url("/"));
+        let api = "name: chat, context: /chat, endpoints: { production: { upstream: group } }";
+        let setup = Setup::new(variant).workers(4).upstream(&endpoint);
+        let mut gateway = setup.api(&format!("{api}, admission: {{ {admission} }}")).start();
+        let address = gateway.address();
+        let crowd = || -> Vec<Peer> {
+            let come = move || {
+                let mut clients: Vec<_> = (0..40).map(|_| Peer::connect(address)).collect();
+                clients.iter_mut().for_each(|client| client.send(&Upgrade::to("/chat").encode()));
+                clients.retain_mut(|client| client.head().status() == 101);
+                clients
+            };
+            let some: Vec<_> = (0..4).map(|_| thread::spawn(come)).collect();
+            some.into_iter().flat_map(|some| some.join().expect("a part of the crowd")).collect()
+        };
+        let live = crowd();
+        assert_eq!(live.len(), ROOM, "{admission}{group}");
+        assert_eq!(crowd().len(), 0, "{admission}{group}");
+        drop(live);
+        until_there_are(&gateway, 0);
+        assert_eq!(crowd().len(), if is_free_again { ROOM } else { 0 }, "{admission}{group}");
+        gateway.probe();
+    }
 }

@@ -226,13 +226,16 @@ fn plans_that_change_under_a_storm_never_let_more_pass_and_in_the_end_everybody_
     expect_sessions_on_every_worker(&gateway, 4);
     let stop = Arc::<AtomicBool>::default();
     let late = opening(&gateway, slow, &stop);
-    // A phase lasts from before its plan is asked for until the next one's has been taken.
+    let narrow = first.replace("plan: wide", "plan: narrow");
+    // The same plan, which says something else.
+    let changed = first.replace("rate: 1000/s, burst: 100", "rate: 200/s, burst: 50");
+    // A phase lasts from before its plan is asked for until the next one's has been taken; until then the one before may hold.
     let mut most = 100.0 + 1000.0 * storm.lasts().as_secs_f64();
-    for (plan, rate, burst) in [("narrow", 200.0, 50.0), ("wide", 1000.0, 100.0), ("narrow", 200.0, 50.0)] {
+    for (yaml, before, rate, burst) in
+        [(&narrow, 1000.0, 200.0, 50.0), (&first, 200.0, 1000.0, 100.0), (&changed, 1000.0, 200.0, 50.0)]
+    {
         let begun = Instant::now();
-        // The old one holds until the new one is taken, at the latest.
-        let before = if plan == "wide" { 200.0 } else { 1000.0 };
-        applied(&gateway, &first.replace("plan: wide", &format!("plan: {plan}")));
+        applied(&gateway, yaml);
         most += before * begun.elapsed().as_secs_f64() + burst;
         thread::sleep(Duration::from_millis(1500));
         most += rate * begun.elapsed().as_secs_f64();

@@ -8,6 +8,7 @@ use crate::kit::tokens::{Algorithm, Signer, Token, key_set};
 use crate::kit::{Frame, Gateway, Opcode, Peer, Port, RawUpstream, Setup, Upgrade, Variant, on_both_drivers};
 
 on_both_drivers!(
+    each_level_is_of_those_whom_the_manual_names,
     the_first_group_that_fits_decides_and_has_one_count,
     a_limit_by_a_key_counts_for_each_key_and_not_for_who_lacks_a_part,
 );
@@ -40,6 +41,62 @@ fn says_until_stopped((client, backend): &mut (Peer, Peer)) -> (usize, String) {
         }
     }
     (10, String::new())
+}
+
+fn each_level_is_of_those_whom_the_manual_names(variant: Variant) {
+    let upstream = RawUpstream::listen();
+    let people = People::new()
+        .application("mobile", "plan: gold")
+        .application("desk", "")
+        .subscriptions("mobile", &["chat:v1", "news", "rooms"])
+        .entry("subscriptions", "application: desk, api: \"chat:v1\", plan: trial".into())
+        .subscriptions("desk", &["chat:v2", "news", "rooms"])
+        .key("alice", "mobile", "alice", "user: alice")
+        .key("bob", "mobile", "bob", "user: bob")
+        .key("machine-1", "mobile", "machine-1", "")
+        .key("machine-2", "mobile", "machine-2", "")
+        .key("carol", "desk", "carol", "user: carol")
+        .key("dave", "desk", "dave", "user: dave");
+    let api = |name: &str, members: &str| {
+        let endpoints = format!("endpoints: {{ production: {{ url: \"{}\" }} }}", upstream.url("/"));
+        format!("name: {name}, context: /{name}, {endpoints}, authentication: {{ accept: [api_key] }}, {members}")
+    };
+    let topics = "topics: [{ topic: \"/live/{room}\", plan: office }, { topic: /quiet, plan: rest }, { topic: /* }]";
+    let mut gateway = Setup::new(variant)
+        .people(people)
+        .document(PLANS)
+        .api(&api("chat", "version: v1"))
+        .api(&api("chat", "version: v2, plan: office"))
+        .api(&api("news", "enabled: true"))
+        .api(&api("rooms", topics))
+        .start();
+    let says = |key: &str, target: &str| {
+        says_until_stopped(&mut session_with(&gateway, &upstream, target, &[("apikey", key)]))
+    };
+    for (key, target, passed, told) in [
+        // One user of one application, over all APIs.
+        ("alice", "/news", 4, "application gold"),
+        ("alice", "/chat/v1", 0, "application gold"),
+        ("bob", "/chat/v1", 4, "application gold"),
+        // Those without a user are one.
+        ("machine-1", "/news", 4, "application gold"),
+        ("machine-2", "/chat/v1", 0, "application gold"),
+        // Everybody of one application at one API version.
+        ("carol", "/chat/v1", 3, "subscription trial"),
+        ("dave", "/chat/v1", 0, "subscription trial"),
+        ("dave", "/news", 10, ""),
+        // Everybody at one API version, and nobody at another.
+        ("carol", "/chat/v2", 2, "api office"),
+        ("dave", "/chat/v2", 0, "api office"),
+        // Everybody at one topic, whatever it is called this time.
+        ("carol", "/rooms/live/red", 2, "topic office"),
+        ("dave", "/rooms/live/blue", 0, "topic office"),
+        ("dave", "/rooms/quiet", 1, "topic rest"),
+        ("dave", "/rooms/else", 10, ""),
+    ] {
+        assert_eq!(says(key, target), (passed, told.to_owned()), "{key} at {target}");
+    }
+    gateway.probe();
 }
 
 fn the_first_group_that_fits_decides_and_has_one_count(variant: Variant) {

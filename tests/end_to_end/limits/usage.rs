@@ -5,10 +5,15 @@ use serde_json::Value;
 use super::{NOTICE, is_stopped, passes, session_with};
 use crate::kit::people::People;
 use crate::kit::{
-    Admin, Frame, Gateway, Opcode, Peer, RawUpstream, Setup, Variant, on_both_drivers, until, until_some,
+    Admin, Frame, Gateway, Opcode, Peer, RawUpstream, Setup, Variant, on_both_drivers, on_variant, until, until_some,
 };
 
-on_both_drivers!(what_is_told_of_use_is_what_was_sent);
+on_both_drivers!(
+    what_is_told_of_use_is_what_was_sent,
+    what_a_limit_lets_pass_for_the_bill_is_recorded_to_the_last_message,
+);
+// It takes a while, and is not the drivers'.
+on_variant!(automatic_silence, Automatic, a_data_plane_that_does_not_answer_is_named);
 
 const PLANS: &str = r#"plans:
   - { name: person, limits: [{ quota: 10/year }] }
@@ -50,7 +55,7 @@ impl Told<'_> {
         });
         let numbers = ["used", "left", "stopped", "sessions"].map(|name| row[name].as_u64());
         assert_eq!(numbers, [used, left, stopped, sessions].map(Some), "{row}");
-        assert_eq!(row["amount"], used.max(used + left), "{row}");
+        assert!(row["amount"] == used + left || left == 0, "{row}");
         assert_eq!((&row["node"], &row["pid"]), (&"test".into(), &self.0.pid().into()), "{row}");
         assert!(row["resets"].as_str().is_some_and(|at| at.ends_with("-01-01T00:00:00Z")), "{row}");
     }
@@ -146,6 +151,36 @@ fn what_is_told_of_use_is_what_was_sent(variant: Variant) {
     until("all are gone", || gateway.metric("framegate_sessions_active", &[("api", "stock")]) == 0.0);
     told.expect("application", "alice of trader", "10/year", [10, 0, 2, 0]);
     told.expect("api", "stock:v1", "1MiB/year", [bytes, 1_048_576 - bytes, 0, 0]);
+    gateway.probe();
+}
+
+fn what_a_limit_lets_pass_for_the_bill_is_recorded_to_the_last_message(variant: Variant) {
+    let plan = "limits: [{ quota: 20/year, stop: false }, { count: bytes, quota: 50/year, stop: false }]";
+    let (mut gateway, upstream) = super::limited(variant, plan, "");
+    let mut both = gateway.session("/chat", &upstream);
+    says(&mut both, 50, 7, 1);
+    let told = Told(&gateway, Admin::of(&gateway));
+    told.expect("api", "chat", "20/year", [50, 0, 0, 1]);
+    told.expect("api", "chat", "50/year", [350, 0, 0, 1]);
+    let table = gateway.verb("usage", &[]).stdout;
+    assert!(table.contains(" 700% ") && table.contains(" 250% "), "{table}");
+    until("the log warns", || gateway.said("dataplane").matches("a quota is used so far").count() >= 2);
+    assert!(!gateway.said("dataplane").contains("a limit stops messages"));
+    gateway.probe();
+}
+
+fn a_data_plane_that_does_not_answer_is_named(variant: Variant) {
+    let (mut gateway, upstream) = super::limited(variant, "limits: [{ quota: 20/year }]", "");
+    let mut both = gateway.session("/chat", &upstream);
+    passes(&mut both, 3);
+    gateway.signal(libc::SIGSTOP);
+    let outcome = gateway.verb("usage", &["--json"]);
+    let silent = serde_json::json!({ "rows": [], "total": 0, "silent": [["test", gateway.pid()]] });
+    let table = gateway.verb("usage", &[]);
+    gateway.signal(libc::SIGCONT);
+    assert_eq!((outcome.code, outcome.json()), (1, silent));
+    assert!(table.code == 1 && table.stdout.contains("has not answered"), "{table:?}");
+    until("it answers again", || gateway.verb("usage", &[]).code == 0);
     gateway.probe();
 }
 
