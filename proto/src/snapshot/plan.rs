@@ -275,7 +275,7 @@ pub struct ConditionGroup {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KeyedLimit {
-    /// The limit's name, unique: the level that logs, metrics and notices name.
+    /// The limit's name, unique: notices name it as the level, logs and usage before the key.
     pub name: String,
     /// What tells one count from another: everybody of whom all of these are the same has one. Who lacks one of them is
     /// not limited. At least one.

@@ -11,11 +11,10 @@ use crate::kit::{
 on_both_drivers!(
     a_notice_has_the_bytes_that_the_plan_says,
     a_session_is_told_so_often_and_no_more,
-    messages_in_a_row_that_were_too_much_close_a_session_and_one_that_passes_begins_anew,
     what_is_secret_of_a_key_is_written_nowhere,
 );
-// It takes a while, and is not the drivers'.
-on_variant!(automatic_log, Automatic, the_log_has_one_warning_for_each_mark_in_each_window);
+// They take a while, and are not the drivers'.
+on_variant!(automatic_windows, Automatic, the_log_has_one_warning_for_each_mark_in_each_window messages_in_a_row_that_were_too_much_close_a_session_and_one_that_passes_begins_anew);
 
 /// The bytes of a text frame of the gateway's.
 fn text_frame(text: &str) -> Vec<u8> {
