@@ -226,7 +226,7 @@ impl Held {
     }
 
     /// Counts so many of a limit that stops nothing.
-    #[inline]
+    #[inline(never)]
     pub fn record(&self, tokens: u64, now: Now) {
         if tokens > 0 && self.answer(tokens, now) != Answer::Yes {
             self.with(|share, meter| share.refill_beyond(meter, self.place.1, tokens, now));
@@ -254,6 +254,7 @@ impl Held {
 
     /// Does something that may use up more of the meter.
     #[cold]
+    #[inline(never)]
     fn with<T>(&self, work: impl FnOnce(&mut Share, &mut Meter) -> T) -> T {
         let mut share = self.share.borrow_mut();
         let (outcome, reached) = self.meter.with_state(|state| (work(&mut share, &mut state.meter), state.reached()));
