@@ -9,6 +9,7 @@ use crate::kit::{Frame, Gateway, Opcode, Peer, Port, RawUpstream, Setup, Upgrade
 
 on_both_drivers!(
     each_level_is_of_those_whom_the_manual_names,
+    of_two_levels_that_stop_a_message_the_tightest_says_what_becomes_of_it,
     the_first_group_that_fits_decides_and_has_one_count,
     a_limit_by_a_key_counts_for_each_key_and_not_for_who_lacks_a_part,
 );
@@ -187,5 +188,40 @@ fn a_limit_by_a_key_counts_for_each_key_and_not_for_who_lacks_a_part(variant: Va
         let (passed, told) = says_until_stopped(&mut open(&gateway, target, user, org.clone(), mode));
         assert_eq!((passed, told.as_str()), expected, "{target} {user} {org} {mode}");
     }
+    gateway.probe();
+}
+
+fn of_two_levels_that_stop_a_message_the_tightest_says_what_becomes_of_it(variant: Variant) {
+    let upstream = RawUpstream::listen();
+    let plans = r#"plans:
+  - { name: short, limits: [{ rate: 1/2s, burst: 1 }], on_limit: { notice: { text: "{level} {plan}" } } }
+  - { name: long, limits: [{ quota: 2/year }], on_limit: { action: close, code: 4001, reason: over } }
+"#;
+    let people = People::new().application("mobile", "plan: short").subscriptions("mobile", &["chat"]).key(
+        "alice",
+        "mobile",
+        "alice",
+        "user: alice",
+    );
+    let api = "authentication: { accept: [api_key] }, plan: long";
+    let mut gateway =
+        Setup::new(variant).people(people).document(plans).api_to("chat", &upstream.url("/"), api).start();
+    let mut both = session_with(&gateway, &upstream, "/chat", &[("apikey", "alice")]);
+    for last in [false, true] {
+        let (client, backend) = &mut both;
+        client.send_frame(&Frame::text("passes"));
+        backend.expect(Opcode::TEXT, b"passes");
+        // A moment later there is room again at one level; at the other there is none left at the end.
+        client.send_frame(&Frame::text("too soon"));
+        if last {
+            assert_eq!(client.expect_close(4001), "over");
+            assert_eq!(backend.expect_close(4001), "over");
+        } else {
+            client.expect(Opcode::TEXT, b"application short");
+            std::thread::sleep(std::time::Duration::from_millis(2100));
+        }
+    }
+    let line = gateway.logged("close", "chat");
+    assert_eq!((&line["messages_throttled"], &line["throttled_by"]), (&2.into(), &"api".into()), "{line}");
     gateway.probe();
 }
