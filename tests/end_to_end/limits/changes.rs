@@ -223,7 +223,7 @@ fn plans_that_change_under_a_storm_never_let_more_pass_and_in_the_end_everybody_
     let mut gateway = setup.api_to("late", &slow.url("/"), "plan: wide").start();
     let first = gateway.setup().yaml();
     let storm = Storm::begin(&gateway, &busy, "/storm", 32, |_| vec![Frame::binary(*b"x")]);
-    expect_sessions_on_every_worker(&gateway, 4);
+    expect_sessions_on_every_worker(&gateway, [0.0; 4]);
     let stop = Arc::<AtomicBool>::default();
     let late = opening(&gateway, slow, &stop);
     let narrow = first.replace("plan: wide", "plan: narrow");

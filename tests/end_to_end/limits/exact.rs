@@ -102,13 +102,17 @@ impl Seen {
     }
 }
 
-/// Every worker has sessions: what is exact is exact across them.
+/// Every worker has more sessions than before the storm: what is exact is exact across them. Says how many.
 #[track_caller]
-pub(super) fn expect_sessions_on_every_worker(gateway: &Gateway, workers: usize) {
+pub(super) fn expect_sessions_on_every_worker<const WORKERS: usize>(
+    gateway: &Gateway,
+    before: [f64; WORKERS],
+) -> [f64; WORKERS] {
     let sessions = |worker: usize| gateway.metric("framegate_worker_sessions", &[("worker", &worker.to_string())]);
-    until("every worker has sessions", || (0..workers).all(|worker| sessions(worker) >= 1.0));
-    let shares: Vec<f64> = (0..workers).map(sessions).collect();
-    aloud(&format!("sessions of the workers: {shares:?}"));
+    until("every worker has sessions", || (0..WORKERS).all(|worker| sessions(worker) >= before[worker] + 1.0));
+    let now = std::array::from_fn(sessions);
+    aloud(&format!("sessions of the workers: {now:?}"));
+    now
 }
 
 /// What a message of the bytes' storm says after its first frame.
@@ -137,8 +141,9 @@ fn sixty_four_saturating_connections_have_what_the_plan_says_and_no_more(variant
     let setup = setup.api_to("messages", &upstream.url("/"), "plan: messages");
     let gateway = setup.api_to("bytes", &upstream.url("/"), "plan: bytes").start();
     let of_messages = Storm::begin(&gateway, &upstream, "/messages", CONNECTIONS, |_| vec![Frame::binary(*b"x")]);
-    expect_sessions_on_every_worker(&gateway, WORKERS);
+    let before = expect_sessions_on_every_worker(&gateway, [0.0; WORKERS]);
     let of_bytes = Storm::begin(&gateway, &upstream, "/bytes", CONNECTIONS, mixed);
+    expect_sessions_on_every_worker(&gateway, before);
     thread::sleep(Duration::from_secs(10));
 
     let (messages, _, took) = of_messages.so_far();
