@@ -23,7 +23,7 @@ mod waiting;
 pub use guard::{
     Compiled, Drops, Guard, Level, LevelKind, Rule, RuleId, Stopped, Throttled, Verdict, WAIT_MS_MAX, WallOffset,
 };
-pub use held::{Held, Metered, Reached};
+pub use held::{Held, Metered, Reached, Standing};
 pub use keeper::Keeper;
 pub use ledger::Ledger;
 pub use levels::Party;

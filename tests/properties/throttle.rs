@@ -377,3 +377,36 @@ fn what_is_spent_and_not_settled_keeps_nothing_from_flowing_in() {
         world.mono_ns += SECOND_NS;
     }
 }
+
+/// A shard whose messages are large and wait beside one whose small ones saturate: both have their part.
+#[test]
+fn large_messages_that_wait_have_their_part_beside_small_ones() {
+    for (burst, large) in [(1_u64 << 20, 256 << 10), (1 << 20, 20 << 10), (64 << 10, 32 << 10), (64 << 10, 64 << 10)] {
+        let mut world = World::new(bucket(1 << 20, SECOND_NS, burst), 2);
+        world.shares[1].set_waits(true);
+        let (mut of_large, mut of_small, mut again_ns) = (0_u64, 0_u64, 0);
+        while world.mono_ns < 20 * SECOND_NS {
+            world.mono_ns += 1_000_000;
+            of_small += (0..4).filter(|_| world.message(0, 1024, 0)).count() as u64 * 1024;
+            // It comes back when it was told to, and not before.
+            if world.mono_ns >= again_ns {
+                if world.message(1, large, 0) {
+                    of_large += large;
+                } else {
+                    let (terms, now) = (*world.meter.terms(), at(world.mono_ns));
+                    again_ns = world.mono_ns
+                        + world.shares[1].wait_ns(large, &terms, now).expect("it was told").min(SECOND_NS);
+                }
+            }
+        }
+        let most = burst + 20 * (1 << 20);
+        assert!(
+            of_large + of_small <= most && (of_large + of_small) * 100 >= most * 97,
+            "{of_large} {of_small} of {most}"
+        );
+        assert!(
+            of_large * 10 >= of_small * 8 && of_small * 10 >= of_large * 8,
+            "{large} of {burst}: {of_large} {of_small}"
+        );
+    }
+}

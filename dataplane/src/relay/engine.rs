@@ -519,7 +519,7 @@ impl Engine {
                         }
                         engine.source.forget(key, wire);
                         engine.record.unbuffered(wire.give_up(engine.pipes.as_mut()));
-                        engine.record.unbuffered(entry.session.forget_stash(leg) as u64);
+                        engine.forget_stash(entry, leg, now_ms);
                         // Whoever waited for this leg to take something waits no more.
                         engine.come_back(entry, key.of(leg.other()));
                     }
@@ -546,7 +546,7 @@ impl Engine {
                 }
             }
             for leg in Leg::BOTH {
-                engine.line.stand(entry, Key { index, epoch, leg });
+                engine.line.stand(entry, Key { index, epoch, leg }, now_ms);
             }
             (entry.legs.iter().all(|wire| wire.fd.is_none()), entry.session.close_by_ms().unwrap_or(u64::MAX))
         });
@@ -568,13 +568,15 @@ impl Engine {
         slot.epoch = epoch.wrapping_add(1);
         self.free.push(index);
         self.live -= 1;
-        let Entry { mut session, resident, mut legs, .. } = *entry;
-        for (leg, wire) in Leg::BOTH.into_iter().zip(&mut legs) {
+        let mut entry = *entry;
+        for leg in Leg::BOTH {
+            self.forget_stash(&mut entry, leg, now_ms);
+            entry.session.refund(leg, now_ms);
+            let wire = entry.wire(leg);
             self.source.forget(Key { index, epoch, leg }, wire);
             self.record.unbuffered(wire.give_up(self.pipes.as_mut()));
-            self.record.unbuffered(session.forget_stash(leg) as u64);
-            session.refund(leg, now_ms);
         }
+        let Entry { session, resident, legs } = entry;
         drop(legs);
         let ending = session.ending().expect("a session is over when its end has begun");
         resident.ended(&session, ending, now_ms);

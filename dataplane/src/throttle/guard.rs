@@ -208,8 +208,8 @@ pub struct Guard {
     waiting: [Waiting; 2],
     /// What is left out of each direction.
     drops: [Drops; 2],
-    /// When the last bytes of each direction were counted.
-    counted_ms: [u64; 2],
+    /// When the current frame of each direction was counted; none: it was not, or elsewhere.
+    counted_ms: [Option<u64>; 2],
     throttled: Throttled,
 }
 
@@ -271,7 +271,7 @@ impl Guard {
             notices: VecDeque::new(),
             waiting: Default::default(),
             drops: Default::default(),
-            counted_ms: [0; 2],
+            counted_ms: [None; 2],
             throttled: Throttled::default(),
         })
     }
@@ -280,7 +280,19 @@ impl Guard {
     /// client is not forgotten.
     pub fn adopt(&mut self, other: Option<Box<Self>>) {
         self.levels = other.map(|other| other.levels).unwrap_or_default();
+        // What was counted was counted at those before.
+        self.counted_ms = [None; 2];
         self.waiting.iter_mut().for_each(Waiting::hurry);
+    }
+
+    /// A frame begins of which nothing is counted.
+    pub fn not_counted(&mut self, direction: Direction) {
+        self.counted_ms[direction.index()] = None;
+    }
+
+    /// The time by both clocks.
+    pub fn now(&self, now_ms: u64) -> Now {
+        self.wall.now(now_ms)
     }
 
     /// What waits of a direction.
@@ -342,7 +354,7 @@ impl Guard {
         if !self.is_in_hand(direction, frame_bytes, now)
             && let Some((at, wait_ms, held)) = self.tightest(direction, frame_bytes, now)
         {
-            let stopped = self.stop(at, wait_ms, direction, now_ms);
+            let stopped = self.stop(at, wait_ms, &held, direction, now_ms);
             if stopped.is_new {
                 held.stopped_one(now);
             }
@@ -360,7 +372,7 @@ impl Guard {
         }
         if is_counted {
             self.stopped_in_a_row = 0;
-            self.counted_ms[direction.index()] = now_ms;
+            self.counted_ms[direction.index()] = Some(now_ms);
         }
         self.waiting[direction.index()].end();
         Verdict::Pass
@@ -425,7 +437,7 @@ impl Guard {
     /// A message that was let in goes on with a frame of so many bytes of payload: what is not there is owed.
     pub fn more(&mut self, direction: Direction, frame_bytes: u64, now_ms: u64) {
         let now = self.wall.now(now_ms);
-        self.counted_ms[direction.index()] = now_ms;
+        self.counted_ms[direction.index()] = Some(now_ms);
         for level in self.levels.iter().filter(|level| level.counts(direction)) {
             for (rule, held) in level.plan.limits.iter().zip(&level.meters) {
                 match rule.unit {
@@ -437,22 +449,22 @@ impl Guard {
         }
     }
 
-    /// So many of the bytes that were counted last will not come.
+    /// So many bytes of the current frame will not come: if they were counted, they are given back.
     pub fn refund(&mut self, direction: Direction, bytes: u64, now_ms: u64) {
-        let now = self.wall.now(now_ms);
-        let counted = self.wall.now(self.counted_ms[direction.index()]);
+        let Some(counted_ms) = self.counted_ms[direction.index()] else { return };
+        let (now, counted) = (self.wall.now(now_ms), self.wall.now(counted_ms));
         for level in self.levels.iter().filter(|level| level.counts(direction)) {
             let of_bytes = level.plan.limits.iter().zip(&level.meters).filter(|(rule, _)| rule.unit == Unit::Bytes);
             of_bytes.for_each(|(_, held)| held.refund(bytes, counted.wall_ms, now));
         }
     }
 
-    fn stop(&mut self, at: usize, wait_ms: u64, direction: Direction, now_ms: u64) -> Stopped {
+    fn stop(&mut self, at: usize, wait_ms: u64, held: &Rc<Held>, direction: Direction, now_ms: u64) -> Stopped {
         let level = &self.levels[at];
         let (kind, on_limit) = (level.kind, &level.plan.on_limit);
         let waiting = &mut self.waiting[direction.index()];
         if on_limit.action == Outcome::Delay {
-            let is_new = waiting.begin(now_ms.saturating_add(wait_ms.min(WAIT_MS_MAX)));
+            let is_new = waiting.begin(now_ms.saturating_add(wait_ms.min(WAIT_MS_MAX)), Rc::clone(held));
             return Stopped { kind, at, outcome: Outcome::Delay, wait_ms, is_new };
         }
         waiting.end();

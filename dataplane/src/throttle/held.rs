@@ -1,6 +1,7 @@
 //! A meter as one shard has it: shared by all of its sessions that the meter limits.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -169,6 +170,9 @@ impl State {
 pub struct Held {
     meter: Arc<Metered>,
     share: RefCell<Share>,
+    /// Who waits here, the first first. Nobody else has anything meanwhile.
+    line: RefCell<Option<Box<VecDeque<u64>>>>,
+    is_kept: Cell<bool>,
     /// Which shard of how many.
     place: (u16, u16),
     /// The ledger in which it stands; none in a test, and for what nobody else shares.
@@ -186,13 +190,17 @@ struct Home {
 impl Held {
     /// Nothing in hand yet.
     pub fn new(meter: Arc<Metered>, place: (u16, u16)) -> Self {
-        Self { meter, share: RefCell::default(), place, home: None }
+        Self::with_home(meter, place, None)
+    }
+
+    fn with_home(meter: Arc<Metered>, place: (u16, u16), home: Option<Home>) -> Self {
+        Self { meter, share: RefCell::default(), line: RefCell::default(), is_kept: Cell::default(), place, home }
     }
 
     pub(super) fn at(ledger: &Rc<Ledger>, meter: Arc<Metered>) -> Rc<Self> {
         Rc::new_cyclic(|me| {
             let home = Home { ledger: Rc::clone(ledger), me: Weak::clone(me), is_listed: Cell::new(false) };
-            Self { meter, share: RefCell::default(), place: ledger.place(), home: Some(home) }
+            Self::with_home(meter, ledger.place(), Some(home))
         })
     }
 
@@ -214,7 +222,7 @@ impl Held {
     /// What the shard knows of that by itself.
     #[inline]
     pub fn answer(&self, need: u64, now: Now) -> Answer {
-        self.share.borrow().has(need, now)
+        if self.is_kept.get() { Answer::No } else { self.share.borrow().has(need, now) }
     }
 
     /// Spends so many; what is not there is owed, and the meter is told at once.
@@ -292,9 +300,35 @@ impl Held {
     /// meter said a moment ago is believed.
     pub fn wait_ns(&self, need: u64, terms: &Terms, now: Now) -> u64 {
         let mut share = self.share.borrow_mut();
-        match share.wait_ns(need, terms, now) {
+        let wait_ns = match share.wait_ns(need, terms, now) {
             Some(wait_ns) => wait_ns,
             None => self.meter.with(|meter| share.look(meter, need, now)),
+        };
+        // What there is is for those who were here before.
+        wait_ns.max(u64::from(self.is_kept.get()))
+    }
+
+    /// Whether those that it stops wait for room.
+    pub fn set_waits(&self, waits: bool) {
+        self.share.borrow_mut().set_waits(waits);
+    }
+
+    /// Who has waited here for longest.
+    pub fn first(&self) -> Option<u64> {
+        self.line.borrow().as_ref()?.front().copied()
+    }
+
+    /// Lets the first of those who wait ask.
+    pub fn open(&self) {
+        self.is_kept.set(false);
+    }
+
+    /// It has asked: what there is now is for the others who wait, if there are any.
+    pub fn close(&self, now: Now) {
+        let is_kept = self.line.borrow().is_some();
+        self.is_kept.set(is_kept);
+        if is_kept {
+            self.give_back(now);
         }
     }
 
@@ -329,6 +363,48 @@ impl Held {
     /// The meter has other terms: what it said before does not count.
     pub fn ask_again(&self) {
         self.share.borrow_mut().ask_again();
+    }
+}
+
+/// A place among those who wait at a meter, for as long as this is held.
+#[derive(Debug)]
+pub struct Standing {
+    at: Rc<Held>,
+    who: u64,
+}
+
+impl Standing {
+    /// Behind those who wait there already.
+    pub fn at(held: &Rc<Held>, who: u64, now: Now) -> Self {
+        held.line.borrow_mut().get_or_insert_default().push_back(who);
+        held.close(now);
+        Self { at: Rc::clone(held), who }
+    }
+
+    /// Where.
+    pub fn held(&self) -> &Rc<Held> {
+        &self.at
+    }
+
+    /// Whether nobody has waited there for longer.
+    pub fn is_first(&self) -> bool {
+        self.at.first() == Some(self.who)
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        let mut line = self.at.line.borrow_mut();
+        if let Some(waiting) = line.as_mut() {
+            // The first, as a rule.
+            if let Some(place) = waiting.iter().position(|one| *one == self.who) {
+                waiting.remove(place);
+            }
+            if waiting.is_empty() {
+                *line = None;
+            }
+        }
+        self.at.is_kept.set(line.is_some());
     }
 }
 

@@ -8,6 +8,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use proto::snapshot::Outcome;
 use proto::throttle::Now;
 
 use super::guard::{Compiled, WallOffset};
@@ -89,6 +90,7 @@ impl Ledger {
                 held.give_back(now);
                 held.meter().follow(plan, now);
                 held.ask_again();
+                held.set_waits(plan.on_limit.action == Outcome::Delay);
             }
             return held;
         }
@@ -99,6 +101,7 @@ impl Ledger {
         }
         let id = metered.id().unwrap_or(id).clone();
         let held = Held::at(self, metered);
+        held.set_waits(plan.on_limit.action == Outcome::Delay);
         self.held.borrow_mut().insert(id, Rc::downgrade(&held));
         held
     }

@@ -3,10 +3,17 @@
 //! Bytes stay where they were put and are looked at again from where they stand. When that is, the engine sees to; what
 //! passes then, the guard says.
 
+use std::rc::Rc;
+
+use super::Held;
+use super::held::Standing;
+
 /// What waits of one direction of a session.
 #[derive(Debug, Default)]
 pub struct Waiting {
     until_ms: Option<u64>,
+    /// What has no room for it.
+    at: Option<Rc<Held>>,
     /// The message in front was too much before: it has been counted.
     is_known: bool,
     stash: Option<Box<Stash>>,
@@ -22,8 +29,10 @@ pub struct Stash {
     gone: Option<Gone>,
     /// When somebody looked last whether the peer has gone; 0: nobody has.
     seen_ms: u64,
-    /// Where it stands in the engine's line, and for when.
-    pub place: Place,
+    /// Its place among those who wait at the same meter.
+    pub standing: Option<Standing>,
+    /// The times for which the engine has noted it: as the first there, and as one of those behind.
+    pub noted_ms: (Option<u64>, Option<u64>),
 }
 
 /// The bytes from `at` on, the start of a frame first.
@@ -33,15 +42,6 @@ pub struct Rest {
     pub bytes: Vec<u8>,
     /// Those before have been dealt with.
     pub at: usize,
-}
-
-/// A place in a line.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Place {
-    /// Who has a smaller one was there before; 0: none yet.
-    pub ticket: u64,
-    /// The time for which it stands there; none: it does not.
-    pub due_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -56,9 +56,9 @@ impl Waiting {
         self.until_ms
     }
 
-    /// The message in front is too much until then. Whether that is new.
-    pub fn begin(&mut self, until_ms: u64) -> bool {
-        self.until_ms = Some(until_ms);
+    /// The message in front is too much for a meter until then. Whether that is new.
+    pub fn begin(&mut self, until_ms: u64, at: Rc<Held>) -> bool {
+        (self.until_ms, self.at) = (Some(until_ms), Some(at));
         !std::mem::replace(&mut self.is_known, true)
     }
 
@@ -68,11 +68,17 @@ impl Waiting {
         self.is_known = false;
     }
 
-    /// It is looked at again at once, if it waits.
+    /// It is looked at again at once, if it waits, whoever else does: the limits are others.
     pub fn hurry(&mut self) {
+        self.at = None;
         if let Some(until_ms) = &mut self.until_ms {
             *until_ms = 0;
         }
+    }
+
+    /// What has no room for the message in front.
+    pub fn at(&self) -> Option<&Rc<Held>> {
+        self.at.as_ref()
     }
 
     /// Keeps what comes behind a message that waits, or its own beginning.
@@ -94,7 +100,7 @@ impl Waiting {
 
     /// Lends what is kept, to be looked at again: [`Waiting::put_back`] is to follow.
     pub fn take(&mut self) -> Option<Rest> {
-        self.until_ms = None;
+        (self.until_ms, self.at) = (None, None);
         self.stash.as_mut().map(|stash| std::mem::take(&mut stash.rest))
     }
 
@@ -107,17 +113,14 @@ impl Waiting {
             return;
         }
         stash.rest = rest;
-        if passed {
-            stash.place.ticket = 0;
-            if let Some(gone) = &mut stash.gone {
-                gone.until_ms = patience.until_ms(gone.since_ms, now_ms);
-            }
+        if passed && let Some(gone) = &mut stash.gone {
+            gone.until_ms = patience.until_ms(gone.since_ms, now_ms);
         }
     }
 
     /// Forgets what is kept. Returns how many bytes that was.
     pub fn forget(&mut self) -> usize {
-        self.until_ms = None;
+        (self.until_ms, self.at) = (None, None);
         self.stash.take().map_or(0, |stash| stash.rest.bytes.len() - stash.rest.at)
     }
 }
@@ -163,14 +166,23 @@ impl Stash {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use proto::throttle::{Meter, Now, Terms};
+
     use super::*;
+    use crate::throttle::Metered;
 
     const PATIENCE: Patience = Patience { each_ms: 10, all_ms: 25 };
 
     #[test]
     fn what_is_kept_is_looked_at_from_where_it_stands() {
         let mut waiting = Waiting::default();
-        assert!(waiting.begin(5) && !waiting.begin(6), "it is new once");
+        let terms = Terms::Bucket { amount: 1, per_ns: 1, burst: 1 };
+        let held =
+            Rc::new(Held::new(Arc::new(Metered::new(Meter::new(terms, Now { mono_ns: 0, wall_ms: 0 }))), (0, 1)));
+        let mut begin = |until_ms| waiting.begin(until_ms, Rc::clone(&held));
+        assert!(begin(5) && !begin(6), "it is new once");
         waiting.keep(b"abc");
         waiting.keep(b"def");
         let mut rest = waiting.take().unwrap();

@@ -237,27 +237,28 @@ impl Meter {
         }
     }
 
-    /// Tokens for a shard: at least `need` of them, or all there can be where that is less; at best `want`.
-    pub(super) fn lease(&mut self, (shard, shards): (u16, u16), need: u64, want: u64, now: Now) -> Lease {
+    /// Tokens for a shard: at least `need` of them, or all there can be where that is less; at best `want`. Who `waits` comes
+    /// back when it was told to: until then others have only what is beyond that.
+    pub(super) fn lease(&mut self, (shard, shards): (u16, u16), need: u64, want: u64, waits: bool, now: Now) -> Lease {
         self.advance(now);
         let need = need.min(self.terms.capacity()).max(1);
         let tokens = match (&mut self.count, self.terms) {
-            (Count::Bucket { level, turns, .. }, Terms::Bucket { amount, per_ns, burst }) => {
+            (Count::Bucket { level, turns, .. }, Terms::Bucket { amount, per_ns, .. }) => {
                 let there = whole_tokens(*level, per_ns);
-                let is_turn = turns.as_mut().is_none_or(|turns| turns.is_turn_of(shard, now.mono_ns));
-                // Who waits and does not come for it shall not keep much from the others.
-                let is_ample = there > need.saturating_add(burst / 64);
-                if there < need || !(is_turn || is_ample) {
-                    turns.get_or_insert_with(|| Box::new(Turns::new(shards))).told(shard, 0, now.mono_ns);
-                    let asked = tokens_in_level(need, per_ns);
-                    let missing = if there < need { asked.saturating_sub(*level) } else { asked };
-                    return Lease::Dry { wait_ns: time_for(missing, amount) };
+                let kept = turns.as_mut().map_or(0, |turns| turns.kept_from(shard, now.mono_ns));
+                let asked = need.saturating_add(kept);
+                if there < asked {
+                    let wait_ns = time_for(tokens_in_level(asked, per_ns).saturating_sub(*level), amount);
+                    let back_in_ns = if waits { wait_ns.min(BACK_IN_NS_MAX) } else { 0 };
+                    let turns = turns.get_or_insert_with(|| Box::new(Turns::new(shards)));
+                    turns.refused(shard, need, back_in_ns, now.mono_ns);
+                    return Lease::Dry { wait_ns };
                 }
                 let mut tokens = portion(there, shards, need, want);
                 if let Some(waiting) = turns {
                     if waiting.others_wait(shard, now.mono_ns) {
                         tokens = tokens.min(waiting.behind(shard)).max(need);
-                        waiting.told(shard, tokens, now.mono_ns);
+                        waiting.given(shard, tokens);
                     } else {
                         *turns = None;
                     }
@@ -364,6 +365,8 @@ impl Meter {
     }
 }
 
+/// For how long it is believed that who waits comes back: who waits longer is told so again.
+const BACK_IN_NS_MAX: u64 = 1_000_000_000;
 /// The most tokens of one lease.
 const LOAN_MAX: u64 = i64::MAX.unsigned_abs();
 

@@ -30,6 +30,8 @@ pub struct Share {
     granted_at_ns: u64,
     /// When it was granted or spent of last.
     spent_ns: u64,
+    /// Who is sent away comes back.
+    waits: bool,
     /// It was sent away.
     dry: Word,
     /// It only asked when it would be worth coming.
@@ -82,6 +84,7 @@ impl Default for Share {
             chunk: 1,
             granted_at_ns: 0,
             spent_ns: 0,
+            waits: false,
             dry: Word::NONE,
             seen: Word::NONE,
         }
@@ -115,7 +118,7 @@ impl Share {
     /// there now. `place` is which shard this is of how many.
     pub fn refill(&mut self, meter: &mut Meter, place: (u16, u16), need: u64, now: Now) -> bool {
         self.give_back(meter, now);
-        match meter.lease(place, need, self.chunk.max(need), now) {
+        match meter.lease(place, need, self.chunk.max(need), self.waits, now) {
             Lease::Granted(loan) => {
                 self.take(loan, now);
                 true
@@ -141,6 +144,11 @@ impl Share {
         (self.granted, self.number) = (loan.tokens, loan.number);
         (self.granted_at_ns, self.spent_ns) = (now.mono_ns, now.mono_ns);
         self.ask_again();
+    }
+
+    /// Whether a shard that is sent away comes back when it was told to: its messages wait.
+    pub fn set_waits(&mut self, waits: bool) {
+        self.waits = waits;
     }
 
     /// Gives back what is left, or pays what is owed.

@@ -3,7 +3,7 @@
 //! There is nothing of this while a bucket has tokens. It begins when a shard finds it empty, and ends when nobody has
 //! been waiting for a while.
 
-/// How long a shard that was sent away counts as waiting, in nanoseconds: who has not come back by then wanted little.
+/// How long a shard counts as here after it could have come back, in nanoseconds: who has not by then wanted little.
 const WAITING_NS: u64 = 20_000_000;
 
 /// What each shard got since the bucket ran dry, and who was sent away last.
@@ -14,19 +14,19 @@ pub(super) struct Turns(Vec<Turn>);
 struct Turn {
     /// Tokens, since the first shard was sent away.
     taken: u64,
-    /// When it asked last.
-    asked_ns: u64,
-    /// It was sent away then.
-    is_refused: bool,
+    /// Until then it counts as here.
+    until_ns: u64,
+    /// What it was sent away without; 0: it was not.
+    need: u64,
 }
 
 impl Turn {
     fn is_here(&self, now_ns: u64) -> bool {
-        now_ns.saturating_sub(self.asked_ns) < WAITING_NS
+        now_ns < self.until_ns
     }
 
     fn is_waiting(&self, now_ns: u64) -> bool {
-        self.is_refused && self.is_here(now_ns)
+        self.need > 0 && self.is_here(now_ns)
     }
 }
 
@@ -35,25 +35,33 @@ impl Turns {
         Self(vec![Turn::default(); usize::from(shards.max(1))])
     }
 
-    /// Whether nobody else waits who has had less. Nobody saves up turns by staying away: who comes back stands where the
-    /// least of those who are here stands.
-    pub(super) fn is_turn_of(&mut self, shard: u16, now_ns: u64) -> bool {
+    /// How much is kept for others before a shard has anything: what those wait for who have had less. Nobody saves up turns by
+    /// staying away: who comes back stands where the least of those who are here stands.
+    pub(super) fn kept_from(&mut self, shard: u16, now_ns: u64) -> u64 {
         let least = self.0.iter().filter(|turn| turn.is_here(now_ns)).map(|turn| turn.taken).min();
-        let Some(mine) = self.0.get_mut(usize::from(shard)) else { return true };
+        let Some(mine) = self.0.get_mut(usize::from(shard)) else { return 0 };
         if !mine.is_here(now_ns) {
             mine.taken = mine.taken.max(least.unwrap_or(0));
         }
-        mine.asked_ns = now_ns;
+        mine.until_ns = now_ns.saturating_add(WAITING_NS);
         let taken = mine.taken;
-        !self.others(shard, now_ns).any(|turn| turn.taken < taken)
+        let before = self.others(shard, now_ns).filter(|turn| turn.taken < taken);
+        before.fold(0, |kept, turn| kept.saturating_add(turn.need))
     }
 
-    /// What came of the asking.
-    pub(super) fn told(&mut self, shard: u16, tokens: u64, now_ns: u64) {
+    /// A shard was given so many tokens.
+    pub(super) fn given(&mut self, shard: u16, tokens: u64) {
         if let Some(turn) = self.0.get_mut(usize::from(shard)) {
-            turn.asked_ns = now_ns;
             turn.taken = turn.taken.saturating_add(tokens);
-            turn.is_refused = tokens == 0;
+            turn.need = 0;
+        }
+    }
+
+    /// A shard was sent away without so many, and may come back in so many nanoseconds.
+    pub(super) fn refused(&mut self, shard: u16, need: u64, back_in_ns: u64, now_ns: u64) {
+        if let Some(turn) = self.0.get_mut(usize::from(shard)) {
+            turn.need = need;
+            turn.until_ns = now_ns.saturating_add(back_in_ns).saturating_add(WAITING_NS);
         }
     }
 

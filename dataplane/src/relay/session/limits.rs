@@ -2,13 +2,15 @@
 //!
 //! What is asked, and where, is the [`Guard`]'s; a session without one has nothing of this.
 
+use std::rc::Rc;
+
 use proto::snapshot::Outcome;
 use proto::ws::FrameHeader;
 
 use super::clock::CLOSE_TIMEOUTS_MAX;
 use super::{Facts, Leg, Session};
 use crate::record::Cause;
-use crate::throttle::{Drops, Guard, Patience, Rest, Stash, Stopped, Throttled, Verdict};
+use crate::throttle::{Drops, Guard, Held, Patience, Rest, Stash, Stopped, Throttled, Verdict};
 
 impl Session {
     /// What may pass from the next message on; none: everything. What waits is looked at again at once.
@@ -56,8 +58,12 @@ impl Session {
         self.guard.as_mut()?.waiting_mut(from.direction()).take()
     }
 
-    /// What is left of what was lent; `passed`: less than there was.
+    /// What is left of what was lent; `passed`: less than there was. A session that is being closed comes a step further by
+    /// that.
     pub fn resumed(&mut self, from: Leg, rest: Rest, passed: bool, facts: &Facts<'_>) {
+        if passed && self.ending.is_some() {
+            self.progress(facts);
+        }
         if let Some(guard) = &mut self.guard {
             guard.waiting_mut(from.direction()).put_back(rest, passed, facts.now_ms, patience(facts));
         }
@@ -77,6 +83,12 @@ impl Session {
         self.guard.as_mut().map_or(0, |guard| guard.waiting_mut(from.direction()).forget())
     }
 
+    /// What has no room for what waits; none: nothing waits, or it goes nowhere, or nobody has said yet.
+    pub fn waits_at(&self, from: Leg) -> Option<&Rc<Held>> {
+        let waiting = self.guard.as_ref()?.waiting(from.direction());
+        waiting.at().filter(|_| waiting.until_ms().is_some() && !self.discards(from))
+    }
+
     /// When what waits is to be given again; `u64::MAX`: nothing waits. What goes nowhere does not wait.
     pub fn resumes_ms(&self, from: Leg) -> u64 {
         match self.guard.as_ref().and_then(|guard| guard.waiting(from.direction()).until_ms()) {
@@ -88,12 +100,17 @@ impl Session {
 
     /// Whether a message may pass that begins with this frame; one that was let in goes on.
     pub(super) fn ask(&mut self, from: Leg, header: &FrameHeader, facts: &Facts<'_>) -> Verdict {
-        // What goes nowhere is not counted, and once all is left out nobody is asked.
-        if self.guard.is_none() || self.discards(from) || self.drops(from) {
+        if self.guard.is_none() {
             return Verdict::Pass;
         }
+        // What goes nowhere is not counted, and once all is left out nobody is asked.
+        let is_free = self.discards(from) || self.drops(from);
         let in_message = self.inbound[from as usize].in_message;
         let Some(guard) = &mut self.guard else { return Verdict::Pass };
+        if is_free {
+            guard.not_counted(from.direction());
+            return Verdict::Pass;
+        }
         if in_message {
             guard.more(from.direction(), header.length, facts.now_ms);
             return Verdict::Pass;

@@ -28,6 +28,7 @@ impl Limited {
         wall.set(1, WALL_MS);
         let meter = Meter::new(plan.limits[0].terms, Now { mono_ns: 1_000_000, wall_ms: WALL_MS });
         let held = Held::new(Arc::new(Metered::new(meter)), (0, 1));
+        held.set_waits(true);
         let kind = LevelKind::Api;
         let level = Level { kind, name: kind.word().into(), plan: Arc::new(plan), meters: [Rc::new(held)].into() };
         Self { level, wall: Rc::new(wall) }
@@ -111,6 +112,7 @@ fn those_who_wait_for_one_limit_take_turns_and_have_all_of_it() {
         }
         assert!(got.iter().all(|got| *got == said), "altered");
         assert_eq!(stage.sum("buffered"), 0);
+        stage.pass_ms(now_ms + 1_100);
         assert_eq!(stage.engine.line_due_ms(), u64::MAX, "nobody waits any more");
     }
 }
@@ -227,5 +229,98 @@ fn who_waits_for_a_reader_that_stands_still_loses_nothing() {
         }
         assert!(got == said, "altered");
         assert_eq!(stage.sum("buffered"), 0);
+    }
+}
+
+#[test]
+fn a_large_message_has_its_turn_beside_small_ones() {
+    for mut stage in both() {
+        let limited = Limited::to(r#"{"rate": "100000/s", "burst": 20000, "count": "bytes"}"#);
+        let (large, small) = (limited.begin(&mut stage), limited.begin(&mut stage));
+        let said: Vec<u8> = (0..400).flat_map(|_| frame(&[7; 500])).collect();
+        let (mut fed, mut got, mut came_ms) = (0, [Vec::new(), Vec::new()], None);
+        for now_ms in 2..=3000 {
+            if got[0].len() + 100_000 > fed {
+                (&small.client).write_all(&said).unwrap();
+                fed += said.len();
+            }
+            if now_ms == 300 {
+                (&large.client).write_all(&frame(&[9; 15_000])).unwrap();
+            }
+            stage.pass_ms(now_ms);
+            receive_all(&small.upstream, &mut got[0]);
+            receive_all(&large.upstream, &mut got[1]);
+            if came_ms.is_none() && got[1].len() == 15_008 {
+                came_ms = Some(now_ms);
+            }
+        }
+        // 15,000 bytes flow in within 150 ms, and a small one may have its turn in between.
+        assert!(came_ms.is_some_and(|came_ms| came_ms < 500), "{came_ms:?}");
+        let all = got[0].len() / 508 * 500 + 15_000;
+        assert!(all <= 20_000 + 300_000 && all * 100 >= 318_000 * 99, "{all} bytes in 3 s");
+    }
+}
+
+#[test]
+fn a_crowd_at_one_limit_keeps_nobody_from_another() {
+    for mut stage in both() {
+        let crowd = Limited::to(r#"{"rate": "100/s", "burst": 5}"#);
+        let own = Limited::to(r#"{"rate": "1000/s", "burst": 5}"#);
+        let sessions: Vec<Ends> = (0..1500).map(|_| crowd.begin(&mut stage)).collect();
+        let one = own.begin(&mut stage);
+        (&one.client).write_all(&numbered(0..4000)).unwrap();
+        sessions.iter().for_each(|ends| (&ends.client).write_all(&numbered(0..30)).unwrap());
+        let mut got = Vec::new();
+        for now_ms in 2..=2000 {
+            stage.pass_ms(now_ms);
+            receive_all(&one.upstream, &mut got);
+        }
+        let passed = got.len() / NUMBERED_BYTES;
+        assert!(passed <= 2005 && passed >= 1985, "{passed} of 2005");
+    }
+}
+
+#[test]
+fn whose_session_hears_something_has_its_turn_no_sooner() {
+    for mut stage in both() {
+        let limited = Limited::to(r#"{"rate": "1000/s", "burst": 10}"#);
+        let sessions: Vec<Ends> = (0..8).map(|_| limited.begin(&mut stage)).collect();
+        sessions.iter().for_each(|ends| (&ends.client).write_all(&numbered(0..2000)).unwrap());
+        let mut got = vec![Vec::new(); 8];
+        for now_ms in 2..=1000 {
+            // A ping of the endpoint's.
+            (&sessions[3].upstream).write_all(&[0x89, 0]).unwrap();
+            stage.pass_ms(now_ms);
+            sessions.iter().zip(&mut got).for_each(|(ends, got)| receive_all(&ends.upstream, got));
+        }
+        let parts: Vec<usize> = got.iter().map(|got| got.len() / NUMBERED_BYTES).collect();
+        assert!(parts.iter().all(|part| part.abs_diff(126) <= 13), "{parts:?}");
+    }
+}
+
+#[test]
+fn those_behind_one_who_goes_have_their_turn_at_once() {
+    for mut stage in both() {
+        let limited = Limited::to(r#"{"rate": "100/s", "burst": 2}"#);
+        let mut sessions: Vec<Ends> = (0..20).map(|_| limited.begin(&mut stage)).collect();
+        sessions.iter().for_each(|ends| (&ends.client).write_all(&numbered(0..50)).unwrap());
+        let mut got = [Vec::new(), Vec::new()];
+        for now_ms in 2..=2000 {
+            if now_ms % 100 == 0 && sessions.len() > 2 {
+                // The endpoint of one that waits is gone: so is what waited for it.
+                sessions.remove(0);
+            }
+            stage.pass_ms(now_ms);
+            let last = &sessions[sessions.len() - 2..];
+            last.iter().zip(&mut got).for_each(|(ends, got)| receive_all(&ends.upstream, got));
+        }
+        let before: usize = got.iter().map(Vec::len).sum();
+        for now_ms in 2001..=2400 {
+            stage.pass_ms(now_ms);
+            let last = &sessions[sessions.len() - 2..];
+            last.iter().zip(&mut got).for_each(|(ends, got)| receive_all(&ends.upstream, got));
+        }
+        let passed = (got.iter().map(Vec::len).sum::<usize>() - before) / NUMBERED_BYTES;
+        assert!((38..=42).contains(&passed), "{passed} of 40: nobody stands before them");
     }
 }

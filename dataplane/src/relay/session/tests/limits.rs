@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use proto::snapshot::{Counted, Limit, Notice, OnLimit, Outcome, Plan};
 use proto::throttle::Meter;
-use proto::ws::Opcode;
+use proto::ws::{CloseCode, Opcode};
 
 use super::bench::{BEGIN_MS, Bench, close, of, text};
+use crate::record::Cause;
 use crate::relay::session::{Leg, LegView};
 use crate::throttle::{Compiled, Guard, Held, Level, LevelKind, Metered, WallOffset};
 
@@ -389,4 +390,55 @@ fn nobody_pays_for_bytes_that_do_not_come() {
     bench.lose(leg);
     bench.session.refund(leg, BEGIN_MS);
     assert_eq!(used(&held), 1060);
+}
+
+#[test]
+fn nothing_is_given_back_that_was_not_counted() {
+    let limit = r#"{"quota": "1000000/day", "count": "bytes"}"#;
+    let leg = Leg::Client;
+    let used = |held: &Held| {
+        held.give_back(wall().now(BEGIN_MS));
+        held.meter().with(|meter| meter.usage(wall().now(BEGIN_MS))).used
+    };
+    let begun = of(leg, Opcode::Binary, true, vec![2; 900_000]);
+    let begun = &begun[..14];
+    // A frame that goes nowhere, because the gateway has closed the other side, is not counted.
+    let api = level(LevelKind::Api, limit, |_| {});
+    let held = Rc::clone(&api.meters[0]);
+    let mut bench = guarded(vec![api]);
+    bench.feed(leg, of(leg, Opcode::Binary, true, vec![1; 900_000]));
+    bench.facts(|session, facts| session.close(CloseCode::GOING_AWAY, Cause::Idle, "idle", facts));
+    bench.drain();
+    bench.feed(leg, begun);
+    bench.lose(leg);
+    bench.session.refund(leg, BEGIN_MS);
+    assert_eq!(used(&held), 900_000);
+    // One that began under another plan was counted there.
+    let (before, after) = (level(LevelKind::Api, limit, |_| {}), level(LevelKind::Api, limit, |_| {}));
+    let held = Rc::clone(&after.meters[0]);
+    held.refill(900_000, wall().now(BEGIN_MS));
+    held.spend(900_000, wall().now(BEGIN_MS));
+    let mut bench = guarded(vec![before]);
+    bench.feed(leg, begun);
+    bench.session.set_guard(Guard::new(vec![after], Rc::new(wall())).map(Box::new));
+    bench.lose(leg);
+    bench.session.refund(leg, BEGIN_MS);
+    assert_eq!(used(&held), 900_000);
+}
+
+#[test]
+fn what_waits_when_the_other_side_closes_still_passes() {
+    let slow = level(LevelKind::Api, r#"{"rate": "10/s", "burst": 1}"#, |plan| plan.on_limit.action = Outcome::Delay);
+    let mut bench = guarded(vec![slow]);
+    bench.feed(Leg::Upstream, text(Leg::Upstream, "x").repeat(100));
+    bench.feed(Leg::Upstream, close(Leg::Upstream, 1000, "done"));
+    bench.feed(Leg::Client, close(Leg::Client, 1000, "bye"));
+    for _ in 0..150 {
+        bench.now_ms += 100;
+        bench.resume(Leg::Upstream);
+        let views = [LegView::default(), LegView { unread: true, ..LegView::default() }];
+        bench.after_seen(0, views);
+    }
+    let seen = bench.saw(Leg::Client);
+    assert_eq!((seen.len(), seen.last().unwrap().as_str()), (101, "close 1000 done"));
 }
