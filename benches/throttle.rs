@@ -30,7 +30,7 @@ const WALL_MS: u64 = 1_800_000_000_000;
 const DECISION_NS_MAX: f64 = 10.0;
 const LEASE_NS_MAX: f64 = 200.0;
 /// Instructions of a decision at three levels, in a release build.
-const DECISION_INSTRUCTIONS_MAX: f64 = 150.0;
+const DECISION_INSTRUCTIONS_MAX: f64 = 230.0;
 /// Rounds of which the middle one counts, and how often something is done in each.
 const ROUNDS: usize = 31;
 const TURNS: u64 = 1_000_000;

@@ -193,9 +193,55 @@ pub struct Level {
     pub meters: Box<[Rc<Held>]>,
 }
 
+/// What a message asks of one limit, in the form in which it is asked most quickly: what is there twice is there so that a
+/// decision follows no more pointers than to what this shard has in hand.
+struct Ask {
+    held: Rc<Held>,
+    /// The directions whose messages it counts, and those whose messages it stops, a bit each.
+    counts: u8,
+    stops: u8,
+    is_of_bytes: bool,
+    /// Nothing at all may pass, not even what is empty.
+    is_of_nothing: bool,
+}
+
+impl Ask {
+    #[inline]
+    fn need(&self, frame_bytes: u64) -> u64 {
+        if self.is_of_bytes { frame_bytes } else { 1 }
+    }
+
+    /// Whether this shard needs nobody for the message.
+    #[inline]
+    fn is_in_hand(&self, bit: u8, frame_bytes: u64, now: Now) -> bool {
+        let need = self.need(frame_bytes);
+        self.stops & bit == 0 || self.held.is_in_hand(need, now) || need == 0 && !self.is_of_nothing
+    }
+
+    #[inline]
+    fn spend(&self, frame_bytes: u64, now: Now) {
+        let tokens = self.need(frame_bytes);
+        if self.stops != 0 {
+            self.held.spend(tokens, now);
+        } else {
+            self.held.record(tokens, now);
+        }
+    }
+}
+
+/// A direction in a set of them.
+#[inline]
+fn bit(direction: Direction) -> u8 {
+    1 << direction.index()
+}
+
 /// What a session may send and receive.
 pub struct Guard {
     levels: Box<[Level]>,
+    /// What a message asks of all of them, one behind the other.
+    asks: Box<[Ask]>,
+    /// The directions of which messages count, a bit each.
+    counts: u8,
     wall: Rc<WallOffset>,
     /// Notices that may be said at once, in thousandths, and when that was so.
     notices_milli: u64,
@@ -262,7 +308,10 @@ impl Guard {
     /// Of a session's levels; `None`: nothing limits it.
     pub fn new(levels: Vec<Level>, wall: Rc<WallOffset>) -> Option<Self> {
         let levels: Box<[Level]> = levels.into_iter().filter(|level| !level.meters.is_empty()).collect();
-        (!levels.is_empty()).then_some(Self {
+        let asks: Box<[Ask]> = levels.iter().flat_map(Level::asks).collect();
+        (!levels.is_empty()).then(|| Self {
+            counts: asks.iter().fold(0, |counts, ask| counts | ask.counts),
+            asks,
             levels,
             wall,
             notices_milli: u64::MAX,
@@ -279,7 +328,8 @@ impl Guard {
     /// Other levels from the next message on, or none. What waits is looked at again at once; how much was said to the
     /// client is not forgotten.
     pub fn adopt(&mut self, other: Option<Box<Self>>) {
-        self.levels = other.map(|other| other.levels).unwrap_or_default();
+        (self.levels, self.asks, self.counts) =
+            other.map(|other| (other.levels, other.asks, other.counts)).unwrap_or_default();
         // What was counted was counted at those before.
         self.counted_ms = [None; 2];
         self.waiting.iter_mut().for_each(Waiting::hurry);
@@ -351,26 +401,14 @@ impl Guard {
     /// A message begins, with a frame of so many bytes of payload: whether it passes. If it does, it has been counted.
     pub fn message(&mut self, direction: Direction, frame_bytes: u64, now_ms: u64) -> Verdict {
         let now = self.wall.now(now_ms);
-        if !self.is_in_hand(direction, frame_bytes, now)
-            && let Some((at, wait_ms, held)) = self.tightest(direction, frame_bytes, now)
-        {
-            let stopped = self.stop(at, wait_ms, &held, direction, now_ms);
-            if stopped.is_new {
-                held.stopped_one(now);
-            }
+        let bit = bit(direction);
+        debug_assert!(i64::try_from(frame_bytes).is_ok(), "the codec lets no longer frame through");
+        let is_in_hand = self.asks.iter().all(|ask| ask.is_in_hand(bit, frame_bytes, now));
+        if !is_in_hand && let Some(stopped) = self.too_much(direction, frame_bytes, now_ms, now) {
             return Verdict::Stop(stopped);
         }
-        let mut is_counted = false;
-        for level in &self.levels {
-            if !level.counts(direction) {
-                continue;
-            }
-            is_counted = true;
-            for (rule, held) in level.plan.limits.iter().zip(&level.meters) {
-                rule.spend(held, rule.of_message(frame_bytes), now);
-            }
-        }
-        if is_counted {
+        self.asks.iter().filter(|ask| ask.counts & bit != 0).for_each(|ask| ask.spend(frame_bytes, now));
+        if self.counts & bit != 0 {
             self.stopped_in_a_row = 0;
             self.counted_ms[direction.index()] = Some(now_ms);
         }
@@ -378,23 +416,16 @@ impl Guard {
         Verdict::Pass
     }
 
-    /// Whether this shard needs nobody for the message. Plain loops, here and where it is counted: they are a few instructions
-    /// shorter than a chain of adapters.
-    #[inline]
-    fn is_in_hand(&self, direction: Direction, frame_bytes: u64, now: Now) -> bool {
-        for level in &self.levels {
-            if !level.counts(direction) {
-                continue;
-            }
-            for (rule, held) in level.plan.limits.iter().zip(&level.meters) {
-                if let Some(need) = rule.asks(frame_bytes)
-                    && held.answer(need, now) != Answer::Yes
-                {
-                    return false;
-                }
-            }
+    /// Something is not in hand: where the message is stopped; none: it was to be had.
+    #[cold]
+    #[inline(never)]
+    fn too_much(&mut self, direction: Direction, frame_bytes: u64, now_ms: u64, now: Now) -> Option<Stopped> {
+        let (at, wait_ms, held) = self.tightest(direction, frame_bytes, now)?;
+        let stopped = self.stop(at, wait_ms, &held, direction, now_ms);
+        if stopped.is_new {
+            held.stopped_one(now);
         }
-        true
+        Some(stopped)
     }
 
     /// Every limit that may stop a message, with its level's place and how much it is asked for.
@@ -508,6 +539,18 @@ impl Guard {
 }
 
 impl Level {
+    fn asks(&self) -> impl Iterator<Item = Ask> {
+        let directions = [Direction::ToUpstream, Direction::ToClient].into_iter();
+        let counts = directions.filter(|&direction| self.counts(direction)).fold(0, |bits, one| bits | bit(one));
+        self.plan.limits.iter().zip(&self.meters).map(move |(rule, held)| Ask {
+            held: Rc::clone(held),
+            counts,
+            stops: if rule.stops { counts } else { 0 },
+            is_of_bytes: rule.unit == Unit::Bytes,
+            is_of_nothing: rule.terms.capacity() == 0,
+        })
+    }
+
     fn counts(&self, direction: Direction) -> bool {
         matches!(
             (self.plan.direction, direction),

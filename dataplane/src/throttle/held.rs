@@ -219,6 +219,12 @@ impl Held {
         }
     }
 
+    /// Whether so many tokens are in this shard's hand.
+    #[inline]
+    pub fn is_in_hand(&self, need: u64, now: Now) -> bool {
+        !self.is_kept.get() && self.share.borrow().is_in_hand(need, now)
+    }
+
     /// What the shard knows of that by itself.
     #[inline]
     pub fn answer(&self, need: u64, now: Now) -> Answer {
@@ -229,7 +235,7 @@ impl Held {
     #[inline]
     pub fn spend(&self, tokens: u64, now: Now) {
         if self.share.borrow_mut().spend(tokens, now) {
-            self.with(|share, meter| share.give_back(meter, now));
+            self.with(move |share, meter| share.give_back(meter, now));
         }
     }
 

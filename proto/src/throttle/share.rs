@@ -28,8 +28,8 @@ pub struct Share {
     /// Tokens that the next lease should have.
     chunk: u64,
     granted_at_ns: u64,
-    /// When it was granted or spent of last.
-    spent_ns: u64,
+    /// Until when it is believed to be in use: [`SPENT_SLOWLY_NS`] after it was granted or spent of last.
+    stale_ns: u64,
     /// Who is sent away comes back.
     waits: bool,
     /// It was sent away.
@@ -73,6 +73,13 @@ pub enum Answer {
     Ask,
 }
 
+/// Nobody asks for more: a frame's length has 63 bits (RFC 6455 §5.2).
+#[inline]
+fn signed(tokens: u64) -> i64 {
+    debug_assert!(i64::try_from(tokens).is_ok());
+    tokens as i64
+}
+
 impl Default for Share {
     fn default() -> Self {
         Self {
@@ -83,7 +90,7 @@ impl Default for Share {
             number: 0,
             chunk: 1,
             granted_at_ns: 0,
-            spent_ns: 0,
+            stale_ns: 0,
             waits: false,
             dry: Word::NONE,
             seen: Word::NONE,
@@ -92,12 +99,18 @@ impl Default for Share {
 }
 
 impl Share {
+    /// Whether so many tokens are there, and may be spent now.
+    #[inline]
+    pub fn is_in_hand(&self, need: u64, now: Now) -> bool {
+        let is_valid = now.wall_ms.wrapping_sub(self.from_ms) < self.for_ms;
+        let is_fresh = now.mono_ns <= self.stale_ns;
+        self.left >= signed(need) && is_valid && is_fresh
+    }
+
     /// Whether so many tokens may be spent.
     #[inline]
     pub fn has(&self, need: u64, now: Now) -> Answer {
-        let is_valid = now.wall_ms.wrapping_sub(self.from_ms) < self.for_ms;
-        let is_fresh = now.mono_ns.saturating_sub(self.spent_ns) <= SPENT_SLOWLY_NS;
-        if self.left >= 0 && self.left.unsigned_abs() >= need && is_valid && is_fresh {
+        if self.is_in_hand(need, now) {
             Answer::Yes
         } else if need >= self.dry.need && now.mono_ns < self.dry.until_ns {
             Answer::No
@@ -109,9 +122,16 @@ impl Share {
     /// Spends so many; more than there are is owed, and is to be told to the meter soon. Whether it is so.
     #[inline]
     pub fn spend(&mut self, tokens: u64, now: Now) -> bool {
-        self.left = self.left.saturating_sub_unsigned(tokens);
-        self.spent_ns = now.mono_ns;
+        // What is owed is paid at once, so there are some, or none.
+        debug_assert!(self.left >= 0);
+        self.left -= signed(tokens);
+        self.touch(now);
         self.left < 0
+    }
+
+    #[inline]
+    fn touch(&mut self, now: Now) {
+        self.stale_ns = now.mono_ns.saturating_add(SPENT_SLOWLY_NS);
     }
 
     /// Gives everything back and takes what there is: whether so many tokens, or as many as can ever be in hand, are
@@ -142,7 +162,8 @@ impl Share {
         self.left = i64::try_from(loan.tokens).unwrap_or(i64::MAX);
         (self.from_ms, self.for_ms) = (loan.from_ms, loan.until_ms.saturating_sub(loan.from_ms));
         (self.granted, self.number) = (loan.tokens, loan.number);
-        (self.granted_at_ns, self.spent_ns) = (now.mono_ns, now.mono_ns);
+        self.granted_at_ns = now.mono_ns;
+        self.touch(now);
         self.ask_again();
     }
 
@@ -164,7 +185,7 @@ impl Share {
             }
         }
         if self.granted > 0 || self.left < 0 {
-            meter.settle(self.number, self.granted, self.left, self.spent_ns, now);
+            meter.settle(self.number, self.granted, self.left, self.touched_ns(), now);
         }
         (self.granted, self.left, self.from_ms, self.for_ms) = (0, 0, 0, 0);
     }
@@ -215,6 +236,6 @@ impl Share {
 
     /// When it was last granted or spent something, on the clock of [`Now::mono_ns`].
     pub fn touched_ns(&self) -> u64 {
-        self.spent_ns
+        self.stale_ns.saturating_sub(SPENT_SLOWLY_NS)
     }
 }
