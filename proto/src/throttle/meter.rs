@@ -258,8 +258,9 @@ impl Meter {
                 if let Some(waiting) = turns {
                     if waiting.others_wait(shard, now.mono_ns) {
                         tokens = tokens.min(waiting.behind(shard)).max(need);
-                        waiting.given(shard, tokens);
-                    } else {
+                    }
+                    waiting.given(shard, tokens);
+                    if !waiting.others_are_here(shard, now.mono_ns) {
                         *turns = None;
                     }
                 }

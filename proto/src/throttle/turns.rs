@@ -76,6 +76,11 @@ impl Turns {
         self.others(shard, now_ns).next().is_some()
     }
 
+    /// Whether somebody else asked a moment ago, whatever came of it.
+    pub(super) fn others_are_here(&self, shard: u16, now_ns: u64) -> bool {
+        self.0.iter().enumerate().any(|(at, turn)| at != usize::from(shard) && turn.is_here(now_ns))
+    }
+
     fn others(&self, shard: u16, now_ns: u64) -> impl Iterator<Item = &Turn> {
         let all = self.0.iter().enumerate();
         all.filter(move |(at, turn)| *at != usize::from(shard) && turn.is_waiting(now_ns)).map(|(_, turn)| turn)
