@@ -256,7 +256,7 @@ impl Resident {
         let levels = session.guard().map_or(&[][..], Guard::levels);
         match levels::again(&mut self.party, ledger, tables, &self.api, levels) {
             Again::Same => {}
-            Again::Guard(guard) => session.set_guard(guard.map(Box::new)),
+            Again::Guard(guard) => session.set_guard(guard),
             Again::Denied => session.end_at(now_ms, Cause::Denied, CloseCode::POLICY),
         }
     }

@@ -171,6 +171,7 @@ pub struct Held {
     meter: Arc<Metered>,
     share: RefCell<Share>,
     /// Who waits here, the first first. Nobody else has anything meanwhile.
+    #[expect(clippy::box_collection, reason = "nobody waits at most of them: one word instead of four")]
     line: RefCell<Option<Box<VecDeque<u64>>>>,
     is_kept: Cell<bool>,
     /// Which shard of how many.

@@ -317,7 +317,7 @@ pub enum Again {
     /// They are as they were.
     Same,
     /// These hold from the next message on.
-    Guard(Option<Guard>),
+    Guard(Option<Box<Guard>>),
     /// A denial of this name is meant for it: it is closed.
     Denied,
 }
@@ -335,21 +335,25 @@ pub fn again(party: &mut Party, ledger: &Rc<Ledger>, tables: &Tables, own: &ApiE
             }
             // What it had stays behind that: it is charged for what was let in, and has it again when the denial is lifted.
             let levels = iter::once(denials::level(denial, ledger)).chain(others.iter().cloned()).collect();
-            return Again::Guard(Guard::new(levels, Rc::clone(ledger.wall())));
+            return Again::Guard(Guard::new(levels, Rc::clone(ledger.wall())).map(Box::new));
         }
         None => {}
     }
     let Some(api) = tables.api_labelled(&own.label) else {
         // Its API is gone: it has what it had until it is drained.
         let is_same = others.len() == levels.len();
-        return if is_same { Again::Same } else { Again::Guard(Guard::new(others.to_vec(), Rc::clone(ledger.wall()))) };
+        return if is_same {
+            Again::Same
+        } else {
+            Again::Guard(Guard::new(others.to_vec(), Rc::clone(ledger.wall())).map(Box::new))
+        };
     };
     let before = party.followed();
     party.follow(tables, api);
     if before == party.followed() && party.has(tables, api, levels) {
         return Again::Same;
     }
-    Again::Guard(party.guard(ledger, tables, api))
+    Again::Guard(party.guard(ledger, tables, api).map(Box::new))
 }
 
 /// The levels behind a denial that leaves every message out.

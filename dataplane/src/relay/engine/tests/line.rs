@@ -276,7 +276,7 @@ fn a_crowd_at_one_limit_keeps_nobody_from_another() {
             receive_all(&one.upstream, &mut got);
         }
         let passed = got.len() / NUMBERED_BYTES;
-        assert!(passed <= 2005 && passed >= 1985, "{passed} of 2005");
+        assert!((1985..=2005).contains(&passed), "{passed} of 2005");
     }
 }
 
