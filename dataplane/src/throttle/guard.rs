@@ -14,12 +14,15 @@ use proto::ws::{CloseCode, FrameHeader, Opcode};
 
 use super::Held;
 use super::waiting::Waiting;
-use crate::record::Direction;
+use crate::record::{Cause, Direction};
 
 /// Notices of one session that wait.
 const NOTICES_WAITING_MAX: usize = 128;
 /// For how long a message waits at most before it is looked at again: an operator may have given more.
 pub const WAIT_MS_MAX: u64 = 1000;
+
+/// It is not worth trying again, unless an operator gives more.
+pub const NEVER_MS: u64 = u64::MAX;
 
 /// Milliseconds by which the wall clock is ahead of a worker's, read once a second for all of its sessions: a decision
 /// asks no clock.
@@ -246,8 +249,8 @@ pub struct Guard {
     /// Notices that may be said at once, in thousandths, and when that was so.
     notices_milli: u64,
     noticed_ms: u64,
-    /// Messages in a row that were too much.
-    stopped_in_a_row: u32,
+    /// Messages of each direction in a row that were too much.
+    stopped_in_a_row: [u32; 2],
     /// Notices that are not said yet: they wait for the end of a message, or for a client that does not read.
     notices: VecDeque<Box<[u8]>>,
     /// What waits of each direction.
@@ -298,7 +301,7 @@ pub struct Stopped {
     pub at: usize,
     /// What becomes of the message, and of the session.
     pub outcome: Outcome,
-    /// When it is worth trying again: milliseconds from now.
+    /// When it is worth trying again: milliseconds from now, or [`NEVER_MS`].
     pub wait_ms: u64,
     /// It was not stopped before, and waited since.
     pub is_new: bool,
@@ -316,7 +319,7 @@ impl Guard {
             wall,
             notices_milli: u64::MAX,
             noticed_ms: 0,
-            stopped_in_a_row: 0,
+            stopped_in_a_row: [0; 2],
             notices: VecDeque::new(),
             waiting: Default::default(),
             drops: Default::default(),
@@ -409,7 +412,7 @@ impl Guard {
         }
         self.asks.iter().filter(|ask| ask.counts & bit != 0).for_each(|ask| ask.spend(frame_bytes, now));
         if self.counts & bit != 0 {
-            self.stopped_in_a_row = 0;
+            self.stopped_in_a_row[direction.index()] = 0;
             self.counted_ms[direction.index()] = Some(now_ms);
         }
         self.waiting[direction.index()].end();
@@ -437,8 +440,8 @@ impl Guard {
         })
     }
 
-    /// The level that lets a message through last, of those that stop it, in how many milliseconds, and by which of its
-    /// limits; none: all let it through, and have it in hand.
+    /// A denial, or the level that lets a message through last, of those that stop it; in how many milliseconds, and by which
+    /// of its limits. None: all let it through, and have it in hand.
     #[cold]
     #[inline(never)]
     fn tightest(&self, direction: Direction, frame_bytes: u64, now: Now) -> Option<(usize, u64, Rc<Held>)> {
@@ -454,8 +457,10 @@ impl Guard {
             };
             if wait_ns > 0 {
                 is_stopped = true;
-                let wait_ms = wait_ns.div_ceil(1_000_000);
-                if tightest.is_none_or(|(_, longest_ms, _)| wait_ms > longest_ms) {
+                let wait_ms = if rule.ever_lets_more() { wait_ns.div_ceil(1_000_000) } else { NEVER_MS };
+                let is_denial = |at: usize| self.levels[at].kind == LevelKind::Denial;
+                if tightest.is_none_or(|(held, longest_ms, _)| (is_denial(at), wait_ms) > (is_denial(held), longest_ms))
+                {
                     tightest = Some((at, wait_ms, held));
                 }
             }
@@ -499,16 +504,20 @@ impl Guard {
             return Stopped { kind, at, outcome: Outcome::Delay, wait_ms, is_new };
         }
         waiting.end();
-        self.stopped_in_a_row = self.stopped_in_a_row.saturating_add(1);
-        let is_enough = on_limit.close_after != 0 && self.stopped_in_a_row >= on_limit.close_after;
+        let in_a_row = &mut self.stopped_in_a_row[direction.index()];
+        *in_a_row = in_a_row.saturating_add(1);
+        let is_enough = on_limit.close_after != 0 && *in_a_row >= on_limit.close_after;
         let outcome = if is_enough { Outcome::Close } else { on_limit.action };
         Stopped { kind, at, outcome, wait_ms, is_new: true }
     }
 
-    /// With which code and reason the session is closed.
-    pub fn farewell(&self, stopped: &Stopped) -> (CloseCode, &str) {
+    /// With which code and reason the session is closed, and why.
+    pub fn farewell(&self, stopped: &Stopped) -> (CloseCode, &str, Cause) {
+        if stopped.kind == LevelKind::Denial {
+            return (CloseCode::POLICY, Cause::Denied.word(), Cause::Denied);
+        }
         let on_limit = &self.levels[stopped.at].plan.on_limit;
-        (CloseCode(on_limit.code), &on_limit.reason)
+        (CloseCode(on_limit.code), &on_limit.reason, Cause::Throttled)
     }
 
     /// Has the client told, unless it has been told too often.
@@ -561,6 +570,7 @@ impl Level {
     /// What the client reads in place of a message.
     fn notice(&self, wait_ms: u64) -> String {
         let code = THROTTLED_OUT;
+        let wait_ms = (wait_ms != NEVER_MS).then_some(wait_ms);
         match &self.plan.on_limit.notice {
             Notice::Wso2 => format!("Error code: {code} reason: Websocket frame throttled out"),
             Notice::Wso2Short => "Websocket frame throttled out".into(),
@@ -575,7 +585,7 @@ impl Level {
             })
             .to_string(),
             Notice::Text(text) => {
-                let (code, wait_ms) = (code.to_string(), wait_ms.to_string());
+                let (code, wait_ms) = (code.to_string(), wait_ms.map_or("never".into(), |wait_ms| wait_ms.to_string()));
                 let values = [
                     ("{level}", &*self.name),
                     ("{plan}", &*self.plan.name),
@@ -603,6 +613,12 @@ impl Rule {
         } else {
             held.record(tokens, now);
         }
+    }
+
+    /// Whether anything will pass that does not now.
+    fn ever_lets_more(&self) -> bool {
+        let (Terms::Bucket { amount, .. } | Terms::Quota { amount, .. }) = self.terms;
+        amount > 0 && self.terms.capacity() > 0
     }
 
     /// How much it is asked for by a message; none: it does not stop it.

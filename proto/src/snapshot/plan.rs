@@ -171,7 +171,8 @@ pub struct OnLimit {
     /// And as many more each second.
     #[serde(skip_serializing_if = "is_notices_per_second")]
     pub notices_per_second: u32,
-    /// After so many messages in a row that were too much the session is closed; 0: it is not.
+    /// After so many messages of one side in a row that were too much the session is closed; 0: it is not. Says nothing where
+    /// they are delayed.
     #[serde(skip_serializing_if = "is_default")]
     pub close_after: u32,
     /// The code of that close, and of `close`: 1008, 1013, 3000, or 4000 to 4999.
@@ -241,9 +242,11 @@ pub enum Notice {
     Wso2,
     /// As WSO2 API Manager 2.1 said it: `Websocket frame throttled out`.
     Wso2Short,
-    /// `{"error":{"code":4003,"level":"subscription","message":"throttled out","plan":"AsyncGold","retry_after_ms":1200}}`.
+    /// `{"error":{"code":4003,"level":"subscription","message":"throttled out","plan":"AsyncGold","retry_after_ms":1200}}`;
+    /// `null` where nothing will pass any more.
     Json,
-    /// A text, in which `{level}`, `{plan}`, `{code}` and `{retry_after_ms}` stand for what they say.
+    /// A text, in which `{level}`, `{plan}`, `{code}` and `{retry_after_ms}` stand for what they say; the last is `never`
+    /// where nothing will pass any more.
     Text(String),
 }
 

@@ -211,16 +211,20 @@ fn a_trial_in_the_example_ends_for_who_will_not_hear(variant: Variant) {
     }
     is_stopped(&mut first, NOTICE);
     let (client, backend) = &mut second;
-    backend.send_frame(&Frame::text("the ninth"));
+    backend.send_frame(&Frame::text("the fifth of the other side"));
     let (_, text) = client.message();
     let text = String::from_utf8(text).expect("UTF-8");
     let wait = text.strip_prefix(NOTICE).and_then(|rest| rest.strip_suffix(" ms")).expect("a notice");
     assert!((3_500_000..=3_600_000).contains(&wait.parse().expect("milliseconds")), "{text}");
+    for at in 5..10 {
+        client.send_frame(&Frame::text(&format!("{at} of ten")));
+        assert!(client.message().1.starts_with(NOTICE.as_bytes()));
+    }
     client.send_frame(&Frame::text("the tenth"));
     assert_eq!(client.expect_close(4003), "too many messages");
     assert_eq!(backend.expect_close(4003), "too many messages");
     let line = gateway.logged("close", "prices");
-    assert_eq!((&line["messages_throttled"], &line["throttled_by"]), (&10.into(), &"unauthenticated".into()), "{line}");
+    assert_eq!((&line["messages_throttled"], &line["throttled_by"]), (&15.into(), &"unauthenticated".into()), "{line}");
     // The other session of that address goes on, and is told.
     is_stopped(&mut first, NOTICE);
     applied(&gateway, &gateway.setup().yaml());

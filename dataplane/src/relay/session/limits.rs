@@ -9,7 +9,6 @@ use proto::ws::FrameHeader;
 
 use super::clock::CLOSE_TIMEOUTS_MAX;
 use super::{Facts, Leg, Session};
-use crate::record::Cause;
 use crate::throttle::{Drops, Guard, Held, Patience, Rest, Stash, Stopped, Throttled, Verdict};
 
 impl Session {
@@ -143,9 +142,9 @@ impl Session {
             // A close is on its way, and nothing that comes behind is worth another.
             Outcome::Close if is_ending => guard.leave_out(from.direction(), Drops::Everything),
             Outcome::Close => {
-                let (code, reason) = guard.farewell(&stopped);
+                let (code, reason, cause) = guard.farewell(&stopped);
                 let reason = reason.to_owned();
-                self.close(code, Cause::Throttled, reason, facts);
+                self.close(code, cause, reason, facts);
             }
         }
     }

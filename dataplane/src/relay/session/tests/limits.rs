@@ -57,13 +57,17 @@ fn what_is_too_much_is_left_out_and_the_client_is_told() {
 
 #[test]
 fn a_notice_has_the_form_that_the_plan_says() {
-    let text_of = |notice: Notice| {
-        let mut bench = two(|on_limit| on_limit.notice = notice);
+    let told = |limit: &str, notice: Notice| {
+        let mut bench = guarded(vec![level(LevelKind::Subscription, limit, |plan| plan.on_limit.notice = notice)]);
         bench.feed(Leg::Client, ["a", "b", "c"].map(|one| text(Leg::Client, one)).concat());
         let raw = bench.raw(Leg::Client);
-        let start = if raw[1] == 126 { 4 } else { 2 };
-        String::from_utf8(raw[start..].to_vec()).unwrap()
+        let (start, length) = match raw[1] {
+            126 => (4, usize::from(u16::from_be_bytes([raw[2], raw[3]]))),
+            short => (2, usize::from(short)),
+        };
+        String::from_utf8(raw[start..start + length].to_vec()).unwrap()
     };
+    let text_of = |notice: Notice| told(r#"{"rate": "1/s", "burst": 2}"#, notice);
     assert_eq!(text_of(Notice::Wso2Short), "Websocket frame throttled out");
     let json = r#"{"error":{"code":4003,"level":"subscription","message":"throttled out","plan":"AsyncGold","retry_after_ms":1000}}"#;
     assert_eq!(
@@ -72,6 +76,11 @@ fn a_notice_has_the_form_that_the_plan_says() {
     );
     let own = Notice::Text("{level} of {plan}: {code}, try in {retry_after_ms} ms".into());
     assert_eq!(text_of(own), "subscription of AsyncGold: 4003, try in 1000 ms");
+    for limit in [r#"{"quota": "0/day"}"#, r#"{"rate": "0/s"}"#, r#"{"rate": "0/s", "burst": 2}"#] {
+        let json = serde_json::from_str::<serde_json::Value>(&told(limit, Notice::Json)).unwrap();
+        assert_eq!(json["error"].get("retry_after_ms"), Some(&serde_json::Value::Null), "{limit}: {json}");
+        assert_eq!(told(limit, Notice::Text("again: {retry_after_ms}".into())), "again: never", "{limit}");
+    }
 }
 
 #[test]
@@ -441,4 +450,61 @@ fn what_waits_when_the_other_side_closes_still_passes() {
     }
     let seen = bench.saw(Leg::Client);
     assert_eq!((seen.len(), seen.last().unwrap().as_str()), (101, "close 1000 done"));
+}
+
+#[test]
+fn a_denial_that_drops_comes_before_whatever_else_says() {
+    let denial = level(LevelKind::Denial, r#"{"quota": "0/year"}"#, |plan| plan.on_limit.action = Outcome::Drop);
+    for others in [r#"{"rate": "0/s"}"#, r#"{"quota": "0/10 years"}"#] {
+        let other = level(LevelKind::Api, others, |plan| plan.on_limit.action = Outcome::Close);
+        for levels in [vec![denial.clone(), other.clone()], vec![other, denial.clone()]] {
+            let mut bench = guarded(levels);
+            bench.feed(Leg::Client, text(Leg::Client, "x").repeat(3));
+            assert!(bench.session.ending().is_none(), "{others}");
+            assert_eq!(bench.session.throttled().by, Some(LevelKind::Denial), "{others}");
+            bench.assert_saw(Leg::Upstream, &[]);
+        }
+    }
+}
+
+#[test]
+fn whom_a_denial_closes_because_others_lean_on_the_message_is_told_of_a_denial() {
+    let mut bench = Bench::with(|_, _, birth| {
+        (birth.rsv1, birth.contexts) = (true, true);
+        let denial = level(LevelKind::Denial, r#"{"quota": "0/year"}"#, |plan| plan.on_limit.action = Outcome::Drop);
+        birth.guard = Guard::new(vec![denial], Rc::new(wall())).map(Box::new);
+    });
+    let mut compressed = text(Leg::Client, "x");
+    compressed[0] |= 0x40;
+    bench.feed(Leg::Client, &compressed);
+    bench.assert_saw(Leg::Client, &["close 1008 denied"]);
+    bench.assert_saw(Leg::Upstream, &["close 1008 denied"]);
+    assert_eq!(bench.session.ending().unwrap().cause.word(), "denied");
+}
+
+#[test]
+fn each_side_has_its_own_row_of_messages_that_were_too_much() {
+    let limited = || {
+        let of_client = level(LevelKind::Api, r#"{"quota": "0/day"}"#, |plan| {
+            plan.direction = Counted::Client;
+            (plan.on_limit.close_after, plan.on_limit.action) = (5, Outcome::Drop);
+        });
+        let of_all = level(LevelKind::Application, r#"{"quota": "100000/day"}"#, |_| {});
+        guarded(vec![of_client, of_all])
+    };
+    let mut bench = limited();
+    for at in 1..=5 {
+        assert!(bench.session.ending().is_none(), "after {}", at - 1);
+        bench.feed(Leg::Client, text(Leg::Client, "too much"));
+        bench.feed(Leg::Upstream, text(Leg::Upstream, "passes"));
+    }
+    assert!(bench.session.ending().is_some(), "what the other side says is no end of the row");
+    let mut bench = two(|on_limit| on_limit.close_after = 3);
+    bench.feed(Leg::Client, ["a", "b"].map(|one| text(Leg::Client, one)).concat());
+    for leg in [Leg::Client, Leg::Upstream, Leg::Client, Leg::Upstream] {
+        bench.feed(leg, text(leg, "too much"));
+    }
+    assert!(bench.session.ending().is_none(), "two of each are not three");
+    bench.feed(Leg::Upstream, text(Leg::Upstream, "too much"));
+    assert!(bench.session.ending().is_some());
 }
