@@ -175,6 +175,7 @@ impl Engine {
         });
         let Handover { session, client, upstream, resident } = handover;
         let early = [(Leg::Client, client.early, client.end), (Leg::Upstream, upstream.early, upstream.end)];
+        let is_due = session.is_due(now_ms);
         let legs = [Wire::new(client.fd, client.records), Wire::new(upstream.fd, upstream.records)];
         let slot = &mut self.entries[index as usize];
         slot.entry = Some(Box::new(Entry { session, legs, resident }));
@@ -182,6 +183,10 @@ impl Engine {
         self.live += 1;
         for leg in Leg::BOTH {
             self.watch(Key { index, epoch, leg }, now_ms);
+        }
+        if is_due {
+            // What has come from somebody who was denied meanwhile does not pass.
+            self.judge(index, now_ms);
         }
         for (leg, mut early, end) in early {
             self.with_entry(index, |engine, entry| {

@@ -80,6 +80,10 @@ impl Stage {
     }
 
     fn begin_guarded(&mut self, client: OwnedFd, upstream: OwnedFd, guard: Option<Guard>) {
+        self.begin_parts([client, upstream].map(Parts::plain), guard, |_| {});
+    }
+
+    fn begin_parts(&mut self, parts: [Parts; 2], guard: Option<Guard>, change: impl FnOnce(&mut Session)) {
         let api = Arc::clone(self.tables.api("x", "").unwrap());
         let mut limits = (*api.limits).clone();
         limits.send_budget = Size::from_bytes(self.send_budget);
@@ -96,8 +100,9 @@ impl Stage {
             began_ms: 1,
             api,
         };
-        let session = Session::new(birth);
-        let [client, upstream] = [client, upstream].map(Parts::plain);
+        let mut session = Session::new(birth);
+        change(&mut session);
+        let [client, upstream] = parts;
         self.engine.begin(Handover { session, client, upstream, resident }, 1);
     }
 
@@ -377,5 +382,24 @@ fn urgent_data_inside_a_large_frame_stops_nobody() {
         assert!(got == large, "altered");
         let calls = (0..50).filter(|_| stage.engine.turn(2)).count();
         assert!(calls < 5, "it goes on turning");
+    }
+}
+
+#[test]
+fn who_is_to_end_when_it_begins_says_nothing_more() {
+    for mut stage in [Stage::uring(TINY), Stage::readiness()] {
+        let (client, here) = pair();
+        let (upstream, there) = pair();
+        let early = [frame(b"said before"), frame(b"and this")].concat();
+        let parts = [Parts::plain(here).behind(early), Parts::plain(there)];
+        stage.begin_parts(parts, None, |session| session.end_at(1, Cause::Denied, CloseCode::POLICY));
+        let mut got = [Vec::new(), Vec::new()];
+        stage.until("both are told", || {
+            exchange(&client, &mut &[][..], &client, &mut got[0]);
+            exchange(&upstream, &mut &[][..], &upstream, &mut got[1]);
+            got.iter().all(|got| !got.is_empty())
+        });
+        assert_eq!(got[0], b"\x88\x08\x03\xf0denied");
+        assert_eq!((got[1][..2].to_vec(), got[1].len()), (b"\x88\x88".to_vec(), 14), "{:?}", got[1]);
     }
 }

@@ -19,6 +19,11 @@ impl Session {
         self.ending.map(|_| self.close_by_ms)
     }
 
+    /// Whether its end has come, and nothing more is to be passed on.
+    pub fn is_due(&self, now_ms: u64) -> bool {
+        self.ends_at_ms <= now_ms
+    }
+
     fn is_closing(&self) -> bool {
         self.ending.is_some()
     }
