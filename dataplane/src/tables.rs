@@ -42,6 +42,7 @@ pub struct Tables {
     people: People,
     signers: Signers,
     secret_names: Vec<String>,
+    secret_headers: Vec<String>,
     issuers: Issuers,
     limits: Limits,
 }
@@ -174,6 +175,7 @@ impl Tables {
             people,
             signers,
             secret_names: secret_names(snapshot),
+            secret_headers: secret_headers(snapshot),
             issuers,
             limits: Limits::build(snapshot, previous.map(|tables| (&tables.snapshot, &tables.limits))),
         };
@@ -257,6 +259,12 @@ impl Tables {
     /// Query parameters whose values never reach a log, beside those that never do: the settings', and those of API keys.
     pub fn secret_names(&self) -> &[String] {
         &self.secret_names
+    }
+
+    /// Headers whose values are never shown, beside those that never are and [`Tables::secret_names`]: those in which some
+    /// API looks for tokens.
+    pub fn secret_headers(&self) -> &[String] {
+        &self.secret_headers
     }
 
     /// Who signs for backends.
@@ -410,6 +418,14 @@ fn secret_names(snapshot: &Snapshot) -> Vec<String> {
     let of_apis = snapshot.apis().map(|api| &api.authentication.api_key_name);
     let usual = Authentication::default().api_key_name;
     let names: BTreeSet<&String> = of_settings.chain(of_apis).filter(|name| **name != usual).collect();
+    names.into_iter().cloned().collect()
+}
+
+/// Of every API, as above.
+fn secret_headers(snapshot: &Snapshot) -> Vec<String> {
+    let of_apis = snapshot.apis().map(|api| &api.authentication.authorization_header);
+    let usual = Authentication::default().authorization_header;
+    let names: BTreeSet<&String> = of_apis.filter(|name| **name != usual).collect();
     names.into_iter().cloned().collect()
 }
 

@@ -1,18 +1,34 @@
 //! Columns of text, and times as people say them.
 
-/// Lines whose cells stand under each other; the first row is the heading.
+/// Lines whose cells stand under each other; the first row is the heading. Cells may hold what clients have said: what
+/// would command a terminal, or turn the direction of a line round, is spelt out.
 pub fn table(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| readable(cell)).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
             line.push_str(&format!("{cell:<width$}  "));
         }
         text.push_str(line.trim_end());
         text.push('\n');
+    }
+    text
+}
+
+fn readable(cell: &str) -> String {
+    let mut text = String::with_capacity(cell.len());
+    for character in cell.chars() {
+        match character {
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                text.extend(character.escape_unicode());
+            }
+            other if other.is_control() => text.extend(other.escape_default()),
+            other => text.push(other),
+        }
     }
     text
 }
@@ -42,6 +58,12 @@ mod tests {
         let rows = [vec!["NODE".to_owned(), "PID".into()], vec!["edge-1".into(), "7".into()]];
         assert_eq!(table(&rows), "NODE    PID\nedge-1  7\n");
         assert_eq!(table(&[]), "");
+    }
+
+    #[test]
+    fn what_a_cell_holds_says_nothing_to_the_terminal() {
+        let rows = [["a\u{1b}[2J", "b"], ["a\n\u{9b}\u{202e}é", "c"]].map(|row| row.map(str::to_owned).to_vec());
+        assert_eq!(table(&rows), "a\\u{1b}[2J          b\na\\n\\u{9b}\\u{202e}é  c\n");
     }
 
     #[test]

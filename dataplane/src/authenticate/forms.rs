@@ -17,7 +17,7 @@ use crate::onward::Onward;
 /// The query parameter of RFC 6750 §2.3.
 const ACCESS_TOKEN: &str = "access_token";
 /// Where personal access tokens stand.
-const PRIVATE_TOKEN: &str = "PRIVATE-TOKEN";
+pub const PRIVATE_TOKEN: &str = "PRIVATE-TOKEN";
 const PRIVATE_COOKIE: &str = "personalAccessToken";
 /// Subprotocols that carry a token: as it is, and, for tokens that are no token of HTTP, in base64url.
 const CARRIER: &str = "bearer.";

@@ -19,6 +19,7 @@ use super::ledger::Ledger;
 use super::meters::{LimitId, Scope};
 use super::plans::{Keyed, Limits, Planned, Policy, word};
 use crate::admit::seats::Seat;
+use crate::authenticate::forms::PRIVATE_TOKEN;
 use crate::identity::{Grant, Identity};
 use crate::record::{SECRET_NAMES, SessionId};
 use crate::tables::{ApiEntry, Tables};
@@ -31,8 +32,9 @@ const KEY_BEGINNING_BYTES: usize = 96;
 const DIGEST_DIGITS: usize = 32;
 /// The key of those who come by a Unix socket that names no address.
 const NO_ADDRESS: &str = "local";
-/// Headers whose values are never shown.
-const SECRET_HEADERS: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "sec-websocket-protocol"];
+/// Headers whose values are never shown, whatever the configuration says.
+const SECRET_HEADERS: [&str; 5] =
+    ["authorization", "proxy-authorization", "cookie", "sec-websocket-protocol", PRIVATE_TOKEN];
 
 /// What limits ask of a session for as long as it lives.
 #[derive(Debug, Default)]
@@ -367,7 +369,11 @@ fn without_denial(levels: &[Level]) -> &[Level] {
 /// A user of an application, or, without a user, the application as one.
 fn key_of_user(application: &str, grant: Option<&Grant>) -> Arc<str> {
     match grant.and_then(|grant| grant.user.as_deref()) {
-        Some(user) => shown(&format!("{application}/{user}")).into(),
+        Some(user) => {
+            let mut text = format!("{application}/");
+            user.chars().for_each(|character| push_readable(&mut text, character));
+            shown(&text).into()
+        }
         None => application.into(),
     }
 }
@@ -440,14 +446,17 @@ fn key_of(
             KeyPart::Certificate => push(&mut text, visitor?.certificate?, false),
             KeyPart::Claim(name) => push(&mut text, &visitor?.claim(name)?, false),
             KeyPart::Header(name) => {
-                let is_secret = SECRET_HEADERS.iter().any(|secret| secret.eq_ignore_ascii_case(name))
-                    || is_secret_name(tables, name);
-                push(&mut text, &visitor?.headers(name).next()?, is_secret);
+                push(&mut text, &visitor?.headers(name).next()?, is_secret_header(tables, name));
             }
             KeyPart::Query(name) => push(&mut text, &visitor?.queries(name).next()?, is_secret_name(tables, name)),
         }
     }
     Some(shown(&text).into())
+}
+
+fn is_secret_header(tables: &Tables, name: &str) -> bool {
+    let mut names = SECRET_HEADERS.iter().copied().chain(tables.secret_headers().iter().map(String::as_str));
+    names.any(|secret| secret.eq_ignore_ascii_case(name)) || is_secret_name(tables, name)
 }
 
 fn is_secret_name(tables: &Tables, name: &str) -> bool {
@@ -464,10 +473,18 @@ fn push(text: &mut String, part: &str, is_secret: bool) {
     }
     for character in part.chars() {
         match character {
-            ' ' | '\\' => text.extend(['\\', character]),
-            other if other.is_control() => text.extend(other.escape_default()),
-            other => text.push(other),
+            ' ' => text.push_str("\\ "),
+            other => push_readable(text, other),
         }
+    }
+}
+
+/// As people read it: what would command their terminal is spelt out, and no two texts become the same.
+fn push_readable(text: &mut String, character: char) {
+    match character {
+        '\\' => text.push_str(r"\\"),
+        other if other.is_control() => text.extend(other.escape_default()),
+        other => text.push(other),
     }
 }
 
@@ -602,6 +619,23 @@ mod tests {
         let last = |party: &Party| shown(party, &ledger, &tables).pop().unwrap();
         assert_eq!(last(&party(&tables, grant("a b"), "10.0.0.77")), r"per-office two 10.0.0.0/24 a\ b");
         assert_eq!(last(&party(&tables, None, "10.0.0.77")), "api AsyncGold chat:v1");
+    }
+
+    #[test]
+    fn no_key_says_anything_to_a_terminal() {
+        let keyed = |config: &mut Config| {
+            limited(config);
+            let limit = r#"{"name": "each", "key": ["user"], "plan": "two"}"#;
+            config.limits = vec![serde_json::from_str::<KeyedLimit>(limit).unwrap()];
+        };
+        let tables = tables(keyed);
+        let ledger = ledger(&Arc::default(), 0);
+        let of = |user: &str| shown(&party(&tables, grant(user), "10.0.0.1"), &ledger, &tables);
+        let keys = of("al\u{1b}[2Jice\u{9b}\r\n\u{7f}");
+        assert_eq!(keys[0], r"application two mobile/al\u{1b}[2Jice\u{9b}\r\n\u{7f}");
+        assert_eq!(keys[3], r"each two al\u{1b}[2Jice\u{9b}\r\n\u{7f}");
+        assert_ne!(of("a\n")[0], of(r"a\n")[0], "no two users make the same key");
+        assert_eq!(of("Ann Ä. O'Neill")[0], "application two mobile/Ann Ä. O'Neill");
     }
 
     #[test]

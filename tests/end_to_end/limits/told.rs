@@ -113,10 +113,11 @@ fn messages_in_a_row_that_were_too_much_close_a_session_and_one_that_passes_begi
     for window in 0..2 {
         passes(&mut both, 3);
         let (client, backend) = &mut both;
-        client.send_frame(&Frame::text("one"));
-        client.expect(Opcode::TEXT, super::NOTICE.as_bytes());
-        backend.send_frame(&Frame::text("two"));
-        client.expect(Opcode::TEXT, super::NOTICE.as_bytes());
+        // The other side has a row of its own.
+        for (of_client, text) in [(true, "one"), (false, "aside"), (true, "two"), (false, "aside")] {
+            if of_client { &mut *client } else { &mut *backend }.send_frame(&Frame::text(text));
+            client.expect(Opcode::TEXT, super::NOTICE.as_bytes());
+        }
         if window == 0 {
             begin_of_window(4);
         }
@@ -126,7 +127,7 @@ fn messages_in_a_row_that_were_too_much_close_a_session_and_one_that_passes_begi
     assert_eq!(client.expect_close(4029), "enough");
     assert_eq!(backend.expect_close(4029), "enough");
     let line = gateway.logged("close", "chat");
-    assert_eq!((&line["messages_throttled"], &line["throttled_by"]), (&5.into(), &"api".into()), "{line}");
+    assert_eq!((&line["messages_throttled"], &line["throttled_by"]), (&9.into(), &"api".into()), "{line}");
     assert_eq!((&line["reason"], &line["termination"]), (&"throttled".into(), &"GT".into()), "{line}");
     gateway.probe();
 }
@@ -197,19 +198,32 @@ fn what_is_secret_of_a_key_is_written_nowhere(variant: Variant) {
         ("by-cookie", "header:Cookie"),
         ("by-api-key", "query:apikey"),
         ("by-ticket", "query:ticket"),
+        ("by-private-token", "header:private-token"),
+        ("by-own-header", "header:X-Own-Authorization"),
+        ("by-own-key", "header:x-own-key"),
         ("by-tenant", "header:X-Tenant"),
     ]
     .map(|(name, key)| limit(name, key));
+    let own = "authentication: { accept: [bearer, api_key], authorization_header: X-Own-Authorization, api_key_name: X-Own-Key }";
     let plan = "plans:\n  - { name: few, warn_at: [20], limits: [{ quota: 5/year }], on_limit: { notice: json } }\n";
     let mut gateway = Setup::new(variant)
         .settings("drain_window: 1s, secret_query_parameters: [ticket]")
         .document(&format!("{plan}limits:\n{}", limits.concat()))
         .api_to("chat", &upstream.url("/"), "")
+        .api_to("own", &upstream.url("/"), own)
         .start();
     let mut secrets = Secrets::new();
-    let fields = [("Authorization", "Bearer geheim-4711"), ("Cookie", "sid=keks-0815"), ("X-Tenant", "acme corp")];
-    let values = [("a", "Bearer geheim-4711"), ("b", "sid=keks-0815"), ("c", "fgk-anruf-112"), ("d", "karte-99xy")];
-    values.iter().for_each(|(name, value)| secrets.add(name, value));
+    // What another API takes for a credential is one here too: it may be sent to the wrong one.
+    let fields = [
+        ("Authorization", "Bearer geheim-4711"),
+        ("Cookie", "sid=keks-0815"),
+        ("PRIVATE-TOKEN", "fgk-privat-2718"),
+        ("X-Own-Authorization", "Bearer eigen-3141"),
+        ("X-Own-Key", "fgk-schluessel-5"),
+        ("X-Tenant", "acme corp"),
+    ];
+    fields[..5].iter().for_each(|(name, value)| secrets.add(name, value));
+    [("apikey", "fgk-anruf-112"), ("ticket", "karte-99xy")].iter().for_each(|(name, value)| secrets.add(name, value));
     for (at, target) in ["/chat?apikey=fgk-anruf-112", "/chat?ticket=karte-99xy", "/chat"].into_iter().enumerate() {
         let mut both = session_with(&gateway, &upstream, target, if at < 2 { &[] } else { &fields });
         passes(&mut both, 5);
@@ -220,13 +234,11 @@ fn what_is_secret_of_a_key_is_written_nowhere(variant: Variant) {
     until("each that has stopped something has said so", || lines(&gateway, &["a limit stops messages"]).len() == 3);
     until("warnings of all keys", || {
         let of = |name: &str| lines(&gateway, &["a quota is used so far", "level=\"keyed\"", name]).len();
-        ["by-authorization: sha256:", "by-cookie: sha256:", "by-api-key: sha256:", "by-ticket: sha256:"]
-            .iter()
-            .all(|name| of(name) == 1)
-            && of(r"by-tenant: acme\\ corp") == 1
+        let secret = ["authorization", "cookie", "api-key", "ticket", "private-token", "own-header", "own-key"];
+        secret.iter().all(|name| of(&format!("by-{name}: sha256:")) == 1) && of(r"by-tenant: acme\\ corp") == 1
     });
     let usage = gateway.verb("usage", &[]);
-    assert!(usage.stdout.matches("sha256:").count() == 4 && usage.stdout.contains("acme"), "{usage:?}");
+    assert!(usage.stdout.matches("sha256:").count() == 7 && usage.stdout.contains("acme"), "{usage:?}");
     secrets.expect_none("framegate usage", usage.stdout.as_bytes());
     for plane in ["dataplane", "controlplane", "sessions.log"] {
         secrets.expect_none(plane, gateway.said(plane).as_bytes());
@@ -234,4 +246,9 @@ fn what_is_secret_of_a_key_is_written_nowhere(variant: Variant) {
     let (_, metrics) = gateway.ask("/metrics").expect("metrics");
     secrets.expect_none("metrics", metrics.as_bytes());
     gateway.probe();
+    gateway.signal(libc::SIGTERM);
+    assert!(gateway.ended().success());
+    let kept = gateway.said("state-dataplane/limits");
+    assert!(kept.matches("sha256:").count() == 7 && kept.contains("acme"), "{kept}");
+    secrets.expect_none("what is kept", kept.as_bytes());
 }
