@@ -4,14 +4,16 @@ use serde_json::json;
 
 use super::session_with;
 use crate::kit::people::People;
+use crate::kit::pki::{self, Authority, Identity, Leaf};
 use crate::kit::tokens::{Algorithm, Signer, Token, key_set};
-use crate::kit::{Frame, Gateway, Opcode, Peer, Port, RawUpstream, Setup, Upgrade, Variant, on_both_drivers};
+use crate::kit::{Frame, Gateway, Opcode, Peer, Port, RawUpstream, Setup, Upgrade, Variant, on_both_drivers, tls};
 
 on_both_drivers!(
     each_level_is_of_those_whom_the_manual_names,
     of_two_levels_that_stop_a_message_the_tightest_says_what_becomes_of_it,
     the_first_group_that_fits_decides_and_has_one_count,
     a_limit_by_a_key_counts_for_each_key_and_not_for_who_lacks_a_part,
+    a_certificate_makes_a_key_and_is_a_condition,
 );
 
 const ISSUER: &str = "https://issuer.test";
@@ -188,6 +190,53 @@ fn a_limit_by_a_key_counts_for_each_key_and_not_for_who_lacks_a_part(variant: Va
         let (passed, told) = says_until_stopped(&mut open(&gateway, target, user, org.clone(), mode));
         assert_eq!((passed, told.as_str()), expected, "{target} {user} {org} {mode}");
     }
+    gateway.probe();
+}
+
+fn a_certificate_makes_a_key_and_is_a_condition(variant: Variant) {
+    if !pki::is_available() {
+        return;
+    }
+    let (upstream, door, setup) = (RawUpstream::listen(), Port::free(), Setup::new(variant));
+    let authority = Authority::root(setup.directory(), "clients");
+    let [press, guest] = ["press", "guest"].map(|name| authority.issue(&Leaf::new(name)));
+    let limits = r#"limits:
+  - { name: by-badge, key: [certificate], plan: office, apis: [badges] }
+limit_policies:
+  - { name: badged, groups: [{ when: [{ certificates: ["CN=press,*"] }], plan: trial }], plan: gold }
+"#;
+    let clients = "certificates: [edge], client_certificates: { mode: optional, authorities: clients }";
+    let mut gateway = setup
+        .certificate(&pki::shared().edge.entry("edge"))
+        .authorities(&authority.entry("clients"))
+        .another_listener(&format!("name: secure, bind: \"{}\", tls: {{ {clients} }}", door.address()))
+        .document(&format!("{PLANS}{limits}"))
+        .api_to("badges", &upstream.url("/"), "")
+        .api_to("news", &upstream.url("/"), "limit_policy: badged")
+        .start();
+    let says = |target: &str, identity: Option<&Identity>| {
+        let terms = identity.into_iter().fold(tls::Terms::default(), tls::Terms::identity);
+        let mut client = terms.client().connect(door.address());
+        client.send(&Upgrade::to(target).encode());
+        let mut backend = upstream.accept();
+        backend.agree();
+        client.upgraded();
+        says_until_stopped(&mut (client, backend))
+    };
+    for (target, identity, passed, told) in [
+        ("/badges", Some(&press), 2, "by-badge office"),
+        ("/badges", Some(&press), 0, "by-badge office"),
+        ("/badges", Some(&guest), 2, "by-badge office"),
+        ("/badges", None, 10, ""),
+        ("/news", Some(&press), 3, "api trial"),
+        ("/news", Some(&guest), 4, "api gold"),
+        ("/news", Some(&press), 0, "api trial"),
+        ("/news", None, 0, "api gold"),
+    ] {
+        assert_eq!(says(target, identity), (passed, told.to_owned()), "{target} {}", identity.is_some());
+    }
+    let usage = gateway.verb("usage", &["--plan", "office"]);
+    assert!(usage.stdout.contains("by-badge: CN=press,O=Framegate"), "{usage:?}");
     gateway.probe();
 }
 
