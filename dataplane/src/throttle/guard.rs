@@ -466,7 +466,7 @@ impl Guard {
             }
         }
         let (at, wait_ms, held) = tightest?;
-        asked().for_each(|(_, _, held, _)| held.give_back_ample(now));
+        asked().for_each(|(_, _, held, _)| held.give_back_idle(now));
         Some((at, wait_ms, Rc::clone(held)))
     }
 

@@ -339,9 +339,9 @@ impl Held {
         }
     }
 
-    /// Gives back what was taken for a message that did not pass, where it is more than a shard usually has.
-    pub fn give_back_ample(&self, now: Now) {
-        if self.share.borrow().is_ample() {
+    /// Gives back what was taken for a message that did not pass.
+    pub fn give_back_idle(&self, now: Now) {
+        if self.share.borrow().is_idle() {
             self.give_back(now);
         }
     }

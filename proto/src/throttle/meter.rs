@@ -109,6 +109,8 @@ pub(super) enum Lease {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Loan {
     pub(super) tokens: u64,
+    /// So many of them are spent later; the others were asked for, and are as good as spent.
+    pub(super) later: u64,
     /// They may be spent while the clock shows this or later: milliseconds since 1970.
     pub(super) from_ms: u64,
     /// And before this.
@@ -243,13 +245,15 @@ impl Meter {
         self.advance(now);
         let need = need.min(self.terms.capacity()).max(1);
         let tokens = match (&mut self.count, self.terms) {
-            (Count::Bucket { level, turns, .. }, Terms::Bucket { amount, per_ns, .. }) => {
+            (Count::Bucket { level, turns, .. }, Terms::Bucket { amount, per_ns, burst }) => {
                 let there = whole_tokens(*level, per_ns);
-                let kept = turns.as_mut().map_or(0, |turns| turns.kept_from(shard, now.mono_ns));
+                // Who was sent away and does not come for it shall not keep much from the others.
+                let ample = 1 + burst / 64;
+                let kept = turns.as_mut().map_or(0, |turns| turns.kept_from(shard, ample, now.mono_ns));
                 let asked = need.saturating_add(kept);
                 if there < asked {
                     let wait_ns = time_for(tokens_in_level(asked, per_ns).saturating_sub(*level), amount);
-                    let back_in_ns = if waits { wait_ns.min(BACK_IN_NS_MAX) } else { 0 };
+                    let back_in_ns = waits.then(|| wait_ns.min(BACK_IN_NS_MAX));
                     let turns = turns.get_or_insert_with(|| Box::new(Turns::new(shards)));
                     turns.refused(shard, need, back_in_ns, now.mono_ns);
                     return Lease::Dry { wait_ns };
@@ -275,7 +279,7 @@ impl Meter {
             }
             _ => return Lease::Dry { wait_ns: u64::MAX },
         };
-        Lease::Granted(self.lend(tokens))
+        Lease::Granted(self.lend(tokens, need))
     }
 
     /// Tokens for a shard where the limit stops nothing: as many as of one that does, and what is wanted where fewer are
@@ -288,14 +292,16 @@ impl Meter {
             (Count::Bucket { .. }, Terms::Quota { .. }) => 0,
         };
         let tokens = if there < need { want.max(need) } else { portion(there, shards, need, want) };
-        self.lend(tokens.min(LOAN_MAX))
+        self.lend(tokens.min(LOAN_MAX), need)
     }
 
-    fn lend(&mut self, tokens: u64) -> Loan {
+    /// What is needed has room for what flows in at once; what is only wanted, when the shard has said that it is spent.
+    fn lend(&mut self, tokens: u64, need: u64) -> Loan {
+        let later = tokens.saturating_sub(need);
         let (from_ms, until_ms) = match (&mut self.count, self.terms) {
             (Count::Bucket { level, out, .. }, Terms::Bucket { per_ns, .. }) => {
                 *level = level.saturating_sub(tokens_in_level(tokens, per_ns));
-                *out = out.saturating_add(tokens);
+                *out = out.saturating_add(later);
                 (0, u64::MAX)
             }
             (Count::Quota { used, start_ms, end_ms }, _) => {
@@ -304,24 +310,24 @@ impl Meter {
             }
             (Count::Bucket { .. }, Terms::Quota { .. }) => (0, 0),
         };
-        Loan { tokens, from_ms, until_ms, number: self.number }
+        Loan { tokens, later, from_ms, until_ms, number: self.number }
     }
 
-    /// Back from a shard: of what it was granted of that count, this is left; below zero it owes. It spent the rest at the
-    /// latest at `spent_ns`, and from then on what flowed in had room.
-    pub(super) fn settle(&mut self, number: u64, granted: u64, left: i64, spent_ns: u64, now: Now) {
+    /// Back from a shard: it was to spend so many `later` of that count, and this is left of all; below zero it owes. It
+    /// spent the rest at the latest at `spent_ns`, and from then on what flowed in had room.
+    pub(super) fn settle(&mut self, number: u64, later: u64, left: i64, spent_ns: u64, now: Now) {
         // While all of it still counts as out.
         self.advance(Now { mono_ns: spent_ns.min(now.mono_ns), ..now });
         // What is left of a window that is over, or of other terms, is nothing; what is owed is owed.
-        let (granted, left) = if number == self.number { (granted, left) } else { (0, left.min(0)) };
+        let (later, left) = if number == self.number { (later, left) } else { (0, left.min(0)) };
         match (&mut self.count, self.terms) {
             (Count::Bucket { level, out, .. }, Terms::Bucket { per_ns, .. }) => {
                 let kept = left.max(0).unsigned_abs();
-                *out = out.saturating_sub(granted.saturating_sub(kept));
+                *out = out.saturating_sub(later.saturating_sub(kept));
                 *level = level.saturating_sub(tokens_in_level(left.min(0).unsigned_abs(), per_ns));
                 self.advance(now);
                 if let Count::Bucket { level, out, .. } = &mut self.count {
-                    *out = out.saturating_sub(kept);
+                    *out = out.saturating_sub(kept.min(later));
                     *level = level.saturating_add(tokens_in_level(kept, per_ns));
                 }
             }

@@ -25,6 +25,8 @@ pub struct Share {
     /// Tokens that the meter has given and not heard of again, and of which of its counts they are.
     granted: u64,
     number: u64,
+    /// So many of them it was to spend later.
+    later: u64,
     /// Tokens that the next lease should have.
     chunk: u64,
     granted_at_ns: u64,
@@ -88,6 +90,7 @@ impl Default for Share {
             for_ms: 0,
             granted: 0,
             number: 0,
+            later: 0,
             chunk: 1,
             granted_at_ns: 0,
             stale_ns: 0,
@@ -161,7 +164,7 @@ impl Share {
     fn take(&mut self, loan: Loan, now: Now) {
         self.left = i64::try_from(loan.tokens).unwrap_or(i64::MAX);
         (self.from_ms, self.for_ms) = (loan.from_ms, loan.until_ms.saturating_sub(loan.from_ms));
-        (self.granted, self.number) = (loan.tokens, loan.number);
+        (self.granted, self.number, self.later) = (loan.tokens, loan.number, loan.later);
         self.granted_at_ns = now.mono_ns;
         self.touch(now);
         self.ask_again();
@@ -185,9 +188,9 @@ impl Share {
             }
         }
         if self.granted > 0 || self.left < 0 {
-            meter.settle(self.number, self.granted, self.left, self.touched_ns(), now);
+            meter.settle(self.number, self.later, self.left, self.touched_ns(), now);
         }
-        (self.granted, self.left, self.from_ms, self.for_ms) = (0, 0, 0, 0);
+        (self.granted, self.later, self.left, self.from_ms, self.for_ms) = (0, 0, 0, 0, 0);
     }
 
     /// Forgets that it was sent away: the terms are others now.
@@ -214,9 +217,11 @@ impl Share {
         self.granted > 0 || self.left != 0
     }
 
-    /// Whether it has more in hand than it usually takes: for something large, which then did not pass.
-    pub fn is_ample(&self) -> bool {
-        self.left > 0 && self.left.unsigned_abs() > self.chunk
+    /// Whether nothing of what it has in hand was spent, or it has more than it usually takes: for something that then did
+    /// not pass.
+    pub fn is_idle(&self) -> bool {
+        let left = self.left.max(0).unsigned_abs();
+        left > 0 && (left == self.granted || left > self.chunk)
     }
 
     /// Tokens that it may still spend.

@@ -18,6 +18,8 @@ struct Turn {
     until_ns: u64,
     /// What it was sent away without; 0: it was not.
     need: u64,
+    /// It comes back for that.
+    waits: bool,
 }
 
 impl Turn {
@@ -35,9 +37,10 @@ impl Turns {
         Self(vec![Turn::default(); usize::from(shards.max(1))])
     }
 
-    /// How much is kept for others before a shard has anything: what those wait for who have had less. Nobody saves up turns by
-    /// staying away: who comes back stands where the least of those who are here stands.
-    pub(super) fn kept_from(&mut self, shard: u16, now_ns: u64) -> u64 {
+    /// How much is kept for others before a shard has anything, who have had less: what those want who come back for it, and
+    /// `ample` for those who only may. Nobody saves up turns by staying away: who comes back stands where the least of those
+    /// who are here stands.
+    pub(super) fn kept_from(&mut self, shard: u16, ample: u64, now_ns: u64) -> u64 {
         let least = self.0.iter().filter(|turn| turn.is_here(now_ns)).map(|turn| turn.taken).min();
         let Some(mine) = self.0.get_mut(usize::from(shard)) else { return 0 };
         if !mine.is_here(now_ns) {
@@ -46,7 +49,11 @@ impl Turns {
         mine.until_ns = now_ns.saturating_add(WAITING_NS);
         let taken = mine.taken;
         let before = self.others(shard, now_ns).filter(|turn| turn.taken < taken);
-        before.fold(0, |kept, turn| kept.saturating_add(turn.need))
+        let (kept, is_ample) = before.fold((0_u64, false), |(kept, is_ample), turn| match turn.waits {
+            true => (kept.saturating_add(turn.need), is_ample),
+            false => (kept, true),
+        });
+        if is_ample { kept.saturating_add(ample) } else { kept }
     }
 
     /// A shard was given so many tokens.
@@ -57,11 +64,11 @@ impl Turns {
         }
     }
 
-    /// A shard was sent away without so many, and may come back in so many nanoseconds.
-    pub(super) fn refused(&mut self, shard: u16, need: u64, back_in_ns: u64, now_ns: u64) {
+    /// A shard was sent away without so many. If it comes back for them that is in so many nanoseconds.
+    pub(super) fn refused(&mut self, shard: u16, need: u64, back_in_ns: Option<u64>, now_ns: u64) {
         if let Some(turn) = self.0.get_mut(usize::from(shard)) {
-            turn.need = need;
-            turn.until_ns = now_ns.saturating_add(back_in_ns).saturating_add(WAITING_NS);
+            (turn.need, turn.waits) = (need, back_in_ns.is_some());
+            turn.until_ns = now_ns.saturating_add(back_in_ns.unwrap_or(0)).saturating_add(WAITING_NS);
         }
     }
 
