@@ -383,6 +383,24 @@ denials: [{{name: mallory, user: mallory, api: echo}}]
     }
 
     #[test]
+    fn other_ranges_of_addresses_reach_those_who_are_limited_by_their_address() {
+        let sessions = BTreeMap::from([("chat:v1".to_owned(), 7), ("echo".to_owned(), 3)]);
+        let reached = |plan: &str, admission: &str| {
+            let settings =
+                |more: &str| BASE.replacen("version: 1\n", &format!("version: 1\nsettings: {{{more}{plan}}}\n"), 1);
+            let file = |more: &str| {
+                settings(more).replace("name: chat, version", "name: chat, unauthenticated_plan: AsyncGold, version")
+            };
+            let (_, touched) = compare(Some(&snapshot(&file(""))), &snapshot(&file(admission)), &sessions);
+            assert!(touched.iter().all(|one| one.effect == Effect::LimitsFromNextMessage), "{touched:?}");
+            touched.iter().map(|one| one.api.as_str()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(reached("", "admission: {address_prefix_v4: 24}"), "chat:v1");
+        assert_eq!(reached("unauthenticated_plan: AsyncGold", "admission: {address_prefix_v6: 48}, "), "chat:v1 echo");
+        assert_eq!(reached("unauthenticated_plan: AsyncGold", "admission: {sessions_max: 5}, "), "");
+    }
+
+    #[test]
     fn a_topics_plan_is_a_limit_and_its_mapping_is_not() {
         let with =
             |topics: &str| snapshot(&BASE.replace("context: /echo,", &format!("context: /echo, topics: [{topics}],")));

@@ -96,7 +96,8 @@ pub const KEYED_LIMITS_MAX: usize = 64;
 pub const DENIALS_MAX: usize = 10_000;
 /// Rows of one answer about what is used of limits.
 pub const USAGE_ROWS_MAX: usize = 1000;
-/// Keys of limits that a data plane keeps at one time, about 0.4 KB each; further ones share a count.
+/// Keys of limits that a data plane keeps at one time, about 0.4 KB each, and at most half of them of one scope; further
+/// ones share a count.
 pub const LIMIT_KEYS_MAX: usize = 2_000_000;
 /// Applications in a configuration.
 pub const APPLICATIONS_MAX: usize = 1_000_000;

@@ -43,6 +43,8 @@ struct News<'s> {
     applications: HashSet<&'s str>,
     /// Those without a credential have another plan, unless their API says which.
     is_unauthenticated: bool,
+    /// They are other ranges of addresses, so that each begins anew.
+    is_range: bool,
 }
 
 impl<'s> News<'s> {
@@ -65,9 +67,10 @@ impl<'s> News<'s> {
         let changed = named(Kind::Denial);
         let both = before.denials().iter().chain(after.denials());
         let denials = both.filter(|one| changed.contains(one.name.as_str()));
-        let settings = changes.iter().filter(|change| change.kind == Kind::Settings).flat_map(|change| &change.fields);
-        let is_unauthenticated = settings.into_iter().any(|field| field.field == "unauthenticated_plan")
-            || plans.contains(after.settings().unauthenticated_plan.as_str());
+        let settings = changes.iter().filter(|change| change.kind == Kind::Settings);
+        let is_set = |name| settings.clone().flat_map(|change| &change.fields).any(|field| field.field == name);
+        let is_unauthenticated =
+            is_set("unauthenticated_plan") || plans.contains(after.settings().unauthenticated_plan.as_str());
         Self {
             keyed: keyed.collect(),
             denials: denials.collect(),
@@ -77,13 +80,14 @@ impl<'s> News<'s> {
             plans,
             policies,
             is_unauthenticated,
+            is_range: is_set("admission.address_prefix_v4") || is_set("admission.address_prefix_v6"),
         }
     }
 
     fn is_none(&self) -> bool {
-        let Self { plans, policies, keyed, denials, applications, is_unauthenticated, .. } = self;
+        let Self { plans, policies, keyed, denials, applications, is_unauthenticated, is_range, .. } = self;
         let are_none = plans.is_empty() && policies.is_empty() && keyed.is_empty() && denials.is_empty();
-        are_none && applications.is_empty() && !is_unauthenticated && self.moved().next().is_none()
+        are_none && applications.is_empty() && !is_unauthenticated && !is_range && self.moved().next().is_none()
     }
 
     /// Whether an API's own limits, or those for whoever comes to it, are other ones.
@@ -91,10 +95,13 @@ impl<'s> News<'s> {
         let chosen = |plan: &str, policy: &str| self.plans.contains(plan) || self.policies.contains(policy);
         let is_it = |wanted: &str| wanted == api.name || wanted == label;
         let is_open = api.authentication.is_open();
+        let has_plan_of_addresses =
+            !(api.unauthenticated_plan.is_empty() && self.after.settings().unauthenticated_plan.is_empty());
         chosen(&api.plan, &api.limit_policy)
             || api.topics.iter().any(|topic| chosen(&topic.plan, &topic.limit_policy))
             || self.plans.contains(api.unauthenticated_plan.as_str())
             || self.is_unauthenticated && api.unauthenticated_plan.is_empty()
+            || self.is_range && has_plan_of_addresses
             || self.keyed.iter().any(|one| one.apis.is_empty() || one.apis.iter().any(|wanted| is_it(wanted)))
             || self.denials.iter().any(|one| one.api.as_deref().is_none_or(is_it))
             || !self.applications.is_empty() && !is_open && !api.authentication.require_subscription

@@ -4,7 +4,7 @@
 //! one is as good. What stops or fills a meter is [`proto::throttle`]'s.
 
 use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
+use std::collections::hash_map::{Entry, RandomState};
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,8 +21,9 @@ use super::held::{Metered, Reached};
 const PIECES: usize = 256;
 /// Things to be said in the log that wait for it; what comes on top is dropped, and counted.
 const EVENTS_MAX: usize = 1024;
-/// Whose meter everybody shares for whom there is no room: nobody has this key.
-pub(super) const OTHERS: &str = "";
+/// Whose meter everybody shares for whom there is no room: nobody has this key, because keys are shown, and what shows
+/// nothing is escaped in them.
+pub(super) const OTHERS: &str = "\0";
 
 /// Which limits a meter is one of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -71,6 +72,8 @@ pub struct Meters {
     hasher: RandomState,
     keys: AtomicUsize,
     keys_max: usize,
+    /// Each scope of which there are keys once, whoever asks for it, and how many.
+    scopes: Mutex<HashMap<Arc<Scope>, usize>>,
     /// Keys for which there was no room.
     overflown: AtomicU64,
     events: ArrayQueue<Event>,
@@ -87,13 +90,14 @@ impl Default for Meters {
 }
 
 impl Meters {
-    /// None yet, and never more than this many, but for one of each plan's limits.
+    /// None yet, and never more than this many, nor more than half of them of one scope, but for one of each plan's limits.
     pub fn new(keys_max: usize) -> Self {
         Self {
             pieces: (0..PIECES).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             keys: AtomicUsize::new(0),
             keys_max,
+            scopes: Mutex::default(),
             overflown: AtomicU64::new(0),
             events: ArrayQueue::new(EVENTS_MAX),
             events_dropped: AtomicU64::new(0),
@@ -101,20 +105,17 @@ impl Meters {
         }
     }
 
-    /// The meter of a limit of this plan, made if there is none. At the ceiling of keys, new ones share one: that may
-    /// stop who would not have been stopped, and never lets pass more.
+    /// The meter of a limit of this plan, made if there is none. At a ceiling of keys, new ones share one: that may stop
+    /// who would not have been stopped, and never lets pass more.
     pub fn find(&self, id: &LimitId, plan: &Arc<Compiled>, now: Now) -> Arc<Metered> {
         let terms = plan.rule(id.rule).expect("a limit is looked for by a plan that has it").terms;
         let (metered, is_new) = self.piece_of(id, |piece| {
             if let Some(metered) = piece.get(id) {
                 return (Some(Arc::clone(metered)), false);
             }
-            if *id.key != *OTHERS && self.keys.load(Ordering::Relaxed) >= self.keys_max {
-                return (None, false);
-            }
+            let Some(id) = self.enter(id) else { return (None, false) };
             let new = Arc::new(Metered::of(Some(id.clone()), Meter::new(terms, now), Some(Arc::clone(plan))));
-            piece.insert(id.clone(), Arc::clone(&new));
-            self.keys.fetch_add(1, Ordering::Relaxed);
+            piece.insert(id, Arc::clone(&new));
             (Some(new), true)
         });
         let Some(metered) = metered else {
@@ -130,11 +131,35 @@ impl Meters {
     /// A meter as it was before a restart.
     pub fn restore(&self, id: LimitId, meter: Meter) {
         self.piece_of(&id, |piece| {
-            if self.keys.load(Ordering::Relaxed) < self.keys_max && !piece.contains_key(&id) {
-                piece.insert(id.clone(), Arc::new(Metered::of(Some(id.clone()), meter, None)));
-                self.keys.fetch_add(1, Ordering::Relaxed);
+            if !piece.contains_key(&id)
+                && let Some(id) = self.enter(&id)
+            {
+                piece.insert(id.clone(), Arc::new(Metered::of(Some(id), meter, None)));
             }
         });
+    }
+
+    /// Counts a new key, if there is room for it; its scope is the one that all others have.
+    fn enter(&self, id: &LimitId) -> Option<LimitId> {
+        let is_bound = *id.key != *OTHERS;
+        if is_bound && self.keys.load(Ordering::Relaxed) >= self.keys_max {
+            return None;
+        }
+        let scope = match lock(&self.scopes).entry(Arc::clone(&id.scope)) {
+            // Those of whom anybody can be as many as he likes, such as addresses, leave room for others.
+            Entry::Occupied(known) if is_bound && *known.get() >= self.keys_max.div_ceil(2) => return None,
+            Entry::Occupied(mut known) => {
+                *known.get_mut() += 1;
+                Arc::clone(known.key())
+            }
+            Entry::Vacant(new) => {
+                let scope = Arc::clone(new.key());
+                new.insert(1);
+                scope
+            }
+        };
+        self.keys.fetch_add(1, Ordering::Relaxed);
+        Some(LimitId { scope, ..id.clone() })
     }
 
     /// When the clock began by which all buckets fill.
@@ -169,8 +194,13 @@ impl Meters {
         let before = piece.len();
         // Who is the only one to have it has it for good while the piece is locked. A session does not come again.
         let is_over = |id: &LimitId| id.scope.kind == Some(LevelKind::Session);
+        let mut gone: HashMap<Arc<Scope>, usize> = HashMap::new();
         piece.retain(|id, metered| {
-            Arc::strong_count(metered) > 1 || !(is_over(id) || metered.with(|meter| meter.is_idle(now)))
+            let stays = Arc::strong_count(metered) > 1 || !(is_over(id) || metered.with(|meter| meter.is_idle(now)));
+            if !stays {
+                *gone.entry(Arc::clone(&id.scope)).or_default() += 1;
+            }
+            stays
         });
         let left = piece.len();
         // What a crowd needed once is not kept for ever.
@@ -179,6 +209,15 @@ impl Meters {
         }
         drop(piece);
         self.keys.fetch_sub(before - left, Ordering::Relaxed);
+        let mut scopes = lock(&self.scopes);
+        for (scope, gone) in gone {
+            if let Entry::Occupied(mut known) = scopes.entry(scope) {
+                *known.get_mut() -= gone;
+                if *known.get() == 0 {
+                    known.remove();
+                }
+            }
+        }
     }
 
     /// Shows the meters of one part, as it is now: handshakes find meters there meanwhile, whatever is done with them.
@@ -283,15 +322,36 @@ mod tests {
     }
 
     #[test]
-    fn past_the_ceiling_new_keys_share_a_meter() {
-        let meters = Meters::new(2);
+    fn past_half_the_ceiling_new_keys_of_a_scope_share_a_meter_and_past_all_of_it_those_of_any() {
+        let meters = Meters::new(4);
         let plan = plan(Terms::Bucket { amount: 1, per_ns: 1_000_000_000, burst: 1 });
-        let scope = scope();
-        let found: Vec<_> =
-            ["a", "b", "c", "d", "a"].iter().map(|key| meters.find(&id(&scope, key, &plan), &plan, NOW)).collect();
-        assert!(Arc::ptr_eq(&found[0], &found[4]) && Arc::ptr_eq(&found[2], &found[3]));
+        let find = |scope: &Arc<Scope>, key: &str| meters.find(&id(scope, key, &plan), &plan, NOW);
+        let addresses = scope();
+        let found: Vec<_> = ["a", "b", "c", "", "d", "a"].iter().map(|key| find(&addresses, key)).collect();
+        assert!(Arc::ptr_eq(&found[0], &found[5]) && Arc::ptr_eq(&found[2], &found[4]));
+        assert!(Arc::ptr_eq(&found[2], &found[3]), "an empty key is one like others");
         assert!(!Arc::ptr_eq(&found[1], &found[2]));
-        assert_eq!((meters.keys(), meters.overflown()), (3, 2));
+        assert_eq!((meters.keys(), meters.overflown()), (3, 3));
+        let users = Arc::new(Scope { name: "users".into(), ..(*addresses).clone() });
+        let others: Vec<_> = ["a", "b", "c"].iter().map(|key| find(&users, key)).collect();
+        assert!(others.iter().all(|other| found.iter().all(|one| !Arc::ptr_eq(one, other))));
+        assert!(!Arc::ptr_eq(&others[0], &others[1]), "there was room for one more");
+        assert!(Arc::ptr_eq(&others[1], &others[2]));
+        assert_eq!((meters.keys(), meters.overflown()), (5, 5));
+        drop((found, others));
+        (0..meters.pieces()).for_each(|piece| meters.forget_idle(piece, NOW));
+        let again: Vec<_> = ["x", "y"].iter().map(|key| find(&addresses, key)).collect();
+        assert!(!Arc::ptr_eq(&again[0], &again[1]), "those who have gone leave room");
+        assert_eq!((meters.keys(), meters.overflown(), lock(&meters.scopes).len()), (2, 5, 1));
+    }
+
+    #[test]
+    fn nobody_who_is_told_to_have_no_key_is_one_of_those_without_room() {
+        let meters = Meters::new(0);
+        let plan = plan(Terms::Bucket { amount: 1, per_ns: 1_000_000_000, burst: 1 });
+        let found = meters.find(&id(&scope(), "", &plan), &plan, NOW);
+        assert_eq!((&*found.id().unwrap().key, meters.overflown()), (OTHERS, 1));
+        assert!(OTHERS.chars().all(char::is_control), "keys have no such characters");
     }
 
     /// What the manual says of memory: about 0.4 KB for a key, in the map that all shards share.
@@ -317,9 +377,19 @@ mod tests {
         println!("made in {made:?}, the last half forgotten in {:?}", begun.elapsed());
     }
 
+    /// Of each: what the allocator is asked for, and of the map, which grows by doubling, two places at worst. A scope is
+    /// there once, whoever made it.
     #[test]
     fn what_a_key_costs_is_known() {
-        let bytes = size_of::<Metered>() + 2 * size_of::<usize>() + 2 * size_of::<(LimitId, Arc<Metered>)>();
-        assert!(bytes <= 400, "{bytes}");
+        let meters = Meters::default();
+        let plan = plan(Terms::Bucket { amount: 1, per_ns: 1_000_000_000, burst: 1 });
+        let [one, two] = ["a", "b"].map(|key| meters.find(&id(&scope(), key, &plan), &plan, NOW));
+        assert!(Arc::ptr_eq(&one.id().unwrap().scope, &two.id().unwrap().scope));
+        let counts = 2 * size_of::<usize>();
+        let of_map = 2 * (size_of::<(LimitId, Arc<Metered>)>() + 1);
+        let bytes = counts + size_of::<Metered>() + of_map;
+        let text = counts;
+        assert!(bytes + text <= 400, "{bytes} + {text}");
+        println!("{bytes} + {text} bytes and the text");
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use schemars::{JsonSchema, json_schema};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::units::{DURATION_UNITS, SIZE_UNITS, scaled};
 use super::{Cidr, Conditions, Duration, is_default, is_true, yes};
@@ -82,7 +82,7 @@ impl Plan {
 pub const UNAUTHENTICATED_PLAN: &str = "Unauthenticated";
 
 /// One limit of a plan: a rate, or a quota.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limit {
     /// What is counted.
@@ -93,7 +93,7 @@ pub struct Limit {
     #[schemars(with = "Rate")]
     pub rate: Option<Rate>,
     /// What the bucket holds, and so how many may come at once. None: as many as flow in during a second, and at least one
-    /// unless the rate is 0.
+    /// unless the rate is 0. It is never 0 itself, unless the rate is.
     #[serde(skip_serializing_if = "is_default")]
     #[schemars(with = "Amount")]
     pub burst: Option<Amount>,
@@ -109,6 +109,37 @@ pub struct Limit {
 impl Default for Limit {
     fn default() -> Self {
         Self { count: Unit::default(), rate: None, burst: None, quota: None, stop: true }
+    }
+}
+
+impl Serialize for Limit {
+    /// As an operator writes it: only bytes are counted in MiB.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Written {
+            #[serde(skip_serializing_if = "is_default")]
+            count: Unit,
+            #[serde(skip_serializing_if = "is_default")]
+            rate: Option<String>,
+            #[serde(skip_serializing_if = "is_default")]
+            burst: Option<String>,
+            #[serde(skip_serializing_if = "is_default")]
+            quota: Option<String>,
+            #[serde(skip_serializing_if = "is_true")]
+            stop: bool,
+        }
+        fn written(one: impl fmt::Display, unit: Unit) -> String {
+            if unit == Unit::Bytes { one.to_string() } else { format!("{one:#}") }
+        }
+        let Self { count, rate, burst, quota, stop } = *self;
+        Written {
+            count,
+            rate: rate.map(|rate| written(rate, count)),
+            burst: burst.map(|burst| written(burst, count)),
+            quota: quota.map(|quota| written(quota, count)),
+            stop,
+        }
+        .serialize(serializer)
     }
 }
 
@@ -378,15 +409,16 @@ pub struct Admission {
     /// Live sessions from one range of client addresses, at most; 0: any number.
     #[serde(skip_serializing_if = "is_default")]
     pub sessions_per_address_max: u32,
-    /// How fast handshakes may come, such as `500/s`; more are answered with 503 and `Retry-After`.
-    #[serde(skip_serializing_if = "is_default")]
+    /// How fast handshakes may come, such as `500/s`, and never 0; more are answered with 503 and `Retry-After`. None: any
+    /// number.
+    #[serde(skip_serializing_if = "is_default", serialize_with = "plain")]
     #[schemars(with = "Rate")]
     pub connects: Option<Rate>,
-    /// How fast they may come from one range of client addresses; more are answered with 429 and `Retry-After`.
-    #[serde(skip_serializing_if = "is_default")]
+    /// How fast they may come from one range of client addresses, never 0; more are answered with 429 and `Retry-After`.
+    #[serde(skip_serializing_if = "is_default", serialize_with = "plain")]
     #[schemars(with = "Rate")]
     pub connects_per_address: Option<Rate>,
-    /// How many handshakes may come at once. None: as many as in a second, at least one.
+    /// How many handshakes may come at once, at least one. None: as many as in a second.
     #[serde(skip_serializing_if = "is_default")]
     #[schemars(with = "u32")]
     pub connects_burst: Option<u32>,
@@ -448,6 +480,11 @@ impl Default for Admission {
     }
 }
 
+/// A rate of what are no bytes.
+fn plain<S: Serializer>(rate: &Option<Rate>, serializer: S) -> Result<S::Ok, S::Error> {
+    rate.map(|rate| format!("{rate:#}")).serialize(serializer)
+}
+
 fn v4_prefix() -> u8 {
     V4_PREFIX
 }
@@ -480,12 +517,13 @@ fn amount(text: &str) -> Option<u64> {
     (amount <= AMOUNT_MAX).then_some(amount)
 }
 
-/// The largest binary unit that fits, from mebibytes on: below, plain numbers are more often messages.
+/// The largest binary unit that fits, from mebibytes on: below, plain numbers are more often messages. Where it is known
+/// that no bytes are counted, the alternate form (`{:#}`) is always a plain number.
 fn show_amount(amount: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let binary = SIZE_UNITS.into_iter().take(2).find(|(_, factor)| amount != 0 && amount.is_multiple_of(*factor));
     match binary {
-        Some((unit, factor)) => write!(f, "{}{unit}", amount / factor),
-        None => write!(f, "{amount}"),
+        Some((unit, factor)) if !f.alternate() => write!(f, "{}{unit}", amount / factor),
+        _ => write!(f, "{amount}"),
     }
 }
 
@@ -684,6 +722,21 @@ mod tests {
         for text in ["", "5", "5/", "5/days", "5/2 day", "5/0 days", "5/fortnight", "x/day", "5/1001 days", "5/d"] {
             assert!(text.parse::<Quota>().is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn only_what_counts_bytes_is_written_in_units_of_bytes() {
+        let limit = r#"{"count":"COUNT","rate":"2MiB/s","burst":"1GiB","stop":false}"#;
+        for (count, rate, burst) in [("frames", "2097152/s", "1073741824"), ("bytes", "2MiB/s", "1GiB")] {
+            let limit: Limit = serde_json::from_str(&limit.replace("COUNT", count)).unwrap();
+            let written = format!(r#"{{"count":"{count}","rate":"{rate}","burst":"{burst}","stop":false}}"#);
+            assert_eq!(serde_json::to_string(&limit).unwrap(), written);
+            assert_eq!(serde_json::from_str::<Limit>(&written).unwrap(), limit);
+        }
+        let limit: Limit = serde_json::from_str(r#"{"quota": "1MiB/2 days"}"#).unwrap();
+        assert_eq!(serde_json::to_string(&limit).unwrap(), r#"{"quota":"1048576/2 days"}"#);
+        let admission: Admission = serde_json::from_str(r#"{"connects": "1048576/s"}"#).unwrap();
+        assert_eq!(serde_json::to_string(&admission).unwrap(), r#"{"connects":"1048576/s"}"#);
     }
 
     #[test]

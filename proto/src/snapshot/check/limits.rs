@@ -195,6 +195,15 @@ pub(super) fn admission(asked: &Admission, place: impl fmt::Display + Copy, prob
         let problem = (bits > most).then(|| format!("{bits} bits are more than an address has; use 0 to {most}"));
         problems.add_if(format_args!("{place}/{field}"), problem);
     }
+    for (field, rate) in [("connects", asked.connects), ("connects_per_address", asked.connects_per_address)] {
+        let is_shut = rate.is_some_and(|rate| rate.amount == 0);
+        let message = || "nobody would be let in any more; leave it out for any number".to_owned();
+        problems.add_if(format_args!("{place}/{field}"), is_shut.then(message));
+    }
+    if asked.connects_burst == Some(0) {
+        let message = "nobody would be let in any more; use 1 or more, or leave it out for as many as in a second";
+        problems.add(format_args!("{place}/connects_burst"), message);
+    }
     if asked.connects_burst.is_some() && asked.connects.is_none() && asked.connects_per_address.is_none() {
         let message = "a burst of what? say how fast handshakes may come: connects, or connects_per_address";
         problems.add(format_args!("{place}/connects_burst"), message);
@@ -234,6 +243,11 @@ fn limit_problem(limit: &Limit) -> Option<String> {
         (None, Some(_)) if limit.burst.is_some() => {
             Some("a burst is a rate's; write a rate, or leave the burst out".into())
         }
+        (Some(rate), None) if rate.amount > 0 && limit.burst.is_some_and(|burst| burst.0 == 0) => Some(
+            "with a burst of 0 nothing ever passes; leave it out for what flows in during a second, or, if nothing \
+                  shall pass, write quota: 0/day"
+                .into(),
+        ),
         _ => None,
     }
 }

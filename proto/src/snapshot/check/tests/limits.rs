@@ -5,11 +5,15 @@ use crate::limits::{
     DENIALS_MAX, KEYED_LIMITS_MAX, LIMIT_POLICIES_MAX, PLAN_LIMITS_MAX, PLANS_MAX, STEP_ENTRIES_MAX, TEMPLATE_BYTES_MAX,
 };
 use crate::snapshot::{
-    Application, Cidr, ConditionGroup, Conditions, Config, Denial, DenialAction, KeyPart, KeyedLimit, Limit,
+    Admission, Application, Cidr, ConditionGroup, Conditions, Config, Denial, DenialAction, KeyPart, KeyedLimit, Limit,
     LimitPolicy, Match, Notice, Plan, Snapshot, Subscription,
 };
 
 fn limit(text: &str) -> Limit {
+    serde_json::from_str(text).unwrap()
+}
+
+fn admission(text: &str) -> Admission {
     serde_json::from_str(text).unwrap()
 }
 
@@ -91,6 +95,11 @@ fn everything_of_plans_that_can_be_wrong_is_found_where_it_is() {
                 |c| c.plans[0].limits[1].burst = limit(r#"{"burst": 5}"#).burst,
                 "/plans/0/limits/1",
                 "a burst is a rate's",
+            ),
+            (
+                |c| c.plans[0].limits[0] = limit(r#"{"rate": "100/s", "burst": 0}"#),
+                "/plans/0/limits/0",
+                "nothing ever passes; leave it out",
             ),
             (|c| c.plans[0].warn_at = vec![80, 0], "/plans/0/warn_at/1", "0 is no percentage"),
             (|c| c.plans[0].warn_at = vec![101], "/plans/0/warn_at/0", "101 is no percentage"),
@@ -204,8 +213,33 @@ fn everything_of_keys_denials_and_admission_that_can_be_wrong_is_found_where_it_
             (|c| c.settings.admission.address_prefix_v4 = 33, "/settings/admission/address_prefix_v4", "0 to 32"),
             (|c| c.apis[0].admission.address_prefix_v6 = 129, "/apis/0/admission/address_prefix_v6", "0 to 128"),
             (|c| c.apis[0].admission.connects_burst = Some(5), "/apis/0/admission/connects_burst", "a burst of what?"),
+            (
+                |c| c.settings.admission = admission(r#"{"connects": "0/s"}"#),
+                "/settings/admission/connects",
+                "leave it out for any number",
+            ),
+            (
+                |c| c.apis[0].admission = admission(r#"{"connects_per_address": "0/m"}"#),
+                "/apis/0/admission/connects_per_address",
+                "leave it out for any number",
+            ),
+            (
+                |c| c.settings.admission = admission(r#"{"connects": "5/s", "connects_burst": 0}"#),
+                "/settings/admission/connects_burst",
+                "use 1 or more",
+            ),
         ],
     );
+}
+
+/// What says that nothing may pass, and is meant so.
+#[test]
+fn a_plan_may_let_nothing_pass() {
+    for nothing in [r#"{"quota": "0/day"}"#, r#"{"rate": "0/s"}"#, r#"{"rate": "0/s", "burst": 0}"#] {
+        let mut config = limited();
+        config.plans[0].limits[0] = limit(nothing);
+        assert_eq!(Snapshot::check(config).err(), None, "{nothing}");
+    }
 }
 
 #[test]
