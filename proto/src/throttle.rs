@@ -4,6 +4,7 @@
 //! [`Share`] is what one shard has in hand of it: as long as that lasts, a decision touches nothing else. Nothing here
 //! reads a clock: [`Now`] comes in.
 
+mod clock;
 mod meter;
 mod share;
 mod turns;

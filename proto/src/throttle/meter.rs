@@ -1,5 +1,6 @@
 //! The one count that a limit has in a process.
 
+use super::clock::Clock;
 use super::turns::Turns;
 use super::{Now, Window};
 
@@ -92,6 +93,7 @@ enum Count {
         used: u64,
         start_ms: u64,
         end_ms: u64,
+        clock: Clock,
     },
 }
 
@@ -129,7 +131,7 @@ impl Meter {
             }
             Terms::Quota { window, .. } => {
                 let (start_ms, end_ms) = window.around(now.wall_ms);
-                Count::Quota { used: 0, start_ms, end_ms }
+                Count::Quota { used: 0, start_ms, end_ms, clock: Clock::new(now) }
             }
         };
         Self { terms, count, number: 0 }
@@ -206,13 +208,13 @@ impl Meter {
     pub fn wait_ns(&mut self, need: u64, now: Now) -> u64 {
         self.advance(now);
         let need = need.min(self.terms.capacity()).max(1);
-        match (&self.count, self.terms) {
+        match (&mut self.count, self.terms) {
             (Count::Bucket { level, .. }, Terms::Bucket { amount, per_ns, .. }) => {
                 time_for(tokens_in_level(need, per_ns).saturating_sub(*level), amount)
             }
-            (Count::Quota { used, end_ms, .. }, Terms::Quota { amount, .. }) => {
+            (Count::Quota { used, end_ms, clock, .. }, Terms::Quota { amount, .. }) => {
                 let is_there = amount.saturating_sub(*used) >= need;
-                if is_there { 0 } else { end_ms.saturating_sub(now.wall_ms).saturating_mul(1_000_000) }
+                if is_there { 0 } else { end_ms.saturating_sub(clock.wall_ms(now)).saturating_mul(1_000_000) }
             }
             _ => u64::MAX,
         }
@@ -270,10 +272,10 @@ impl Meter {
                 }
                 tokens
             }
-            (Count::Quota { used, end_ms, .. }, Terms::Quota { amount, .. }) => {
+            (Count::Quota { used, end_ms, clock, .. }, Terms::Quota { amount, .. }) => {
                 let there = amount.saturating_sub(*used);
                 if there < need {
-                    return Lease::Dry { wait_ns: end_ms.saturating_sub(now.wall_ms).saturating_mul(1_000_000) };
+                    return Lease::Dry { wait_ns: end_ms.saturating_sub(clock.wall_ms(now)).saturating_mul(1_000_000) };
                 }
                 portion(there, shards, need, want)
             }
@@ -304,7 +306,7 @@ impl Meter {
                 *out = out.saturating_add(later);
                 (0, u64::MAX)
             }
-            (Count::Quota { used, start_ms, end_ms }, _) => {
+            (Count::Quota { used, start_ms, end_ms, .. }, _) => {
                 *used = used.saturating_add(tokens);
                 (still_from_ms(*start_ms, *end_ms), *end_ms)
             }
@@ -316,8 +318,9 @@ impl Meter {
     /// Back from a shard: it was to spend so many `later` of that count, and this is left of all; below zero it owes. It
     /// spent the rest at the latest at `spent_ns`, and from then on what flowed in had room.
     pub(super) fn settle(&mut self, number: u64, later: u64, left: i64, spent_ns: u64, now: Now) {
-        // While all of it still counts as out.
-        self.advance(Now { mono_ns: spent_ns.min(now.mono_ns), ..now });
+        // A bucket while all of it still counts as out. Of two clocks a quota hears what both showed in one moment.
+        let is_bucket = matches!(self.count, Count::Bucket { .. });
+        self.advance(Now { mono_ns: if is_bucket { spent_ns.min(now.mono_ns) } else { now.mono_ns }, ..now });
         // What is left of a window that is over, or of other terms, is nothing; what is owed is owed.
         let (later, left) = if number == self.number { (later, left) } else { (0, left.min(0)) };
         match (&mut self.count, self.terms) {
@@ -360,12 +363,13 @@ impl Meter {
                 let brim = tokens_in_level(burst, per_ns).saturating_sub(tokens_in_level(*out, per_ns));
                 *level = level.saturating_add(i128::from(elapsed_ns).saturating_mul(i128::from(amount))).min(brim);
             }
-            (Count::Quota { used, start_ms, end_ms }, Terms::Quota { window, .. })
-                if now.wall_ms >= *end_ms || now.wall_ms < still_from_ms(*start_ms, *end_ms) =>
-            {
-                (*start_ms, *end_ms) = window.around(now.wall_ms);
-                *used = 0;
-                self.number += 1;
+            (Count::Quota { used, start_ms, end_ms, clock }, Terms::Quota { window, .. }) => {
+                let wall_ms = clock.wall_ms(now);
+                if wall_ms >= *end_ms || wall_ms < still_from_ms(*start_ms, *end_ms) {
+                    (*start_ms, *end_ms) = window.around(wall_ms);
+                    *used = 0;
+                    self.number += 1;
+                }
             }
             _ => {}
         }

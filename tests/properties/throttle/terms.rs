@@ -92,6 +92,8 @@ impl World {
                 }
                 9 if draws.below(4) == 0 => self.set(change(draws)),
                 10 if jumps && draws.below(4) == 0 => {
+                    // Until then all shards know of it; what they do meanwhile is told below.
+                    self.mono_ns += 2 * SECOND_NS;
                     let most_ms = [500, 2000, 90_000, 10_000_000][draws.below(4) as usize];
                     self.ahead_ms = draws.below(2 * most_ms) as i64 - most_ms as i64;
                 }
@@ -184,4 +186,45 @@ fn a_refund_is_of_its_window() {
     assert_eq!(meter.usage(later).used, 5);
     meter.refund(2, later.wall_ms, later);
     assert_eq!(meter.usage(later).used, 3);
+}
+
+/// A clock on the wall that was set, of which each shard learns at another time within a second.
+#[test]
+fn a_quota_passes_once_in_each_window_while_shards_disagree_about_the_time() {
+    const AMOUNT: u64 = 1000;
+    // How many windows the three seconds before and the three seconds after it touch.
+    for (unit, set_ms, windows) in [
+        (WindowUnit::Minute, 600_000, 3),
+        (WindowUnit::Minute, -600_000, 3),
+        (WindowUnit::Second, 10_000, 8),
+        (WindowUnit::Second, -10_000, 8),
+        (WindowUnit::Hour, -30_000_000, 3),
+    ] {
+        let now = |ms: u64, ahead_ms: i64| Now {
+            mono_ns: ms * 1_000_000,
+            wall_ms: (START_MS + ms).saturating_add_signed(ahead_ms),
+        };
+        let mut meter = Meter::new(Terms::Quota { amount: AMOUNT, window: Window::one(unit) }, now(0, 0));
+        let mut shares: [Share; 4] = Default::default();
+        let mut passed = 0;
+        for ms in 0..6000 {
+            for (shard, share) in shares.iter_mut().enumerate() {
+                let knows = ms >= 3000 + 300 * shard as u64;
+                let now = now(ms, if knows { set_ms } else { 0 });
+                for _ in 0..10 {
+                    let is_through = match share.has(1, now) {
+                        Answer::Yes => true,
+                        Answer::No => false,
+                        Answer::Ask => share.refill(&mut meter, (shard as u16, 4), 1, now),
+                    };
+                    passed += u64::from(is_through);
+                    if is_through && share.spend(1, now) {
+                        share.give_back(&mut meter, now);
+                    }
+                }
+            }
+        }
+        let most = windows * AMOUNT;
+        assert!((most * 99 / 100..=most).contains(&passed), "{passed} of {most}, {unit:?}s, set by {set_ms} ms");
+    }
 }
