@@ -44,8 +44,10 @@ impl Line {
         if !entry.session.keeps(key.leg) {
             return;
         }
-        let (at, now) =
-            (entry.session.waits_at(key.leg).cloned(), entry.session.guard().map(|guard| guard.now(now_ms)));
+        // Who could not be let through now keeps nobody from anything.
+        let is_clogged = entry.wire(key.leg.other()).is_clogged();
+        let at = entry.session.waits_at(key.leg).filter(|_| !is_clogged).cloned();
+        let now = entry.session.guard().map(|guard| guard.now(now_ms));
         let (looks_ms, gives_up_ms) = (entry.looks_ms(key.leg), entry.gives_up_ms(key.leg));
         let Some(stash) = entry.session.stash(key.leg) else { return };
         let is_there = match (&stash.standing, &at) {

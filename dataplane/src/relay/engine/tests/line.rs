@@ -324,3 +324,33 @@ fn those_behind_one_who_goes_have_their_turn_at_once() {
         assert!((38..=42).contains(&passed), "{passed} of 40: nobody stands before them");
     }
 }
+
+#[test]
+fn who_waits_and_whose_reader_stands_still_holds_up_nobody() {
+    for mut stage in both() {
+        let limited = Limited::to(r#"{"rate": "1000000/s", "burst": 20000, "count": "bytes"}"#);
+        let (stuck, other) = (limited.begin(&mut stage), limited.begin(&mut stage));
+        let flood: Vec<u8> = (0..2000).flat_map(|_| frame(&[7; 3000])).collect();
+        let (mut left, mut now_ms) = (&flood[..], 2);
+        // Until its reader, who takes nothing, has stopped it.
+        while stage.sum("buffered") == 0 || now_ms < 3_000 {
+            now_ms += 1;
+            assert!(now_ms < 20_000, "nothing stands still");
+            if let Ok(sent) = (&stuck.client).write(left) {
+                left = &left[sent..];
+            }
+            stage.pass_ms(now_ms);
+        }
+        let said: Vec<u8> = (0..300_u32).flat_map(|round| frame(&vec![round as u8; 3000])).collect();
+        let (mut left, mut got, begun_ms) = (&said[..], Vec::new(), now_ms);
+        while got.len() < said.len() {
+            now_ms += 1;
+            assert!(now_ms < begun_ms + 3_000, "{} of {} bytes", got.len(), said.len());
+            if let Ok(sent) = (&other.client).write(left) {
+                left = &left[sent..];
+            }
+            stage.pass_ms(now_ms);
+            receive_all(&other.upstream, &mut got);
+        }
+    }
+}
