@@ -1,5 +1,5 @@
-//! What limits cost a relayed message: the same echo, by the same gateway and worker, with no level of limits and with
-//! three (application, subscription, API), none of which is ever reached.
+//! What limits cost a relayed message: the same echo, by the same gateway and worker, with no level of limits, with three
+//! (application, subscription, API) of one limit each, and with three of two limits each; none is ever reached.
 //!
 //! `cargo bench --bench limits`. Rounds take turns, so that what the machine does besides falls on all; one worker on CPU 0,
 //! generator and echo on CPU 1. `BESIDE=PATH` has the executable of another build take its turns too, without limits.
@@ -52,13 +52,16 @@ fn main() {
     let mut ways = vec![
         Way { name: "free", gateway: &gateway, api: "free" },
         Way { name: "limited", gateway: &gateway, api: "limited" },
+        Way { name: "twofold", gateway: &gateway, api: "twofold" },
     ];
     ways.extend(beside.as_ref().map(|gateway| Way { name: "beside", gateway, api: "free" }));
     println!("{}", machine::describe());
     println!(
         "microseconds per echoed message (two decisions), medians of {ROUNDS} rounds that take turns; free of all limits,"
     );
-    println!("and limited at three levels; parts of it are medians of the rounds' own parts, with their quartiles");
+    println!(
+        "limited at three levels, and by two limits at each; parts of free are medians of the rounds' own parts, with their quartiles"
+    );
     let mut falls_short = false;
     for cell in CELLS {
         let spent = measure(&ways, cell);
@@ -114,7 +117,7 @@ fn median(mut all: Vec<f64>) -> [f64; 3] {
     [1, 2, 3].map(|quarter| all[(all.len() - 1) * quarter / 4])
 }
 
-/// One gateway with two APIs that differ in their plans only: both ask for a key of the same application.
+/// One gateway with APIs that differ in their plans only.
 fn gateway(echo: &Echo, program: Option<&Path>) -> Gateway {
     let asked = "authentication: { accept: [api_key] }";
     let setup = Setup::new(Variant::Automatic).cpus("0");
@@ -124,22 +127,30 @@ fn gateway(echo: &Echo, program: Option<&Path>) -> Gateway {
             People::new().application("free", "").subscriptions("free", &["free"]).key("k1", "free", "key-of-free", "");
         return setup.program_at(program).people(people).api_to("free", &echo.url(), asked).start();
     }
-    let plan = "{ limits: [{ rate: 100000000/s, burst: 1000000000 }, { quota: 1000000000000/day }] }";
-    let plans =
-        ["of-application", "of-subscription", "of-api"].map(|name| plan.replacen('{', &format!("{{ name: {name},"), 1));
-    // An application has one plan at all APIs, so there are two of them, each with a key.
+    let (rate, quota) = ("{ rate: 100000000/s, burst: 1000000000 }", "{ quota: 1000000000000/day }");
+    let plans = [("one", rate.to_owned()), ("two", format!("{rate}, {quota}"))].map(|(many, limits)| {
+        ["application", "subscription", "api"]
+            .map(|of| format!("{{ name: {many}-of-{of}, limits: [{limits}] }}"))
+            .join(", ")
+    });
+    // An application has one plan at all APIs, so there is one for each, with a key.
+    let subscription = |api: &str, many: &str| format!("application: {api}, api: {api}, plan: {many}-of-subscription");
     let people = People::new()
         .application("free", "")
-        .application("mobile", "plan: of-application")
+        .application("limited", "plan: one-of-application")
+        .application("twofold", "plan: two-of-application")
         .subscriptions("free", &["free"])
-        .entry("subscriptions", "application: mobile, api: limited, plan: of-subscription".into())
+        .entry("subscriptions", subscription("limited", "one"))
+        .entry("subscriptions", subscription("twofold", "two"))
         .key("k1", "free", "key-of-free", "")
-        .key("k2", "mobile", "key-of-limited", "");
+        .key("k2", "limited", "key-of-limited", "")
+        .key("k3", "twofold", "key-of-twofold", "");
     setup
         .people(people)
         .document(&format!("plans: [{}]\n", plans.join(", ")))
         .api_to("free", &echo.url(), asked)
-        .api_to("limited", &echo.url(), &format!("{asked}, plan: of-api"))
+        .api_to("limited", &echo.url(), &format!("{asked}, plan: one-of-api"))
+        .api_to("twofold", &echo.url(), &format!("{asked}, plan: two-of-api"))
         .start()
 }
 

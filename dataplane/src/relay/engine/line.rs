@@ -1,6 +1,6 @@
 //! Sessions of which a message waits for room (the outcome `delay` of a limit): in which order they are looked at again.
 //!
-//! Who waits is not read, and its bytes stay where they are. At each meter of this shard ([`Held`]) sessions stand in a line,
+//! Who waits is not read, and its bytes stay where they are. At each meter of this shard sessions stand in a line,
 //! and as long as anybody stands there nobody else has anything: so a large message has its turn beside small ones, and
 //! nobody comes before who came later. Only the first of each line asks, when the meter said that there may be room; whose
 //! message passed goes to the end. A look copies nothing, and costs no system call but one a second, for who may have gone.
