@@ -301,7 +301,7 @@ pub struct Stopped {
     pub at: usize,
     /// What becomes of the message, and of the session.
     pub outcome: Outcome,
-    /// When it is worth trying again: milliseconds from now, or [`NEVER_MS`].
+    /// When it is worth trying again: milliseconds from now; `u64::MAX`: never.
     pub wait_ms: u64,
     /// It was not stopped before, and waited since.
     pub is_new: bool,
