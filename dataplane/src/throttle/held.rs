@@ -341,8 +341,9 @@ impl Held {
 
     /// Gives back what was taken for a message that did not pass.
     pub fn give_back_idle(&self, now: Now) {
-        if self.share.borrow().is_idle() {
-            self.give_back(now);
+        let mut share = self.share.borrow_mut();
+        if share.is_idle() {
+            self.meter.with(|meter| share.give_back_idle(meter, now));
         }
     }
 

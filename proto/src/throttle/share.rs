@@ -193,6 +193,13 @@ impl Share {
         (self.granted, self.later, self.left, self.from_ms, self.for_ms) = (0, 0, 0, 0, 0);
     }
 
+    /// Gives back what was taken for something that did not pass, and knows for a moment that it is there.
+    pub fn give_back_idle(&mut self, meter: &mut Meter, now: Now) {
+        let need = self.in_hand();
+        self.give_back(meter, now);
+        self.seen = Word { need, until_ns: now.mono_ns.saturating_add(BELIEVED_NS), worth_ns: 0 };
+    }
+
     /// Forgets that it was sent away: the terms are others now.
     pub fn ask_again(&mut self) {
         (self.dry, self.seen) = (Word::NONE, Word::NONE);
