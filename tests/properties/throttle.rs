@@ -62,11 +62,7 @@ impl World {
         let now = at(self.mono_ns.saturating_sub(late_ns));
         let place = (shard as u16, self.shares.len() as u16);
         let share = &mut self.shares[shard];
-        let is_through = match share.has(tokens, now) {
-            Answer::Yes => true,
-            Answer::No => false,
-            Answer::Ask => share.refill(&mut self.meter, place, tokens, now),
-        };
+        let is_through = is_there(share, &mut self.meter, place, tokens, now);
         if is_through {
             assert!(now.wall_ms < share.ends_ms(), "nothing is spent after its window");
             *self.windows.entry(share.ends_ms()).or_default() += tokens;
@@ -95,6 +91,15 @@ impl World {
         let mut sums = vec![0; self.shares.len()];
         self.passed.iter().for_each(|(_, shard, tokens)| sums[*shard] += tokens);
         sums
+    }
+}
+
+/// Whether a shard may spend so many tokens, whom it has to ask for them.
+fn is_there(share: &mut Share, meter: &mut Meter, place: (u16, u16), tokens: u64, now: Now) -> bool {
+    match share.has(tokens, now) {
+        Answer::Yes => true,
+        Answer::No => false,
+        Answer::Ask => share.refill(meter, place, tokens, now),
     }
 }
 

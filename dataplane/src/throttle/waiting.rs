@@ -85,6 +85,8 @@ impl Waiting {
     pub fn keep(&mut self, bytes: &[u8]) {
         let Rest { bytes: kept, at } = &mut self.stash.get_or_insert_default().rest;
         kept.drain(..std::mem::take(at));
+        // Exactly, or a second portion could keep twice the budget.
+        kept.reserve_exact(bytes.len());
         kept.extend_from_slice(bytes);
     }
 

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use proto::throttle::{Answer, Meter, Now, Share, Terms, Window, WindowUnit};
+use proto::throttle::{Meter, Now, Share, Terms, Window, WindowUnit};
 
 use super::plain::Plain;
-use super::{Draws, SECOND_NS, START_MS, STEP_NS, bucket};
+use super::{Draws, SECOND_NS, START_MS, STEP_NS, bucket, is_there};
 
 struct World {
     terms: Terms,
@@ -44,11 +44,7 @@ impl World {
         let now = self.now();
         let place = (shard as u16, self.shares.len() as u16);
         let share = &mut self.shares[shard];
-        let is_through = match share.has(tokens, now) {
-            Answer::Yes => true,
-            Answer::No => false,
-            Answer::Ask => share.refill(&mut self.meter, place, tokens, now),
-        };
+        let is_through = is_there(share, &mut self.meter, place, tokens, now);
         if !is_through {
             return;
         }
@@ -212,11 +208,7 @@ fn a_quota_passes_once_in_each_window_while_shards_disagree_about_the_time() {
                 let knows = ms >= 3000 + 300 * shard as u64;
                 let now = now(ms, if knows { set_ms } else { 0 });
                 for _ in 0..10 {
-                    let is_through = match share.has(1, now) {
-                        Answer::Yes => true,
-                        Answer::No => false,
-                        Answer::Ask => share.refill(&mut meter, (shard as u16, 4), 1, now),
-                    };
+                    let is_through = is_there(share, &mut meter, (shard as u16, 4), 1, now);
                     passed += u64::from(is_through);
                     if is_through && share.spend(1, now) {
                         share.give_back(&mut meter, now);

@@ -277,8 +277,7 @@ fn what_goes_nowhere_is_not_counted() {
     bench.feed(Leg::Client, text(Leg::Client, "x"));
     bench.lose(Leg::Upstream);
     bench.feed(Leg::Client, text(Leg::Client, "x").repeat(50));
-    held.give_back(wall().now(BEGIN_MS));
-    assert_eq!(held.meter().with(|meter| meter.usage(wall().now(BEGIN_MS))).used, 1);
+    assert_eq!(used(&held), 1);
 }
 
 #[test]
@@ -289,8 +288,7 @@ fn a_message_that_is_too_much_at_one_level_costs_nothing_at_the_others() {
     let mut bench = guarded(vec![api, application]);
     bench.feed(Leg::Client, text(Leg::Client, "x").repeat(9));
     assert_eq!(bench.saw(Leg::Upstream).len(), 2);
-    held.give_back(wall().now(BEGIN_MS));
-    assert_eq!(held.meter().with(|meter| meter.usage(wall().now(BEGIN_MS))).used, 2);
+    assert_eq!(used(&held), 2);
     assert_eq!(bench.metric("framegate_throttled_messages_total", &["level=\"application\""]), 7.0);
 }
 
@@ -329,8 +327,7 @@ fn a_limit_that_does_not_stop_is_only_counted() {
     let mut bench = guarded(vec![api]);
     bench.feed(Leg::Client, text(Leg::Client, "x").repeat(10));
     assert_eq!(bench.saw(Leg::Upstream).len(), 10);
-    held.give_back(wall().now(BEGIN_MS));
-    assert_eq!(held.meter().with(|meter| meter.usage(wall().now(BEGIN_MS))).used, 10);
+    assert_eq!(used(&held), 10);
 }
 
 #[test]
@@ -368,14 +365,16 @@ fn payload_that_is_left_out_is_never_passed_unseen_and_its_loss_cuts_nobody() {
     bench.assert_saw(Leg::Upstream, &["close 1011 client connection lost"]);
 }
 
+/// What is used of a limit, once what is in hand is back.
+fn used(held: &Held) -> u64 {
+    held.give_back(wall().now(BEGIN_MS));
+    held.meter().with(|meter| meter.usage(wall().now(BEGIN_MS))).used
+}
+
 #[test]
 fn nobody_pays_for_bytes_that_do_not_come() {
     let limit = r#"{"quota": "1000000/day", "count": "bytes"}"#;
     let leg = Leg::Client;
-    let used = |held: &Held| {
-        held.give_back(wall().now(BEGIN_MS));
-        held.meter().with(|meter| meter.usage(wall().now(BEGIN_MS))).used
-    };
     let begin = || {
         let api = level(LevelKind::Api, limit, |_| {});
         let held = Rc::clone(&api.meters[0]);
@@ -405,10 +404,6 @@ fn nobody_pays_for_bytes_that_do_not_come() {
 fn nothing_is_given_back_that_was_not_counted() {
     let limit = r#"{"quota": "1000000/day", "count": "bytes"}"#;
     let leg = Leg::Client;
-    let used = |held: &Held| {
-        held.give_back(wall().now(BEGIN_MS));
-        held.meter().with(|meter| meter.usage(wall().now(BEGIN_MS))).used
-    };
     let begun = of(leg, Opcode::Binary, true, vec![2; 900_000]);
     let begun = &begun[..14];
     // A frame that goes nowhere, because the gateway has closed the other side, is not counted.
