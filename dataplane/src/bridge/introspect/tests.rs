@@ -5,7 +5,7 @@ use proto::snapshot::{CredentialForm, Issuer};
 use serde_json::{Map, json};
 
 use super::*;
-use crate::identity::{Proof, Word};
+use crate::throttle::testing;
 use crate::tls::Terms;
 
 fn issuer() -> Arc<Believed> {
@@ -24,18 +24,7 @@ fn active() -> Result<Heard, Silence> {
 }
 
 fn grant(user: &str) -> Grant {
-    Grant {
-        form: CredentialForm::Bearer,
-        proof: Proof::Password,
-        client: None,
-        application: None,
-        user: Some(user.into()),
-        environment: None,
-        scopes: Box::default(),
-        issued_s: 0,
-        expires_ms: u64::MAX,
-        word: Word::default(),
-    }
+    Grant { form: CredentialForm::Bearer, application: None, ..testing::grant("", user) }
 }
 
 #[test]
